@@ -1,0 +1,101 @@
+#pragma once
+
+/*
+ * An open datastore: a driver's store, its sessions with their worker threads, and the queue of jobs for them.
+ *
+ * A job is one or more blocking calls of the driver, made on a worker thread with a session; its outcome is posted back to the loop that
+ * submitted it. Jobs of one keyspace run one at a time, in the order of submission within a class, commits first;
+ * at most half of the sessions do bulk work at a time, so that a load never keeps a commit waiting for long. A session
+ * that failed is disconnected, and the next job connects anew.
+ *
+ * datastore_submit() may be called from any loop's thread; open and free from the main thread.
+ */
+
+#include <stokehold/driver.h>
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "driver/plugin.h"
+
+struct datastore;
+
+/* Resolves a secret at the time of asking, any thread. As stoke_host.secret, without the userdata. */
+typedef int (*datastore_secret_fn)(void *userdata, enum stoke_secret which,
+        void (*visit)(void *visitor, const void *data, size_t size), void *visitor, char *reason, size_t reason_size);
+
+struct datastore_config {
+        const char *name;
+        const struct plugin *plugin;
+        const char *const *endpoints;
+        size_t n_endpoints;
+        const struct stoke_setting *settings;
+        size_t n_settings;
+        unsigned n_sessions; /* at most; 0: 8 */
+        uint8_t daemon[16];  /* this daemon's incarnation */
+        datastore_secret_fn secret; /* NULL: none */
+        void *secret_userdata;
+};
+
+/* Copies the configuration. Reaches nothing yet; -EINVAL with the driver's reason if it does not like the settings. */
+int datastore_open(const struct datastore_config *config, struct datastore **ret, struct error *reterr);
+/* Stops the threads after running jobs have ended (interrupting them after grace_ns); jobs that wait end with -ECANCELED. */
+void datastore_close(struct datastore *ds, uint64_t grace_ns);
+
+const char *datastore_name(const struct datastore *ds);
+const struct stoke_driver *datastore_driver(const struct datastore *ds);
+/* Borrowed; for check(), which needs no session. */
+struct stoke_store *datastore_store(struct datastore *ds);
+
+enum job_class {
+        JOB_COMMIT = 0, /* append */
+        JOB_READ = 1,   /* values, ends, stat */
+        JOB_BULK = 2,   /* load, compact, install, create, drop, list, check */
+};
+
+struct datastore_job {
+        /* Set by the submitter, who owns the structure (embedded) until done has been called. */
+        enum job_class class;
+        const struct stoke_keyspace *keyspace; /* NULL: of the store as a whole; must stay valid */
+        uint64_t deadline_ns;                  /* CLOCK_MONOTONIC, for waiting, connecting and the call together */
+        struct loop *loop;                     /* where done is called */
+        /* On a worker thread. session is never NULL. call has the deadline and a buffer for the reason. The result goes to
+         * job->result; a negative one (-ENOTCONN, -ECONNRESET, -EPIPE, -EIO, -ETIMEDOUT, -ECANCELED) or STOKE_UNKNOWN ends the session. */
+        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call);
+        /* On the loop. */
+        void (*done)(struct datastore_job *job);
+        /* The outcome. */
+        int result;        /* 0, an outcome, or negative errno (also when it never ran: -ETIMEDOUT, -ECANCELED, or connect's) */
+        bool ran;          /* run was called: an append that did not run certainly did not happen */
+        char reason[512];  /* "" if there is none */
+
+        /* The datastore's own. */
+        struct datastore *ds;
+        struct loop_task task;
+        struct datastore_job *next;
+        uint64_t submitted_ns;
+};
+
+void datastore_submit(struct datastore *ds, struct datastore_job *job);
+/* How many jobs wait or run, of a keyspace (by name) or (NULL) of all. */
+size_t datastore_pending(struct datastore *ds, const char *keyspace);
+
+struct datastore_figures {
+        unsigned n_sessions;   /* connected now */
+        unsigned max_sessions;
+        size_t n_waiting;      /* jobs */
+        uint64_t commit_p50_ns, commit_p99_ns; /* append alone, over the last 1,024; 0: none yet */
+};
+void datastore_figures(struct datastore *ds, struct datastore_figures *ret);
+
+/* Tells of keyspaces that have grown, where the driver can (STOKE_NOTIFIES): on_grown is called on the given loop, with the name.
+ * One subscriber a keyspace name. A thread and a session of the store's are used from the first subscription on. */
+struct datastore_subscription {
+        const char *keyspace; /* borrowed */
+        struct loop *loop;
+        void (*on_grown)(struct datastore_subscription *subscription);
+        struct loop_task task;
+        bool posted;
+        struct datastore_subscription *next;
+};
+void datastore_subscribe(struct datastore *ds, struct datastore_subscription *subscription);
+void datastore_unsubscribe(struct datastore *ds, struct datastore_subscription *subscription);

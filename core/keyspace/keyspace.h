@@ -1,0 +1,323 @@
+#pragma once
+
+/*
+ * A keyspace: one tenant's data, as an etcd would keep it, over the log that a driver stores. Belongs to one loop; every
+ * function here is for that loop's thread only, every callback comes on it, never from within the function that asked
+ * (but for keyspace_free and the cancel functions, which call nothing back).
+ *
+ * The keyspace opens itself at the first call: takes the log (exclusive drivers), loads it, builds the index. Calls that come before wait, up
+ * to their deadlines.
+ *
+ * The rooms behind this header: index.c (ordered keys with their versions), values.c (bounded cache), history.c (what
+ * happened since compaction), txn.c (evaluates), commit.c (queue, batches, outcomes), barrier.c (linearizable reads), range.c,
+ * watch.c, lease.c, compact.c, load.c (opening, catching up, rebuilding).
+ */
+
+#include <stokehold/driver.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "driver/datastore.h"
+
+struct keyspace;
+struct value_cache;
+
+/* How calls end: 0, or an outcome; core/etcd/status.c has etcd's code and text for each. */
+enum keyspace_result {
+        KEYSPACE_OK = 0,
+        KEYSPACE_COMPACTED,       /* "mvcc: required revision has been compacted" */
+        KEYSPACE_FUTURE_REVISION, /* "mvcc: required revision is a future revision" */
+        KEYSPACE_LEASE_NOT_FOUND, /* "requested lease not found" */
+        KEYSPACE_LEASE_EXISTS,    /* "lease already exists" */
+        KEYSPACE_LEASE_TTL_TOO_LARGE, /* "too large lease TTL" */
+        KEYSPACE_KEY_NOT_FOUND,   /* ignore_value or ignore_lease on a key that is not there: "key not found" */
+        KEYSPACE_NO_SPACE,        /* quota, or the datastore is full: "mvcc: database space exceeded" */
+        KEYSPACE_TOO_LARGE,       /* more than the driver can take: "request is too large" */
+        KEYSPACE_TIMEOUT,         /* the call's deadline has passed: "request timed out" */
+        KEYSPACE_UNAVAILABLE,     /* datastore not reachable, or a write's outcome unknown at its deadline: "unhealthy cluster" */
+        KEYSPACE_STOPPED,         /* being closed: "server stopped" */
+        KEYSPACE_LOST,            /* HistoryLost, or corrupt: "corrupt cluster" */
+        KEYSPACE_TOO_MANY_REQUESTS, /* a queue is full: "too many requests" */
+};
+
+struct keyspace_config {
+        const char *name;        /* the tenant's, copied */
+        uint8_t incarnation[16];
+        uint8_t daemon[16];      /* this daemon's incarnation, for origins */
+        struct datastore *datastore; /* borrowed */
+        struct loop *loop;           /* borrowed */
+        struct value_cache *cache;   /* borrowed, the shard's */
+        uint64_t quota_bytes;        /* 0: none */
+        uint64_t auto_compact_ns;    /* history kept by automatic compaction; 0: off */
+        uint64_t slow_commit_ns;     /* a commit that takes longer is logged; 0: 500 ms */
+        size_t max_queue;            /* calls that wait for a batch; 0: 100,000 */
+        /* The keyspace's condition has changed: see keyspace_condition(). May be NULL. */
+        void (*on_condition)(void *userdata);
+        void *userdata;
+};
+
+int keyspace_new(const struct keyspace_config *config, struct keyspace **ret);
+/* Ends all calls and watches with KEYSPACE_STOPPED, waits for what is under way at the datastore, gives the log back, and calls done
+ * (may be NULL); then keyspace_free() may be called. */
+void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *userdata);
+/* After keyspace_close() is done, or before anything was asked of it. */
+void keyspace_free(struct keyspace *ks);
+DEFINE_FREEP(keyspace)
+
+/* The first record of a new keyspace's log, for driver.create: revision 1, as a fresh etcd has. hash and origin included. */
+void keyspace_first_record(const uint8_t daemon[16], struct stoke_record *ret);
+
+enum keyspace_condition {
+        KEYSPACE_CLOSED,      /* not opened yet */
+        KEYSPACE_OPENING,
+        KEYSPACE_SERVING,
+        KEYSPACE_UNREACHABLE, /* opening failed, or the last commit or barrier did; tried again */
+        KEYSPACE_HISTORY_LOST,/* the log is not the one that was known */
+};
+struct keyspace_status {
+        enum keyspace_condition condition;
+        const char *reason;        /* "" or why it is not serving; valid until the next event */
+        int64_t revision;          /* applied */
+        int64_t compacted;
+        uint64_t seq;              /* the applied end of the log */
+        uint64_t n_keys;           /* living */
+        uint64_t n_versions;       /* in the index */
+        uint64_t bytes_live;       /* keys and values of living keys: etcd's dbSizeInUse */
+        uint64_t bytes_log;        /* keys and values of all records not yet deleted: etcd's dbSize */
+        uint64_t bytes_memory;     /* index and history, without cached values */
+        uint64_t n_watchers;
+        uint64_t n_leases;
+};
+void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret);
+const char *keyspace_name(const struct keyspace *ks);
+const uint8_t *keyspace_incarnation(const struct keyspace *ks);
+struct loop *keyspace_loop(const struct keyspace *ks);
+
+/* ---- calls. Embedded in the caller's structure, zeroed before first use, alive until done or cancelled. */
+
+struct keyspace_call {
+        /* Set by the caller. */
+        void (*done)(struct keyspace_call *call, enum keyspace_result result);
+        uint64_t deadline_ns; /* CLOCK_MONOTONIC; UINT64_MAX: none */
+        struct arena *arena;  /* for what is answered; borrowed until done or cancelled */
+        /* Answered, at done: the revision for the response's header. For a write its own. */
+        int64_t revision;
+        /* The keyspace's own. */
+        struct {
+                struct keyspace *keyspace;
+                struct keyspace_call *next, **previous; /* of the list it is on */
+                int (*evaluate)(struct keyspace_call *call, struct batch *batch);
+                void (*resume)(struct keyspace_call *call, enum keyspace_result result);
+                struct batch *batch;
+                struct fetch *fetch;
+                struct loop_timer timer;
+                enum keyspace_result result;
+                uint8_t state;
+        } own;
+};
+/* done will not be called; a write that is under way may still happen. Harmless after done. */
+void keyspace_cancel(struct keyspace_call *call);
+
+/* A key's version, as answered. */
+struct kv {
+        struct bytes key;      /* in the call's arena, or valid as long as said where it is given */
+        int64_t create_revision, mod_revision, version, lease;
+        struct blob *value;    /* a reference of its holder's; NULL: not asked for */
+        uint32_t value_size;   /* of the stored value, also without it */
+};
+
+/* range_end as in etcd: empty: the one key; "\0": all from key on; otherwise up to it, exclusive. */
+struct key_range {
+        struct bytes key, end;
+};
+
+enum sort_target { SORT_KEY, SORT_VERSION, SORT_CREATE, SORT_MOD, SORT_VALUE };
+enum sort_order { SORT_NONE, SORT_ASCEND, SORT_DESCEND };
+
+struct range_request {
+        struct key_range range;
+        int64_t revision; /* 0: the newest */
+        int64_t limit;    /* 0: none */
+        bool keys_only, count_only, serializable;
+        enum sort_target sort_target;
+        enum sort_order sort_order;
+        int64_t min_mod, max_mod, min_create, max_create; /* 0: none */
+};
+
+struct compare {
+        enum { COMPARE_EQUAL, COMPARE_GREATER, COMPARE_LESS, COMPARE_NOT_EQUAL } result;
+        enum { COMPARE_VERSION, COMPARE_CREATE, COMPARE_MOD, COMPARE_VALUE, COMPARE_LEASE } target;
+        struct key_range range;
+        int64_t number;     /* for all targets but COMPARE_VALUE */
+        struct bytes value;
+};
+
+struct txn;
+struct txn_result;
+
+struct txn_op {
+        enum { OP_RANGE, OP_PUT, OP_DELETE, OP_TXN } kind;
+        union {
+                struct range_request range;
+                struct {
+                        struct bytes key, value;
+                        int64_t lease;
+                        bool prev_kv, ignore_value, ignore_lease;
+                } put;
+                struct {
+                        struct key_range range;
+                        bool prev_kv;
+                } delete;
+                const struct txn *txn;
+        };
+};
+struct txn {
+        const struct compare *compares; /* all must hold */
+        size_t n_compares;
+        const struct txn_op *success, *failure;
+        size_t n_success, n_failure;
+};
+
+struct op_result {
+        int64_t revision; /* for the operation's own header, as etcd gives it */
+        union {
+                struct {
+                        struct kv *kvs;
+                        size_t n_kvs;
+                        int64_t count;
+                        bool more;
+                } range;
+                struct {
+                        struct kv *prev; /* NULL: not asked for, or there was none */
+                } put;
+                struct {
+                        int64_t deleted;
+                        struct kv *prev;
+                        size_t n_prev;
+                } delete;
+                struct txn_result *txn;
+        };
+};
+struct txn_result {
+        bool succeeded;
+        struct op_result *results; /* of the branch taken, in the order of its operations */
+        size_t n_results;
+};
+
+/* Put, DeleteRange and Txn are all this. The txn and all it points to must stay valid until done or cancelled (copies are made of what is
+ * written). At done the result is in the call's arena; txn_result_release() drops its references to values. The caller has checked for
+ * duplicate keys, numbers of operations and sizes. */
+struct txn_call {
+        struct keyspace_call call;
+        const struct txn *txn;
+        struct txn_result result;
+};
+void keyspace_txn(struct keyspace *ks, struct txn_call *call);
+void txn_result_release(struct txn_call *call);
+
+/* Range and RangeStream: the answer comes in slices, so that neither memory nor the loop is held up by a long one. */
+struct range_call {
+        struct keyspace_call call;
+        struct range_request request; /* keys must stay valid until done or cancelled */
+        /* The next kvs, in order, with their values (unless keys_only); the keys and references are valid during the function only
+         * (blob_ref() to keep). false: pause; go on with keyspace_range_resume(). Not called at all with count_only. */
+        bool (*on_slice)(struct range_call *call, const struct kv *kvs, size_t n_kvs);
+        /* At the first slice and at done. */
+        int64_t count;
+        bool more;
+        /* The keyspace's own. */
+        struct {
+                struct bytes next;
+                int64_t revision;
+                uint64_t n_emitted;
+                struct kv *kvs;
+                size_t n_kvs, n_fetched;
+                struct loop_task task;
+                bool paused, started;
+        } own;
+};
+void keyspace_range(struct keyspace *ks, struct range_call *call);
+void keyspace_range_resume(struct range_call *call);
+
+/* Done once the index holds all that was acknowledged anywhere before the call: call.revision is its revision then. */
+void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call);
+
+struct compact_call {
+        struct keyspace_call call;
+        int64_t revision_wanted;
+        bool physical; /* done only after the records were deleted from the datastore */
+        struct {
+                uint64_t mark;
+        } own;
+};
+void keyspace_compact(struct keyspace *ks, struct compact_call *call);
+
+struct lease_call {
+        struct keyspace_call call;
+        int64_t id;  /* grant: 0: one is chosen */
+        int64_t ttl; /* seconds. grant: asked for, then granted; keepalive: answered, 0 with KEYSPACE_LEASE_NOT_FOUND */
+        bool with_keys;      /* lease_time_to_live: keys are wanted */
+        /* Answered by time_to_live. */
+        int64_t granted_ttl;
+        struct bytes *keys;  /* in the arena, ascending */
+        size_t n_keys;
+        /* Answered by leases. */
+        int64_t *ids;
+        size_t n_ids;
+};
+void keyspace_lease_grant(struct keyspace *ks, struct lease_call *call);
+void keyspace_lease_revoke(struct keyspace *ks, struct lease_call *call);
+void keyspace_lease_keep_alive(struct keyspace *ks, struct lease_call *call);
+/* ttl: the remaining seconds, -1 for a lease that is not there (and the result is KEYSPACE_OK then, as etcd answers). */
+void keyspace_lease_time_to_live(struct keyspace *ks, struct lease_call *call);
+void keyspace_leases(struct keyspace *ks, struct lease_call *call);
+
+/* ---- watching */
+
+struct watch_event {
+        bool is_delete;
+        struct kv kv;       /* a delete: key and mod_revision only */
+        bool has_prev;
+        struct kv prev;     /* with its value, if any watcher of this event asked for it */
+        /* For whoever sends the same event to many watchers: packed once, dropped by the hub. [1]: with prev. */
+        struct blob *packed[2];
+};
+
+struct watcher;
+struct watcher_config {
+        struct key_range range;     /* copied */
+        int64_t start_revision;     /* 0: behind the present one; in the future: silent until then */
+        bool prev_kv, no_put, no_delete;
+        void *userdata;
+        /* The watch stands; comes first. revision: the keyspace's at this time. */
+        void (*on_created)(void *userdata, int64_t revision);
+        /* All events of one or more whole revisions, in order; with this all up to `revision` was delivered. The events are valid
+         * during the function only. false: pause, go on with watcher_resume(). */
+        bool (*on_events)(void *userdata, struct watch_event *events, size_t n_events, int64_t revision);
+        /* It was behind (created in the past, paused) and has all up to `revision`, the newest, now. */
+        void (*on_synced)(void *userdata, int64_t revision);
+        /* The watch is dead (watcher_free() remains to be called): what it needs was compacted (KEYSPACE_COMPACTED, with the compacted
+         * revision), or the keyspace is closed (KEYSPACE_STOPPED) or lost (KEYSPACE_LOST). */
+        void (*on_cancelled)(void *userdata, enum keyspace_result result, int64_t compact_revision);
+};
+int keyspace_watch(struct keyspace *ks, const struct watcher_config *config, struct watcher **ret);
+void watcher_resume(struct watcher *watcher);
+/* All events up to this revision were delivered: the revision that a progress notification may carry. */
+int64_t watcher_position(const struct watcher *watcher);
+/* Callbacks end with this, also from within one. */
+void watcher_free(struct watcher *watcher);
+DEFINE_FREEP(watcher)
+
+/* ---- the shard's cache of values, shared by its keyspaces */
+
+struct value_cache *value_cache_new(size_t max_bytes);
+/* After the last keyspace. */
+void value_cache_free(struct value_cache *cache);
+DEFINE_FREEP(value_cache)
+struct value_cache_figures {
+        size_t bytes, max_bytes, n_values;
+        uint64_t n_hits, n_misses;
+};
+void value_cache_get_figures(const struct value_cache *cache, struct value_cache_figures *ret);
