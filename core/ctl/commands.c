@@ -1,0 +1,176 @@
+/*
+ * Commands about the daemon itself: status, driver list, reload, log-level. They print what the daemon says and judge
+ * nothing, but for the colour.
+ */
+
+#include <string.h>
+
+#include <stokehold/control.pb-c.h>
+
+#include "ctl/ctl.h"
+#include "ctl/output.h"
+
+static int run_status(struct ctl *ctl) {
+        Stokehold__Control__V1__StatusRequest request = STOKEHOLD__CONTROL__V1__STATUS_REQUEST__INIT;
+        const Stokehold__Control__V1__StatusResponse *s;
+        struct output_word word, word2;
+        const ProtobufCMessage *m;
+        int r;
+
+        r = ctl_call(ctl, "Status", CTL_TIMEOUT_LOOK, &request.base,
+                &stokehold__control__v1__status_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        if (ctl->format == FORMAT_JSON)
+                return output_json(output_json_of(m)), CTL_OK;
+        if (ctl->format == FORMAT_YAML)
+                return output_yaml(output_json_of(m)), CTL_OK;
+
+        s = (const void *)m;
+        output_field("Version", "%s", s->version);
+        output_field("Running for", "%s (pid %d)", output_age(s->uptime_seconds, &word), s->pid);
+        output_field("Daemon", "%s", s->daemon);
+        output_field("Datastores", "%u, %u ready", s->n_datastores, s->n_datastores_ready);
+        output_field("Tenants", "%u, %u serving", s->n_tenants, s->n_tenants_serving);
+        output_field("Connections", "%llu", (unsigned long long)s->n_connections);
+        output_field("Memory", "%s", output_size(s->memory_bytes, &word));
+        output_field(
+                "Value cache", "%s of %s", output_size(s->cache_bytes, &word), output_size(s->cache_max_bytes, &word2));
+        output_field("Shards", "%u", s->n_shards);
+        output_field("Registry in", "%s", s->registry_datastore);
+        output_field("Log level", "%s", s->log_level);
+        if (s->n_problems == 0) {
+                printf("\n%sNo problems.%s\n", output_colour(COLOUR_GOOD), output_colour_off());
+                return CTL_OK;
+        }
+        printf("\n%sProblems:%s\n", output_colour(COLOUR_BAD), output_colour_off());
+        for (size_t i = 0; i < s->n_problems; i++) {
+                fputs("  - ", stdout);
+                output_text(s->problems[i]);
+                putchar('\n');
+        }
+        return CTL_OK;
+}
+
+static int run_driver_list(struct ctl *ctl) {
+        static const struct table_column columns[] = {
+                {"NAME"}, {"ALIASES", TABLE_SHRINK}, {"VERSION"}, {"MATURITY"}, {"DAEMONS"}, {"FILE", TABLE_SHRINK}};
+        Stokehold__Control__V1__ListDriversRequest request = STOKEHOLD__CONTROL__V1__LIST_DRIVERS_REQUEST__INIT;
+        cleanup(table_freep) struct table *table = NULL;
+        const Stokehold__Control__V1__ListDriversResponse *l;
+        const ProtobufCMessage *m;
+        int r;
+
+        r = ctl_call(ctl, "ListDrivers", CTL_TIMEOUT_LOOK, &request.base,
+                &stokehold__control__v1__list_drivers_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        if (ctl->format == FORMAT_JSON)
+                return output_json(output_json_of(m)), CTL_OK;
+        if (ctl->format == FORMAT_YAML)
+                return output_yaml(output_json_of(m)), CTL_OK;
+
+        l = (const void *)m;
+        table = table_new(columns, n_elements(columns));
+        for (size_t i = 0; i < l->n_drivers; i++) {
+                const Stokehold__Control__V1__Driver *d = l->drivers[i];
+                cleanup(freep) char *aliases = strdup("");
+
+                for (size_t k = 0; k < d->n_aliases; k++) {
+                        char *longer;
+
+                        check(asprintf(&longer, "%s%s%s", aliases, k ? "," : "", d->aliases[k]) >= 0);
+                        free(aliases);
+                        aliases = longer;
+                }
+                table_cell(table, "%s", d->name);
+                table_cell(table, "%s", aliases && *aliases ? aliases : "-");
+                table_cell(table, "%s", d->version);
+                table_cell(table, "%s%s", d->maturity, d->allowed ? "" : ", not allowed");
+                table_cell(table, "%s", d->exclusive ? "one" : "several");
+                table_cell(table, "%s", d->path);
+        }
+        table_print(table);
+        if (l->n_refused) {
+                printf("\n%sRefused:%s\n", output_colour(COLOUR_WARN), output_colour_off());
+                for (size_t i = 0; i < l->n_refused; i++) {
+                        fputs("  ", stdout);
+                        output_text(l->refused[i]->path);
+                        fputs(": ", stdout);
+                        output_text(l->refused[i]->reason);
+                        putchar('\n');
+                }
+        }
+        return CTL_OK;
+}
+
+static int run_reload(struct ctl *ctl) {
+        Stokehold__Control__V1__ReloadRequest request = STOKEHOLD__CONTROL__V1__RELOAD_REQUEST__INIT;
+        const Stokehold__Control__V1__ReloadResponse *l;
+        const ProtobufCMessage *m;
+        int r;
+
+        r = ctl_call(ctl, "Reload", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__reload_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        l = (const void *)m;
+        if (ctl->format == FORMAT_JSON)
+                output_json(output_json_of(m));
+        else if (ctl->format == FORMAT_YAML)
+                output_yaml(output_json_of(m));
+        else if (l->n_errors == 0)
+                puts("Reloaded.");
+        else
+                for (size_t i = 0; i < l->n_errors; i++) {
+                        output_text(l->errors[i]);
+                        putchar('\n');
+                }
+        if (l->n_errors)
+                return ctl_fail(CTL_FAILED, "%zu %s refused; what was in force before stays so", l->n_errors,
+                        l->n_errors == 1 ? "definition was" : "definitions were");
+        return CTL_OK;
+}
+
+static int run_log_level(struct ctl *ctl) {
+        Stokehold__Control__V1__SetLogLevelRequest request = STOKEHOLD__CONTROL__V1__SET_LOG_LEVEL_REQUEST__INIT;
+        Stokehold__Control__V1__StatusRequest status = STOKEHOLD__CONTROL__V1__STATUS_REQUEST__INIT;
+        const ProtobufCMessage *m;
+        int r;
+
+        if (ctl->n_args == 0) {
+                r = ctl_call(ctl, "Status", CTL_TIMEOUT_LOOK, &status.base,
+                        &stokehold__control__v1__status_response__descriptor, &m);
+                if (r != CTL_OK)
+                        return r;
+                output_text(((const Stokehold__Control__V1__StatusResponse *)(const void *)m)->log_level);
+                putchar('\n');
+                return CTL_OK;
+        }
+        request.level = ctl->args[0];
+        r = ctl_call(ctl, "SetLogLevel", CTL_TIMEOUT_LOOK, &request.base,
+                &stokehold__control__v1__set_log_level_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        printf("Log level is %s (was ", ctl->args[0]);
+        output_text(((const Stokehold__Control__V1__SetLogLevelResponse *)(const void *)m)->previous);
+        puts(").");
+        return CTL_OK;
+}
+
+const struct ctl_command ctl_commands_daemon[] = {
+        {NULL, "status", "", "How the daemon is, and what is wrong",
+                "Lists as problems the definitions that were refused, datastores that cannot be reached and\n"
+                "tenants in trouble. The exit code is 0 as long as the daemon answers.\n",
+                0, 0, OPTION_FORMAT, run_status},
+        {NULL, "reload", "", "Read plugins, settings and definitions again",
+                "Each mistake is printed as FILE:LINE: reason, and the exit code is 1; what was in force\n"
+                "before stays in force. The daemon does the same on SIGHUP, and for definitions also when\n"
+                "a file changes.\n",
+                0, 0, OPTION_FORMAT, run_reload},
+        {NULL, "log-level", "[LEVEL]", "Show or set the log level, until the daemon restarts",
+                "LEVEL is one of error, warning, notice, info, debug.\n", 0, 1, 0, run_log_level},
+        {"driver", "list", "", "Drivers that are loaded, and files that were refused", NULL, 0, 0, OPTION_FORMAT,
+                run_driver_list},
+        {},
+};

@@ -1,0 +1,227 @@
+/*
+ * stokectl tenant list, show, create, delete. Deleting asks when there is somebody to ask, and wants --yes when there is not.
+ */
+
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include <stokehold/control.pb-c.h>
+
+#include "ctl/ctl.h"
+#include "ctl/output.h"
+
+static int fetch(struct ctl *ctl, const char *name, const Stokehold__Control__V1__ListTenantsResponse **ret) {
+        Stokehold__Control__V1__ListTenantsRequest request = STOKEHOLD__CONTROL__V1__LIST_TENANTS_REQUEST__INIT;
+        const ProtobufCMessage *m;
+        int r;
+
+        if (name)
+                request.name = (char *)name;
+        r = ctl_call(ctl, "ListTenants", CTL_TIMEOUT_LOOK, &request.base,
+                &stokehold__control__v1__list_tenants_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        *ret = (const void *)m;
+        if (name && (*ret)->n_tenants == 0)
+                return ctl_fail(CTL_NOT_FOUND, "no tenant '%s'", name);
+        return CTL_OK;
+}
+
+static int run_list(struct ctl *ctl) {
+        static const struct table_column columns[] = {{"NAME", TABLE_SHRINK}, {"DATASTORE", TABLE_SHRINK}, {"PHASE"},
+                {"KEYSPACE"}, {"REVISION", TABLE_RIGHT}, {"KEYS", TABLE_RIGHT}, {"SIZE", TABLE_RIGHT},
+                {"CLIENTS", TABLE_RIGHT}, {"AGE", TABLE_RIGHT}};
+        const Stokehold__Control__V1__ListTenantsResponse *l;
+        cleanup(table_freep) struct table *table = NULL;
+        int r;
+
+        r = fetch(ctl, NULL, &l);
+        if (r != CTL_OK)
+                return r;
+        if (ctl->format == FORMAT_JSON)
+                return output_json(output_json_of(&l->base)), CTL_OK;
+        if (ctl->format == FORMAT_YAML)
+                return output_yaml(output_json_of(&l->base)), CTL_OK;
+        if (l->n_tenants == 0) {
+                puts("No tenants. 'stokectl tenant create NAME' makes one.");
+                return CTL_OK;
+        }
+        table = table_new(columns, n_elements(columns));
+        for (size_t i = 0; i < l->n_tenants; i++) {
+                const Stokehold__Control__V1__Tenant *t = l->tenants[i];
+                struct output_word word;
+                bool open = t->revision > 0;
+
+                table_cell(table, "%s", t->name);
+                table_cell(table, "%s", *t->datastore ? t->datastore : "-");
+                table_cell(table, "%s", t->phase);
+                table_cell(table, "%s", *t->condition ? t->condition : "-");
+                /* A closed keyspace is opened at its first connection; until then nothing is known of it. */
+                if (open) {
+                        table_cell(table, "%lld", (long long)t->revision);
+                        table_cell(table, "%llu", (unsigned long long)t->n_keys);
+                        table_cell(table, "%s", output_size(t->bytes, &word));
+                } else {
+                        table_cell(table, "-");
+                        table_cell(table, "-");
+                        table_cell(table, "-");
+                }
+                table_cell(table, "%llu", (unsigned long long)t->n_connections);
+                table_cell(table, "%s", output_since(t->created, &word));
+        }
+        table_print(table);
+        return CTL_OK;
+}
+
+/* What goes to kube-apiserver, ready to paste. */
+static void print_endpoints(const Stokehold__Control__V1__Tenant *t, const char *indent) {
+        printf("%s--etcd-servers=", indent);
+        for (size_t i = 0; i < t->n_endpoints; i++) {
+                if (i)
+                        putchar(',');
+                output_text(t->endpoints[i]);
+        }
+        if (t->n_endpoints == 0) {
+                fputs("unix://", stdout);
+                output_text(t->socket);
+        }
+        putchar('\n');
+}
+
+static void print_tenant(const Stokehold__Control__V1__Tenant *t) {
+        struct output_word word, word2;
+        bool good = strcmp(t->phase, "Ready") == 0;
+
+        output_field("Name", "%s", t->name);
+        output_field("Datastore", "%s", *t->datastore ? t->datastore : "-");
+        fputs(output_colour(good ? COLOUR_GOOD : COLOUR_WARN), stdout);
+        output_field("Phase", "%s%s%s", t->phase, *t->reason ? ": " : "", t->reason);
+        fputs(output_colour_off(), stdout);
+        output_field("Keyspace", "%s", *t->condition ? t->condition : "-");
+        output_field("Incarnation", "%s", t->incarnation);
+        output_field("Defined in", "%s", t->source);
+        output_field("Created", "%s (%s ago)", *t->created ? t->created : "-", output_since(t->created, &word));
+        if (t->revision > 0) {
+                output_field(
+                        "Revision", "%lld (compacted up to %lld)", (long long)t->revision, (long long)t->compacted);
+                output_field("Keys", "%llu", (unsigned long long)t->n_keys);
+                output_field(
+                        "Size", "%s, %s in use", output_size(t->bytes, &word), output_size(t->bytes_in_use, &word2));
+        }
+        output_field("Quota", "%s", t->quota_bytes ? output_size(t->quota_bytes, &word) : "none");
+        output_field("Clients", "%llu connections, %llu watches, %llu leases", (unsigned long long)t->n_connections,
+                (unsigned long long)t->n_watchers, (unsigned long long)t->n_leases);
+        output_field("When deleted", "%s the data", strcmp(t->deletion_policy, "Retain") == 0 ? "keep" : "delete");
+        output_field("Socket", "%s", t->socket);
+}
+
+static int run_show(struct ctl *ctl) {
+        const Stokehold__Control__V1__ListTenantsResponse *l;
+        const Stokehold__Control__V1__Tenant *t;
+        int r;
+
+        r = fetch(ctl, ctl->args[0], &l);
+        if (r != CTL_OK)
+                return r;
+        t = l->tenants[0];
+        if (ctl->format == FORMAT_JSON)
+                return output_json(output_json_of(&t->base)), CTL_OK;
+        if (ctl->format == FORMAT_YAML)
+                return output_document(t->manifest), CTL_OK;
+        print_tenant(t);
+        puts("\nFor kube-apiserver:");
+        print_endpoints(t, "  ");
+        return CTL_OK;
+}
+
+static int run_create(struct ctl *ctl) {
+        Stokehold__Control__V1__CreateTenantRequest request = STOKEHOLD__CONTROL__V1__CREATE_TENANT_REQUEST__INIT;
+        const Stokehold__Control__V1__Tenant *t;
+        const ProtobufCMessage *m;
+        int r;
+
+        request.name = ctl->args[0];
+        if (ctl->datastore)
+                request.datastore = (char *)ctl->datastore;
+        if (ctl->retain)
+                request.deletion_policy = "Retain";
+        request.quota_bytes = ctl->quota_bytes;
+        request.wait = true;
+        r = ctl_call(ctl, "CreateTenant", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__create_tenant_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        t = ((const Stokehold__Control__V1__CreateTenantResponse *)(const void *)m)->tenant;
+        if (!t)
+                return ctl_fail(
+                        CTL_FAILED, "the daemon did not say what it made; see 'stokectl tenant show %s'", ctl->args[0]);
+        if (ctl->format == FORMAT_JSON) {
+                output_json(output_json_of(&t->base));
+        } else if (ctl->format == FORMAT_YAML) {
+                output_document(t->manifest);
+        } else if (strcmp(t->phase, "Failed") != 0) {
+                fputs("Tenant ", stdout);
+                output_text(t->name);
+                fputs(" is in datastore ", stdout);
+                output_text(t->datastore);
+                puts(". For kube-apiserver:");
+                print_endpoints(t, "  ");
+        }
+        if (strcmp(t->phase, "Failed") == 0)
+                return ctl_fail(CTL_FAILED, "tenant '%s' could not be made: %s", t->name, t->reason);
+        return CTL_OK;
+}
+
+static bool confirm(const char *name, bool keep_data) {
+        char line[16];
+
+        fprintf(stderr,
+                keep_data ? "Delete tenant '%s', leaving its data in the datastore? [y/N] "
+                          : "Delete tenant '%s' with all of its data? [y/N] ",
+                name);
+        fflush(stderr);
+        return fgets(line, sizeof(line), stdin) && (strcasecmp(line, "y\n") == 0 || strcasecmp(line, "yes\n") == 0);
+}
+
+static int run_delete(struct ctl *ctl) {
+        Stokehold__Control__V1__DeleteTenantRequest request = STOKEHOLD__CONTROL__V1__DELETE_TENANT_REQUEST__INIT;
+        const Stokehold__Control__V1__ListTenantsResponse *l;
+        const ProtobufCMessage *m;
+        int r;
+
+        /* First whether there is anything to ask about. */
+        if (!ctl->yes) {
+                r = fetch(ctl, ctl->args[0], &l);
+                if (r != CTL_OK)
+                        return r;
+                if (!isatty(STDIN_FILENO))
+                        return ctl_fail(CTL_USAGE, "tenant delete: nobody to ask here; say --yes");
+                if (!confirm(ctl->args[0], ctl->keep_data || strcmp(l->tenants[0]->deletion_policy, "Retain") == 0))
+                        return ctl_fail(CTL_FAILED, "nothing was deleted");
+        }
+        request.name = ctl->args[0];
+        request.keep_data = ctl->keep_data;
+        r = ctl_call(ctl, "DeleteTenant", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__delete_tenant_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        printf("Tenant %s was deleted.\n", ctl->args[0]);
+        return CTL_OK;
+}
+
+const struct ctl_command ctl_commands_tenant[] = {
+        {"tenant", "list", "", "Tenants, where they are and how big", NULL, 0, 0, OPTION_FORMAT, run_list},
+        {"tenant", "show", "NAME", "One tenant, with its endpoint",
+                "-o yaml prints the definition with its status. The --etcd-servers line is ready to paste.\n", 1, 1,
+                OPTION_FORMAT, run_show},
+        {"tenant", "create", "NAME", "Make a tenant, and wait until it can be used",
+                "NAME: lower-case letters, digits and dashes, up to 63. Without --datastore it goes to the\n"
+                "default one. A tenant that shall be managed by a file is defined as 'kind: Tenant' instead.\n",
+                1, 1, OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN, run_create},
+        {"tenant", "delete", "NAME", "Delete a tenant, and its data unless told otherwise",
+                "Asks on a terminal; elsewhere it wants --yes. A tenant that is defined in a file is deleted\n"
+                "by removing it there. The data stays with --keep-data or deletionPolicy: Retain.\n",
+                1, 1, OPTION_YES | OPTION_KEEP_DATA, run_delete},
+        {},
+};

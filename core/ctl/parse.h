@@ -1,0 +1,12 @@
+#pragma once
+
+/*
+ * Times and sizes as people write them on the command line. Pure functions, any thread.
+ */
+
+#include <stdint.h>
+
+/* "500ms", "10s", "2m", "1.5s", "3" (seconds); from a millisecond to a day. 0 or -EINVAL. */
+int ctl_parse_time(const char *text, uint64_t *ret_ns);
+/* Kubernetes' quantities, without exponents: "1073741824", "512Mi", "2G", "1.5Gi". 0, -EINVAL, -ERANGE. */
+int ctl_parse_size(const char *text, uint64_t *ret);
