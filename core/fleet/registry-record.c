@@ -1,0 +1,119 @@
+#include "fleet/registry.h"
+
+/*
+ * A tenant's record as JSON. Written with sorted keys, so that equal records are equal bytes: a write whose outcome was
+ * not known is recognised by that. Fields that this version does not know are refused by their format number alone.
+ * Any thread; owns nothing but the record that it makes.
+ */
+
+#include <jansson.h>
+
+#include "fleet/uuid.h"
+
+#define RECORD_FORMAT 1
+
+static const char *const phase_names[] = {
+        [REGISTRY_PROVISIONING] = "Provisioning",
+        [REGISTRY_READY] = "Ready",
+        [REGISTRY_DELETING] = "Deleting",
+};
+
+const char *registry_phase_name(enum registry_phase phase) {
+        check((size_t)phase < n_elements(phase_names));
+        return phase_names[phase];
+}
+
+static char *copy_string(const char *s) {
+        char *copy = strdup(s ? s : "");
+
+        check(copy);
+        return copy;
+}
+
+struct registry_record *registry_record_copy(const struct registry_record *record) {
+        struct registry_record *copy = new0(struct registry_record);
+
+        *copy = *record;
+        copy->name = copy_string(record->name);
+        copy->datastore = copy_string(record->datastore);
+        copy->source = copy_string(record->source);
+        return copy;
+}
+
+void registry_record_free(struct registry_record *record) {
+        if (!record)
+                return;
+        free(record->name);
+        free(record->datastore);
+        free(record->source);
+        free(record);
+}
+
+char *registry_record_print(const struct registry_record *record) {
+        char incarnation[UUID_TEXT_SIZE];
+        json_t *object;
+        char *text;
+
+        uuid_print(record->incarnation, incarnation);
+        object = json_pack("{s:i s:s s:s s:s s:I s:s s:b s:s s:I}", "format", RECORD_FORMAT, "datastore",
+                record->datastore, "incarnation", incarnation, "phase", registry_phase_name(record->phase), "quota",
+                (json_int_t)record->quota_bytes, "source", record->source, "fromFile", (int)record->from_file,
+                "deletionPolicy", record->retain ? "Retain" : "Delete", "created", (json_int_t)record->created);
+        check(object);
+        text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
+        check(text);
+        json_decref(object);
+        return text;
+}
+
+static void json_decrefp(json_t **object) {
+        json_decref(*object);
+}
+
+int registry_record_parse(struct bytes name, struct bytes json, struct registry_record **ret, struct error *reterr) {
+        cleanup(registry_record_freep) struct registry_record *record = NULL;
+        cleanup(json_decrefp) json_t *object = NULL;
+        const char *datastore, *incarnation, *phase, *source, *policy;
+        json_int_t quota, created;
+        json_error_t problem;
+        int format, from_file;
+
+        object = json_loadb((const char *)json.data, json.size, JSON_REJECT_DUPLICATES, &problem);
+        if (!object)
+                return error_set(reterr, -EBADMSG, "is no JSON: %s", problem.text);
+        if (json_unpack_ex(object, &problem, 0, "{s:i}", "format", &format) < 0)
+                return error_set(reterr, -EBADMSG, "%s", problem.text);
+        if (format != RECORD_FORMAT)
+                return error_set(
+                        reterr, -EBADMSG, "has format %d, and this version knows format %d", format, RECORD_FORMAT);
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I}", "datastore", &datastore,
+                    "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source, "fromFile",
+                    &from_file, "deletionPolicy", &policy, "created", &created) < 0)
+                return error_set(reterr, -EBADMSG, "%s", problem.text);
+
+        record = new0(struct registry_record);
+        if (uuid_parse(incarnation, record->incarnation) < 0)
+                return error_set(reterr, -EBADMSG, "incarnation is no UUID");
+        record->phase = (enum registry_phase)n_elements(phase_names);
+        for (size_t i = 0; i < n_elements(phase_names); i++)
+                if (strcmp(phase, phase_names[i]) == 0)
+                        record->phase = (enum registry_phase)i;
+        if ((size_t)record->phase == n_elements(phase_names))
+                return error_set(reterr, -EBADMSG, "phase \"%s\" is not known", phase);
+        if (quota < 0)
+                return error_set(reterr, -EBADMSG, "quota is negative");
+        if (strcmp(policy, "Retain") != 0 && strcmp(policy, "Delete") != 0)
+                return error_set(reterr, -EBADMSG, "deletionPolicy \"%s\" is not known", policy);
+
+        record->name = strndup((const char *)name.data, name.size);
+        check(record->name);
+        record->datastore = copy_string(datastore);
+        record->source = copy_string(source);
+        record->quota_bytes = (uint64_t)quota;
+        record->from_file = from_file;
+        record->retain = strcmp(policy, "Retain") == 0;
+        record->created = created;
+
+        *ret = steal(record);
+        return 0;
+}
