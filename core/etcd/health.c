@@ -1,0 +1,53 @@
+/*
+ * Two small answers over HTTP/1. The keyspace's loop only; answers at once, from what is known.
+ */
+
+#include "etcd/health.h"
+
+#include "etcd/services.h"
+#include "etcd/status.h"
+
+/* A keyspace that nobody has used yet is healthy: it opens when it is asked. */
+static void health(void *userdata, const char *query, struct http1_response *response) {
+        struct keyspace_status status;
+        const char *reason = NULL;
+
+        (void)query;
+        keyspace_get_status(userdata, &status);
+        switch (status.condition) {
+        case KEYSPACE_CLOSED:
+        case KEYSPACE_SERVING:
+                break;
+        case KEYSPACE_OPENING:
+                reason = etcd_status_text(ETCD_TIMEOUT);
+                break;
+        case KEYSPACE_UNREACHABLE:
+                reason = etcd_status_text(ETCD_UNHEALTHY);
+                break;
+        case KEYSPACE_HISTORY_LOST:
+                reason = etcd_status_text(ETCD_CORRUPT);
+                break;
+        }
+        response->status = reason ? 503 : 200;
+        response->content_type = "application/json";
+        if (buf_printf(&response->body, "{\"health\":\"%s\",\"reason\":\"%s%s\"}", reason ? "false" : "true",
+                    reason ? "RANGE ERROR:" : "", reason ? reason : "") < 0)
+                response->status = 500;
+}
+
+static void version(void *userdata, const char *query, struct http1_response *response) {
+        (void)userdata;
+        (void)query;
+        response->status = 200;
+        response->content_type = "application/json";
+        if (buf_append_string(&response->body,
+                    "{\"etcdserver\":\"" ETCD_VERSION "\",\"etcdcluster\":\"" ETCD_CLUSTER_VERSION
+                    "\",\"storage\":\"" ETCD_CLUSTER_VERSION "\"}") < 0)
+                response->status = 500;
+}
+
+const struct http1_route etcd_http_routes[] = {
+        {"/health", health},
+        {"/version", version},
+};
+const size_t etcd_n_http_routes = n_elements(etcd_http_routes);
