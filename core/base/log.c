@@ -31,7 +31,7 @@ void log_open(void) {
         struct stat st;
 
         to_journal = stream && sscanf(stream, "%llu:%llu", &device, &inode) == 2 && fstat(STDERR_FILENO, &st) == 0 &&
-                     st.st_dev == device && st.st_ino == inode;
+                st.st_dev == device && st.st_ino == inode;
 }
 
 void log_set_level(enum log_level level) {
@@ -97,11 +97,12 @@ static void log_to_stderr(enum log_level level, const struct log_context *contex
         gmtime_r(&now.tv_sec, &tm);
         strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &tm);
 
-        n = asprintf(&line, "%s.%03ldZ %-7s %s%s%s%s%s%s%s%s%s\n", stamp, now.tv_nsec / 1000000, log_level_name(level), message,
-                context && context->tenant ? " tenant=" : "", context && context->tenant ? context->tenant : "",
-                context && context->datastore ? " datastore=" : "", context && context->datastore ? context->datastore : "",
-                context && context->driver ? " driver=" : "", context && context->driver ? context->driver : "",
-                context && context->peer ? " peer=" : "", context && context->peer ? context->peer : "");
+        n = asprintf(&line, "%s.%03ldZ %-7s %s%s%s%s%s%s%s%s%s\n", stamp, now.tv_nsec / 1000000, log_level_name(level),
+                message, context && context->tenant ? " tenant=" : "",
+                context && context->tenant ? context->tenant : "", context && context->datastore ? " datastore=" : "",
+                context && context->datastore ? context->datastore : "", context && context->driver ? " driver=" : "",
+                context && context->driver ? context->driver : "", context && context->peer ? " peer=" : "",
+                context && context->peer ? context->peer : "");
         if (n >= 0) {
                 ssize_t w = write(STDERR_FILENO, line, (size_t)n);
                 (void)w;

@@ -84,5 +84,6 @@ struct loop_watch;
 int loop_watch_directory(struct loop *loop, const char *path, void (*on_change)(void *userdata), void *userdata,
         struct loop_watch **ret);
 void loop_watch_free(struct loop_watch *watch);
+DEFINE_FREEP(loop_watch)
 /* Feeds systemd's watchdog where the unit asks for it. */
 int loop_watchdog(struct loop *loop);

@@ -28,7 +28,7 @@
                 name##_free(*p);                                                                                       \
         }
 
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 #define n_elements(a) (sizeof(a) / sizeof((a)[0]))
 #define min_of(a, b) ((a) < (b) ? (a) : (b))
 #define max_of(a, b) ((a) > (b) ? (a) : (b))
@@ -41,7 +41,7 @@
 #define check(expr)                                                                                                    \
         do {                                                                                                           \
                 if (__builtin_expect(!(expr), 0)) {                                                                    \
-                        fprintf(stderr, "%s:%d: %s: check failed: %s\n", __FILE__, __LINE__, __func__, #expr);          \
+                        fprintf(stderr, "%s:%d: %s: check failed: %s\n", __FILE__, __LINE__, __func__, #expr);         \
                         abort();                                                                                       \
                 }                                                                                                      \
         } while (0)

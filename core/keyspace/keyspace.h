@@ -23,6 +23,9 @@
 
 struct keyspace;
 struct value_cache;
+struct batch;
+struct fetch;
+struct call_list;
 
 /* How calls end: 0, or an outcome; core/etcd/status.c has etcd's code and text for each. */
 enum keyspace_result {
@@ -108,13 +111,16 @@ struct keyspace_call {
         struct {
                 struct keyspace *keyspace;
                 struct keyspace_call *next, **previous; /* of the list it is on */
+                struct call_list *list;
                 int (*evaluate)(struct keyspace_call *call, struct batch *batch);
                 void (*resume)(struct keyspace_call *call, enum keyspace_result result);
-                struct batch *batch;
-                struct fetch *fetch;
-                struct loop_timer timer;
+                void (*forget)(struct keyspace_call *call); /* drops what the call holds */
+                struct fetch *fetch; /* owned: values that it needs */
+                struct batch *batch; /* that it was evaluated in */
+                size_t slot;         /* there */
+                uint64_t arrived_ns;
                 enum keyspace_result result;
-                uint8_t state;
+                bool fresh; /* the index holds all that was acknowledged before the call */
         } own;
 };
 /* done will not be called; a write that is under way may still happen. Harmless after done. */
@@ -157,8 +163,9 @@ struct compare {
 struct txn;
 struct txn_result;
 
+enum txn_op_kind { OP_RANGE, OP_PUT, OP_DELETE, OP_TXN };
 struct txn_op {
-        enum { OP_RANGE, OP_PUT, OP_DELETE, OP_TXN } kind;
+        enum txn_op_kind kind;
         union {
                 struct range_request range;
                 struct {
@@ -181,6 +188,7 @@ struct txn {
 };
 
 struct op_result {
+        enum txn_op_kind kind;
         int64_t revision; /* for the operation's own header, as etcd gives it */
         union {
                 struct {
@@ -229,13 +237,7 @@ struct range_call {
         bool more;
         /* The keyspace's own. */
         struct {
-                struct bytes next;
-                int64_t revision;
-                uint64_t n_emitted;
-                struct kv *kvs;
-                size_t n_kvs, n_fetched;
-                struct loop_task task;
-                bool paused, started;
+                struct range_state *state; /* owned: a long one's */
         } own;
 };
 void keyspace_range(struct keyspace *ks, struct range_call *call);
@@ -249,7 +251,8 @@ struct compact_call {
         int64_t revision_wanted;
         bool physical; /* done only after the records were deleted from the datastore */
         struct {
-                uint64_t mark;
+                struct keyspace *keyspace;
+                void (*done)(struct keyspace_call *call, enum keyspace_result result);
         } own;
 };
 void keyspace_compact(struct keyspace *ks, struct compact_call *call);
@@ -259,9 +262,9 @@ struct lease_call {
         int64_t id;  /* grant: 0: one is chosen */
         int64_t ttl; /* seconds. grant: asked for, then granted; keepalive: answered, 0 with KEYSPACE_LEASE_NOT_FOUND */
         bool with_keys;      /* lease_time_to_live: keys are wanted */
-        /* Answered by time_to_live. */
+        /* Answered by grant and time_to_live: seconds. */
         int64_t granted_ttl;
-        struct bytes *keys;  /* in the arena, ascending */
+        struct bytes *keys;  /* time_to_live: in the arena, ascending */
         size_t n_keys;
         /* Answered by leases. */
         int64_t *ids;
@@ -295,7 +298,7 @@ struct watcher_config {
         void (*on_created)(void *userdata, int64_t revision);
         /* All events of one or more whole revisions, in order; with this all up to `revision` was delivered. The events are valid
          * during the function only. false: pause, go on with watcher_resume(). */
-        bool (*on_events)(void *userdata, struct watch_event *events, size_t n_events, int64_t revision);
+        bool (*on_events)(void *userdata, struct watch_event *const *events, size_t n_events, int64_t revision);
         /* It was behind (created in the past, paused) and has all up to `revision`, the newest, now. */
         void (*on_synced)(void *userdata, int64_t revision);
         /* The watch is dead (watcher_free() remains to be called): what it needs was compacted (KEYSPACE_COMPACTED, with the compacted

@@ -1,0 +1,499 @@
+/*
+ * The commit queue. While a batch is at the datastore the next one gathers; a batch is evaluated when it can be sent, on
+ * all that came before it, so whoever's append succeeds has seen the whole log. The keyspace's loop only; the append
+ * itself runs on a worker.
+ *
+ * An append ends in one of four ways. It is done: applied, answered. It is stale: the tail is read, and the calls are
+ * evaluated again, in a batch of another number. It failed for certain: tried again after a pause. Or its outcome is unknown: then the
+ * tail tells whether it landed; as long as the log ends where the append expected it may still land, and an internal
+ * record of ours behind that end settles it. Calls may give up meanwhile; they are never evaluated again then.
+ */
+
+#include "keyspace/commit.h"
+
+#include <errno.h>
+
+#include "base/log.h"
+
+#define BATCH_RECORDS 1024                  /* where evaluation stops, though the last group may go beyond it */
+#define BATCH_BYTES ((size_t)4 * 1024 * 1024)
+#define APPEND_PATIENCE_NS (10 * NSEC_PER_SEC)
+#define PAUSE_NS (2 * NSEC_PER_MSEC)
+#define LONGEST_PAUSE_NS NSEC_PER_SEC
+#define SLOW_COMMIT_NS (500 * NSEC_PER_MSEC)
+
+static void begin(struct keyspace *ks);
+
+/* ---- batches */
+
+static struct batch *batch_new(struct keyspace *ks) {
+        struct batch *b = new0(struct batch);
+
+        b->ks = ks;
+        arena_init(&b->arena, 0);
+        b->base = ks->end;
+        b->number = ks->next_batch++;
+        b->revision = ks->revision;
+        return b;
+}
+
+static void batch_free(struct batch *b) {
+        if (!b)
+                return;
+        for (size_t i = 0; i < b->n_calls; i++)
+                if (b->calls[i])
+                        b->calls[i]->own.batch = NULL;
+        for (size_t i = 0; i < b->n_records; i++)
+                blob_unref(b->blobs[i]);
+        index_done(&b->overlay);
+        arena_done(&b->arena);
+        free(b->leases);
+        free(b->records);
+        free(b->blobs);
+        free(b->calls);
+        free(b);
+}
+
+static void batch_add_call(struct batch *b, struct keyspace_call *call) {
+        if (b->n_calls == b->calls_capacity) {
+                b->calls_capacity = b->calls_capacity ? b->calls_capacity * 2 : 64;
+                b->calls = realloc(b->calls, b->calls_capacity * sizeof(*b->calls));
+                check(b->calls);
+        }
+        call->own.batch = b;
+        call->own.slot = b->n_calls;
+        b->calls[b->n_calls++] = call;
+}
+
+/* Its calls go back to where they came from, in their order, to be evaluated again. */
+static void batch_abandon(struct batch *b) {
+        struct keyspace *ks = b->ks;
+
+        for (size_t i = b->n_calls; i-- > 0;) {
+                struct keyspace_call *call = b->calls[i];
+
+                if (!call)
+                        continue;
+                b->calls[i] = NULL;
+                call->own.batch = NULL;
+                call_list_add_first(&ks->queue, call);
+        }
+        batch_free(b);
+}
+
+static void batch_end_calls(struct batch *b, enum keyspace_result result) {
+        for (size_t i = 0; i < b->n_calls; i++)
+                if (b->calls[i])
+                        call_end(b->calls[i], result == KEYSPACE_OK ? b->calls[i]->own.result : result);
+}
+
+/* ---- sending */
+
+static int append_run(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
+        struct batch *b = container_of(job, struct batch, job);
+
+        return datastore_driver(job->ds)->append(session, &b->name, &b->append, call);
+}
+
+static void on_appended(struct datastore_job *job);
+
+static void send(struct batch *b) {
+        struct keyspace *ks = b->ks;
+
+        check(ks->head == HEAD_IDLE);
+        ks->head = HEAD_APPENDING;
+        b->name = keyspace_stoke(ks);
+        b->append = (struct stoke_append){
+                .size = sizeof(b->append),
+                .expected = b->base,
+                .records = b->records,
+                .n_records = b->n_records,
+        };
+        b->sent_ns = clock_now_ns();
+        b->job = (struct datastore_job){
+                .class = JOB_COMMIT,
+                .keyspace = &b->name,
+                .deadline_ns = b->sent_ns + APPEND_PATIENCE_NS,
+                .run = append_run,
+                .done = on_appended,
+        };
+        keyspace_submit(ks, &b->job);
+}
+
+static void pause_for(struct keyspace *ks, uint64_t ns) {
+        ks->head = HEAD_PAUSED;
+        loop_timer_set(ks->loop, &ks->pause_timer, loop_now_ns(ks->loop) + ns);
+}
+
+/* Twice as long after each failure, with a share of chance, so that rivals do not meet again. */
+static void pause_after_failure(struct keyspace *ks) {
+        uint64_t ns = PAUSE_NS << min_of(ks->n_failures, 9u);
+
+        ks->n_failures++;
+        ns = min_of(ns, LONGEST_PAUSE_NS);
+        pause_for(ks, ns / 2 + (uint64_t)random() % (ns / 2 + 1));
+        keyspace_stalled(ks);
+}
+
+/* The head is free, and something may have to be done there. */
+static void go_on(struct keyspace *ks) {
+        ks->head = HEAD_IDLE;
+        watch_kick(ks);
+        barrier_kick(ks);
+        compaction_kick(ks);
+        commit_kick(ks);
+}
+
+/* ---- the outcome */
+
+static void succeed(struct batch *b) {
+        struct keyspace *ks = b->ks;
+
+        for (size_t i = 0; i < b->n_records; i++)
+                keyspace_apply(ks, &b->records[i], b->blobs[i]);
+        metric_add(ks->m_commits, 1);
+        metric_add(ks->m_records, (double)b->n_records);
+}
+
+static void fail_for_good(struct batch *b, enum keyspace_result result) {
+        struct keyspace *ks = b->ks;
+
+        batch_end_calls(b, result);
+        batch_free(b);
+        go_on(ks);
+}
+
+static void observe(struct batch *b) {
+        struct keyspace *ks = b->ks;
+        uint64_t ns = clock_now_ns() - b->sent_ns;
+        uint64_t slow = ks->config.slow_commit_ns ? ks->config.slow_commit_ns : SLOW_COMMIT_NS;
+
+        metric_observe(ks->m_seconds, (double)ns / 1e9);
+        ks->append_ns = ks->append_ns ? (ks->append_ns * 7 + ns) / 8 : ns;
+        if (ns > slow) {
+                struct log_context context = {.tenant = ks->name, .datastore = datastore_name(ks->datastore)};
+
+                log_at(LOG_LEVEL_WARNING, &context, "slow commit: %zu records took %llu ms", b->n_records,
+                        (unsigned long long)(ns / NSEC_PER_MSEC));
+        }
+}
+
+/* The noop is settled, one way or the other: what is left is the batch that it was sent for. */
+static void on_closer_appended(struct keyspace *ks, int result, const char *reason) {
+        struct batch *closer = ks->closer;
+
+        ks->closer = NULL;
+        if (result == 0) {
+                succeed(closer);
+                batch_free(closer);
+                ks->n_failures = 0;
+                batch_abandon(steal(ks->batch)); /* something else follows its end: it can never land */
+                go_on(ks);
+                return;
+        }
+        batch_free(closer);
+        if (result < 0)
+                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s", reason);
+        if (result < 0 || result == STOKE_UNKNOWN)
+                pause_after_failure(ks); /* then the tail is read anew */
+        else
+                load_tail(ks);
+}
+
+static void on_appended(struct datastore_job *job) {
+        struct batch *b = container_of(job, struct batch, job);
+        struct keyspace *ks = b->ks;
+        int r = job->result;
+
+        keyspace_job_ended(ks);
+        ks->head = HEAD_IDLE;
+        if (r < 0 && job->reason[0] == '\0')
+                (void)snprintf(job->reason, sizeof(job->reason), "%s", strerror(-r));
+
+        if (b->is_noop) {
+                on_closer_appended(ks, r, job->reason);
+                keyspace_check_closed(ks);
+                return;
+        }
+
+        switch (r) {
+        case STOKE_DONE:
+                observe(b);
+                succeed(b);
+                ks->batch = NULL;
+                ks->n_failures = 0;
+                ks->n_alone++;
+                if (ks->condition == KEYSPACE_UNREACHABLE)
+                        keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
+                batch_end_calls(b, KEYSPACE_OK);
+                batch_free(b);
+                go_on(ks);
+                break;
+        case STOKE_STALE:
+                ks->batch = NULL;
+                ks->n_alone = 0;
+                ks->was_stale = true;
+                batch_abandon(b);
+                load_tail(ks);
+                break;
+        case STOKE_UNKNOWN:
+                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "the outcome of a commit is unknown: %s", job->reason);
+                keyspace_stalled(ks);
+                load_tail(ks); /* ks->batch stays: it is in limbo */
+                break;
+        case STOKE_MISSING:
+                ks->batch = NULL;
+                batch_end_calls(b, KEYSPACE_LOST);
+                batch_free(b);
+                keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
+                break;
+        case -ENOSPC:
+                ks->batch = NULL;
+                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s", job->reason);
+                fail_for_good(b, KEYSPACE_NO_SPACE);
+                break;
+        case -EMSGSIZE:
+                ks->batch = NULL;
+                fail_for_good(b, KEYSPACE_TOO_LARGE);
+                break;
+        default:
+                /* It was certainly not written. */
+                ks->batch = NULL;
+                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s", job->reason);
+                batch_abandon(b);
+                pause_after_failure(ks);
+                break;
+        }
+        if (ks->closing) {
+                /* What could not be settled in time stays unknown to its callers. */
+                if (ks->batch) {
+                        batch_end_calls(ks->batch, KEYSPACE_UNAVAILABLE);
+                        batch_free(steal(ks->batch));
+                }
+                call_end_all(&ks->queue, KEYSPACE_STOPPED);
+        }
+        keyspace_check_closed(ks);
+}
+
+static void send_closer(struct keyspace *ks) {
+        struct batch *b = batch_new(ks);
+
+        b->is_noop = true;
+        batch_add(b, RECORD_NOOP, ks->revision, (struct bytes){}, NULL, 0, 0, 0);
+        ks->closer = b;
+        send(b);
+}
+
+void commit_on_loaded(struct keyspace *ks) {
+        struct batch *b = ks->batch;
+
+        ks->head = HEAD_IDLE;
+        if (ks->condition == KEYSPACE_UNREACHABLE)
+                keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
+        if (ks->closing)
+                return;
+        if (b) {
+                if (b->landed) {
+                        ks->batch = NULL;
+                        ks->n_failures = 0;
+                        batch_end_calls(b, KEYSPACE_OK);
+                        batch_free(b);
+                } else if (!end_equal(&b->base, &ks->end)) {
+                        ks->batch = NULL;
+                        ks->n_failures = 0;
+                        batch_abandon(b);
+                } else {
+                        send_closer(ks);
+                        return;
+                }
+        }
+        if (ks->was_stale && ks->loaded_nothing && ks->queue.n) {
+                /* Refused, and yet nobody has appended: a deadlock, or a rival that rolled back. */
+                ks->was_stale = false;
+                watch_kick(ks);
+                barrier_kick(ks);
+                if (ks->head == HEAD_IDLE)
+                        pause_after_failure(ks);
+                return;
+        }
+        ks->was_stale = false;
+        go_on(ks);
+}
+
+void commit_on_load_failed(struct keyspace *ks) {
+        ks->head = HEAD_IDLE;
+        if (!ks->closing)
+                pause_after_failure(ks);
+}
+
+static void on_pause_over(struct loop_timer *timer) {
+        struct keyspace *ks = container_of(timer, struct keyspace, pause_timer);
+
+        ks->head = HEAD_IDLE;
+        if (ks->batch || ks->reload)
+                load_tail(ks);
+        else
+                go_on(ks);
+}
+
+/* ---- beginning */
+
+/* The call's values have come: it is the next to be evaluated. */
+static void on_fetched(struct fetch *fetch, int result) {
+        struct keyspace_call *call = fetch->call;
+        struct keyspace *ks = call->own.keyspace;
+
+        if (result != 0) {
+                call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
+                return;
+        }
+        for (size_t i = 0; i < fetch->n; i++)
+                if (!fetch->blobs[i] && fetch->seqs[i] > ks->compaction.mark) {
+                        log_error("%s: the value of record %llu is not in the datastore", ks->name,
+                                (unsigned long long)fetch->seqs[i]);
+                        call_end(call, KEYSPACE_LOST);
+                        return;
+                }
+        call_unlink(call);
+        call_list_add_first(&ks->queue, call);
+        commit_kick(ks);
+}
+
+static void fetch_for(struct keyspace *ks, struct keyspace_call *call) {
+        struct fetch *f = call->own.fetch;
+
+        call_list_add(&ks->fetching, call);
+        keyspace_stalled(ks);
+        f->call = call;
+        f->done = on_fetched;
+        fetch_start(ks, f, call->deadline_ns);
+}
+
+/* Evaluates as many calls as a batch may have. */
+static void gather(struct batch *b) {
+        struct keyspace *ks = b->ks;
+        const struct stoke_limits *limits = &ks->driver->limits;
+        size_t max_records = min_of((size_t)limits->batch_records, (size_t)BATCH_RECORDS);
+        size_t max_bytes = min_of((size_t)limits->batch_bytes / 2, BATCH_BYTES);
+        struct keyspace_call *call;
+        int r;
+
+        while ((call = ks->queue.first) && b->n_records < max_records && b->bytes < max_bytes &&
+                (!ks->max_calls || b->n_calls < ks->max_calls)) {
+                call_unlink(call);
+                r = call->own.evaluate(call, b);
+                if (r == EVALUATE_FETCH)
+                        fetch_for(ks, call);
+                else if (r == EVALUATE_HOLD)
+                        call_list_add(&ks->compaction.held, call);
+                else if (r < 0)
+                        call_end(call, KEYSPACE_UNAVAILABLE);
+                else
+                        batch_add_call(b, call);
+                if (b->bytes > limits->batch_bytes)
+                        break;
+        }
+}
+
+static void requeue(struct keyspace_call *call, enum keyspace_result result) {
+        struct keyspace *ks = call->own.keyspace;
+
+        (void)result;
+        call_list_add(&ks->queue, call);
+        commit_kick(ks);
+}
+
+/* Nothing is to be written. What the answers say must hold now, so they wait for a barrier, unless one was begun after
+ * they came, or nobody else writes; then they are evaluated once more on what it brought. */
+static void answer_without_append(struct batch *b) {
+        struct keyspace *ks = b->ks;
+
+        for (size_t i = 0; i < b->n_calls; i++) {
+                struct keyspace_call *call = b->calls[i];
+
+                if (!call)
+                        continue;
+                if (ks->exclusive || call->own.fresh) {
+                        call_end(call, call->own.result);
+                        continue;
+                }
+                b->calls[i] = NULL;
+                call->own.batch = NULL;
+                call->own.resume = requeue;
+                barrier_wait(ks, call);
+        }
+        batch_free(b);
+}
+
+static void begin(struct keyspace *ks) {
+        struct batch *b;
+
+        if (ks->head != HEAD_IDLE || !ks->open || ks->closing || !ks->queue.n)
+                return;
+        if (ks->foreign && ks->n_alone >= 4) {
+                /* Others get their turn. */
+                ks->n_alone = 0;
+                pause_for(ks, 3 * ks->append_ns);
+                return;
+        }
+
+        b = batch_new(ks);
+        gather(b);
+        ks->max_calls = 0;
+        if (b->bytes > ks->driver->limits.batch_bytes) {
+                if (b->n_calls > 1) {
+                        ks->max_calls = b->n_calls - 1;
+                        batch_abandon(b);
+                } else
+                        fail_for_good(b, KEYSPACE_TOO_LARGE);
+                commit_kick(ks);
+                return;
+        }
+        if (!b->n_records) {
+                answer_without_append(b);
+                commit_kick(ks);
+                return;
+        }
+        ks->batch = b;
+        send(b);
+}
+
+static void on_begin(struct loop_task *task) {
+        begin(container_of(task, struct keyspace, begin_task));
+}
+
+void commit_kick(struct keyspace *ks) {
+        if (ks->head == HEAD_IDLE && ks->open && !ks->closing && ks->queue.n)
+                loop_defer(ks->loop, &ks->begin_task);
+}
+
+void keyspace_queue(struct keyspace *ks, struct keyspace_call *call,
+        int (*evaluate)(struct keyspace_call *call, struct batch *batch)) {
+        size_t max = ks->config.max_queue ? ks->config.max_queue : 100000;
+        bool open = keyspace_enter(ks, call, NULL);
+
+        call->own.evaluate = evaluate;
+        if (!open)
+                return;
+        if (ks->queue.n >= max) {
+                call_end_later(call, KEYSPACE_TOO_MANY_REQUESTS);
+                return;
+        }
+        call_list_add(&ks->queue, call);
+        commit_kick(ks);
+        if (ks->head != HEAD_IDLE)
+                keyspace_stalled(ks);
+}
+
+void commit_init(struct keyspace *ks) {
+        ks->begin_task.run = on_begin;
+        ks->pause_timer.on_time = on_pause_over;
+}
+
+void commit_done(struct keyspace *ks) {
+        loop_timer_clear(&ks->pause_timer);
+        if (ks->loop)
+                loop_undefer(ks->loop, &ks->begin_task);
+        batch_free(steal(ks->batch));
+        batch_free(steal(ks->closer));
+}

@@ -1,0 +1,35 @@
+#pragma once
+
+/*
+ * What the records of a keyspace's log mean: their kinds, and their hash. Drivers carry both without knowing. Any thread.
+ *
+ * What must be known without reading values is never in the value: an internal record keeps its figures in the numbers.
+ */
+
+#include <stokehold/driver.h>
+
+#include "base/buf.h"
+
+/* Stored: never change a number. */
+enum record_kind {
+        RECORD_CREATED = 1,   /* the first of a log */
+        RECORD_NOOP = 2,      /* closes the question whether an append of unknown outcome may still land */
+        RECORD_LEASE = 3,     /* lease: its id; version: TTL granted, seconds */
+        RECORD_KEEPALIVE = 4, /* lease */
+        RECORD_REVOKE = 5,    /* lease has ended. With its keys' tombstones: RECORD_REVOKE | STOKE_KIND_GROUPED, before them */
+        RECORD_MARK = 6,      /* create_revision: the revision compacted at */
+        RECORD_INSTALLED = 7, /* a migration, restore or clone ends here */
+        RECORD_PUT = STOKE_KIND_GROUPED | 1,
+        RECORD_TOMBSTONE = STOKE_KIND_GROUPED | 2, /* create_revision and version are 0 */
+        RECORD_REVOKE_GROUPED = STOKE_KIND_GROUPED | RECORD_REVOKE,
+};
+
+/* XXH3 over seq, revision, kind, the numbers, key and value, but not the origin: a record that is installed elsewhere keeps its hash. */
+uint64_t record_hash(const struct stoke_record *record);
+
+static inline bool origin_equal(const struct stoke_origin *a, const struct stoke_origin *b) {
+        return a->batch == b->batch && memcmp(a->daemon, b->daemon, sizeof(a->daemon)) == 0;
+}
+static inline bool end_equal(const struct stoke_end *a, const struct stoke_end *b) {
+        return a->seq == b->seq && origin_equal(&a->origin, &b->origin);
+}

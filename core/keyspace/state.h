@@ -1,0 +1,281 @@
+#pragma once
+
+/*
+ * What the files of this room share: a keyspace's state, and who may do what to it. For core/keyspace only; everybody
+ * else includes keyspace/keyspace.h.
+ *
+ * The state of opening is `condition`; the state of the log's head is `head`: at most one of an append, a catch-up and the
+ * closing of an open question is under way, since each changes what the next must name as the log's end.
+ */
+
+#include <sys/queue.h>
+
+#include "base/metrics.h"
+#include "keyspace/history.h"
+#include "keyspace/index.h"
+#include "keyspace/keyspace.h"
+#include "keyspace/record.h"
+#include "keyspace/values.h"
+
+/* A list of calls; a call is on at most one. */
+struct call_list {
+        struct keyspace_call *first, **last; /* last: where the next one's address goes */
+        size_t n;
+};
+
+enum head_state {
+        HEAD_IDLE,      /* a batch may be begun */
+        HEAD_APPENDING, /* commit.c: a batch is at the datastore */
+        HEAD_LOADING,   /* load.c: the tail, or all, is being read */
+        HEAD_PAUSED,    /* commit.c: waits before the next try */
+};
+
+struct barrier {
+        struct call_list waiting; /* for the next question */
+        struct call_list asked;   /* wait for the one under way */
+        struct call_list loading; /* wait until the index reaches `wanted` */
+        struct stoke_end known;   /* the end when the question was sent */
+        struct call_list free;    /* serializable: pass in the deferred work */
+        struct loop_task free_task;
+        uint64_t wanted;
+        bool must_load; /* since `wanted` was told, no load was begun */
+        struct ends_job *job;     /* owned, under way */
+        struct loop_task task;
+        struct loop_timer retry;
+};
+
+struct lease {
+        UT_hash_handle hh;
+        int64_t id;
+        int64_t ttl;          /* seconds */
+        uint64_t expires_ns;  /* from when this daemon learnt of it, or of its last keep-alive */
+        uint64_t seq;         /* of its record */
+        struct lease_item *items; /* owned, uthash by entry: the keys attached to it */
+        struct loop_timer timer;
+        struct keyspace *ks;
+        bool expiring; /* on ks->leases.expired */
+        TAILQ_ENTRY(lease) link;
+};
+struct lease_item {
+        UT_hash_handle hh;
+        struct key_entry *entry; /* borrowed */
+        struct lease *lease;
+};
+struct leases {
+        struct lease *table; /* owned, uthash by id */
+        TAILQ_HEAD(, lease) expired;
+        struct keyspace_call call; /* the one that ends what has expired */
+        bool calling;
+        struct loop_timer retry;
+};
+
+struct seq_list {
+        uint64_t *seqs; /* owned */
+        size_t n, capacity;
+};
+
+struct compaction {
+        uint64_t mark;       /* seq of the newest mark applied; 0: none */
+        bool own;            /* this daemon appended it */
+        bool pruning;        /* history items below `compacted` are left */
+        struct loop_timer timer;  /* the next slice of pruning */
+        struct loop_timer retry;  /* the next try to delete */
+        struct seq_list pending;       /* dead once a later mark stands */
+        struct seq_list pending_later; /* tombstones likewise, one mark later still */
+        struct seq_list later;         /* tombstones that the next mark may name */
+        struct seq_list dead;          /* named by the newest mark: to be deleted */
+        struct compact_job *job;       /* owned, under way */
+        bool fenced;                   /* `first` was done for this mark */
+        struct call_list physical;     /* Compact calls that wait for the deletions */
+        struct call_list held;         /* Compact calls that wait for the previous mark's deletions */
+};
+
+struct watch_hub {
+        TAILQ_HEAD(watcher_list, watcher) watchers; /* all */
+        size_t n_watchers;
+        struct watcher **sorted; /* synced ones by the start of their range, for publishing; owned */
+        struct watcher **furthest; /* a tree over sorted[]: whose range reaches furthest below each node; owned */
+        size_t n_sorted, sorted_capacity;
+        bool stale;        /* sorted[] must be made anew */
+        int64_t published; /* all synced watchers have what is up to this revision */
+        unsigned busy;     /* watchers are walked: freed ones are reaped afterwards */
+        bool reap;
+        struct loop_task task, created_task;
+};
+
+struct keyspace {
+        char *name;
+        uint8_t incarnation[16];
+        uint8_t daemon[16];
+        struct datastore *datastore;       /* borrowed */
+        const struct stoke_driver *driver; /* its */
+        struct loop *loop;                 /* borrowed */
+        struct keyspace_config config;     /* without the strings */
+        bool exclusive;                    /* nobody else can append: the index is current */
+
+        enum keyspace_condition condition;
+        char *reason; /* owned, or NULL */
+        bool open; /* the index is the log's; a reachable datastore is `condition` */
+        bool acquired, closing, released;
+        size_t n_jobs; /* at the datastore */
+        void (*closed)(void *userdata);
+        void *closed_userdata;
+        struct loop_task close_task;
+
+        /* The applied log. */
+        struct stoke_end end;
+        int64_t revision, compacted;
+        struct index index;
+        struct history history;
+        struct values values;
+        uint64_t bytes_live, bytes_log, n_versions;
+
+        /* commit.c */
+        struct call_list queue;
+        enum head_state head;
+        struct batch *batch; /* owned: the one at the datastore, or of unknown outcome */
+        struct batch *closer; /* owned: a noop that shall settle the outcome of `batch` */
+        struct call_list fetching; /* calls whose values are being read */
+        struct call_list late;     /* calls that end in this iteration's deferred work */
+        struct loop_task late_task;
+        size_t max_calls; /* of the next batch; 0: as many as fit */
+        uint64_t next_batch; /* number */
+        struct loop_task begin_task;
+        struct loop_timer pause_timer;
+        unsigned n_failures; /* in a row, with the end unchanged: the pause before the next try grows */
+        unsigned n_alone;    /* commits in a row without foreign records */
+        bool was_stale;      /* the load under way was asked for by a refused append */
+        bool loaded_nothing; /* the last load found no new record */
+        bool reload;         /* the last load failed: again after the pause */
+        bool foreign;              /* somebody else has appended since this daemon opened it */
+        uint64_t append_ns;        /* a moving mean of what an append takes */
+        struct loop_timer ageing;  /* ends calls whose time is over while nothing moves */
+        struct call_list opening;  /* calls from before it was open */
+
+        struct load *load; /* owned, under way */
+        struct loop_timer reopen;
+        unsigned n_failed_opens;
+        struct datastore_job release_job;
+        struct stoke_keyspace release_name;
+        struct datastore_subscription subscription;
+        bool subscribed;
+        struct loop_timer follow; /* shared: asks each second in case a notice was missed */
+        struct keyspace_call follow_call;
+
+        struct barrier barrier;
+        struct leases leases;
+        struct compaction compaction;
+        struct watch_hub hub;
+
+        struct metric *m_commits, *m_records, *m_batch, *m_seconds;
+};
+
+/* ---- calls and lists (keyspace.c) */
+
+void call_list_init(struct call_list *list);
+void call_list_add(struct call_list *list, struct keyspace_call *call);
+void call_list_add_first(struct call_list *list, struct keyspace_call *call);
+/* Harmless when it is on none. */
+void call_unlink(struct keyspace_call *call);
+struct keyspace_call *call_list_take(struct call_list *list);
+/* Moves all of `from` to the end of `to`. */
+void call_list_join(struct call_list *to, struct call_list *from);
+/* Begins a call: true: go on; false: it waits for the opening (resume(call, 0) is called then, or the call ends). */
+bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
+        void (*resume)(struct keyspace_call *call, enum keyspace_result result));
+/* Takes the call off everything and calls done. Not from within the function that the caller called: call_end_later(). */
+void call_end(struct keyspace_call *call, enum keyspace_result result);
+void call_end_all(struct call_list *list, enum keyspace_result result);
+/* Ends the call later in this iteration: for use within the function that the caller called. */
+void call_end_later(struct keyspace_call *call, enum keyspace_result result);
+/* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE. */
+void call_list_age(struct keyspace *ks, struct call_list *list);
+void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
+        printf_like(3, 4);
+/* The index is the log's: calls and watches that waited go on. */
+void keyspace_on_open(struct keyspace *ks);
+struct stoke_keyspace keyspace_stoke(struct keyspace *ks);
+/* Calls wait while nothing moves: their ages are looked at from now on. */
+void keyspace_stalled(struct keyspace *ks);
+
+/* ---- jobs: counted, so that closing can wait for them */
+
+void keyspace_submit(struct keyspace *ks, struct datastore_job *job);
+void keyspace_job_ended(struct keyspace *ks);
+/* Goes on with closing if it was waiting for the last job; last thing in each job's done. */
+void keyspace_check_closed(struct keyspace *ks);
+/* A job's deadline from a call's: at most 30 s from now. */
+uint64_t keyspace_job_deadline(uint64_t deadline_ns);
+
+/* ---- the log's head (commit.c, load.c, apply.c) */
+
+/* Applies one record: to the index, the history, the leases. value: NULL if it is not at hand. */
+void keyspace_apply(struct keyspace *ks, const struct stoke_record *record, struct blob *value);
+/* Empties the index and what hangs on it. */
+void keyspace_forget(struct keyspace *ks);
+/* Something may be to do at the head. */
+void commit_kick(struct keyspace *ks);
+/* The tail has been read and applied: what waited for it goes on. */
+void commit_on_loaded(struct keyspace *ks);
+/* Nothing could be read: after a pause it is tried again. */
+void commit_on_load_failed(struct keyspace *ks);
+void commit_init(struct keyspace *ks);
+void commit_done(struct keyspace *ks);
+void keyspace_queue(struct keyspace *ks, struct keyspace_call *call,
+        int (*evaluate)(struct keyspace_call *call, struct batch *batch));
+/* Reads the tail; nothing else may be under way at the head. Ends in commit_on_loaded() or commit_on_load_failed(). */
+void load_tail(struct keyspace *ks);
+/* Opens the keyspace, unless that is under way. */
+void load_open(struct keyspace *ks);
+void load_done(struct keyspace *ks);
+
+/* barrier.c */
+void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
+/* The index has moved, or the head is free. */
+void barrier_kick(struct keyspace *ks);
+void barrier_done(struct keyspace *ks);
+
+/* lease.c */
+void lease_attach(struct keyspace *ks, struct key_entry *entry, int64_t id);
+void lease_detach(struct key_entry *entry);
+void lease_apply(struct keyspace *ks, const struct stoke_record *record);
+struct lease *lease_find(struct keyspace *ks, int64_t id);
+void leases_done(struct keyspace *ks);
+
+/* compact.c */
+void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *record);
+/* A record that no reader needs once a later mark stands. */
+void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
+void compaction_kick(struct keyspace *ks);
+void compaction_done(struct keyspace *ks);
+void compaction_forget(struct keyspace *ks);
+
+/* range.c */
+size_t range_count(struct keyspace *ks, const struct key_range *range, int64_t revision);
+
+/* watch.c */
+void watch_kick(struct keyspace *ks);
+void watch_on_compacted(struct keyspace *ks);
+void watch_on_rebuilt(struct keyspace *ks);
+void watch_on_open(struct keyspace *ks);
+void watch_end_all(struct keyspace *ks, enum keyspace_result result);
+void watch_done(struct keyspace *ks);
+
+/* Whether a key is in an etcd range. */
+static inline bool range_is_single(const struct key_range *r) {
+        return r->end.size == 0;
+}
+static inline bool range_is_endless(const struct key_range *r) {
+        return r->end.size == 1 && r->end.data[0] == 0;
+}
+static inline bool range_has(const struct key_range *r, struct bytes key) {
+        if (range_is_single(r))
+                return bytes_equal(r->key, key);
+        return bytes_compare(key, r->key) >= 0 && (range_is_endless(r) || bytes_compare(key, r->end) < 0);
+}
+/* Whether key, which is not before the range's start, is behind its end. */
+static inline bool range_ends_before(const struct key_range *r, struct bytes key) {
+        if (range_is_single(r))
+                return !bytes_equal(r->key, key);
+        return !range_is_endless(r) && bytes_compare(key, r->end) >= 0;
+}

@@ -1,0 +1,558 @@
+/*
+ * Evaluates a transaction (a Put and a DeleteRange are one, too) against the index and what its batch has so far, as
+ * etcd's apply does: compares, then one branch, whose reads see its own writes. Everything that it writes gets one
+ * revision. Runs on the keyspace's loop; must neither change the keyspace nor wait: where a value is needed that is not
+ * in memory, the evaluation ends before it has changed anything, and begins again when the value has been read.
+ */
+
+#include <errno.h>
+
+#include "keyspace/commit.h"
+#include "keyspace/range.h"
+
+/* Which branch each transaction takes, nested ones included, in the order in which they are met. etcd chooses them all
+ * before it writes anything. */
+struct path {
+        bool *passes; /* owned */
+        size_t n, capacity, at;
+};
+
+struct evaluator {
+        struct batch *batch;
+        struct txn_call *call;
+        struct arena *arena;
+        int64_t write_revision; /* what this transaction writes gets */
+        bool wrote;
+        struct path path;
+        struct fetch *missing;  /* probing: what is not in memory; NULL: executing */
+        size_t n_missing;
+};
+
+/* What a read sees now: the newest revision, this transaction's own included once it has written. */
+static int64_t now(const struct evaluator *e) {
+        return e->wrote ? e->write_revision : e->write_revision - 1;
+}
+
+/* A reference; NULL: not in memory. */
+static struct blob *value_of(const struct evaluator *e, const struct key_version *v) {
+        const struct batch *b = e->batch;
+        struct blob *blob;
+
+        if (v->seq > b->base.seq)
+                return blob_ref(b->blobs[v->seq - b->base.seq - 1]);
+        blob = values_get(&b->ks->values, v->seq);
+        if (!blob && e->call->call.own.fetch)
+                blob = fetch_get(e->call->call.own.fetch, v->seq);
+        return blob;
+}
+
+static void probe_value(struct evaluator *e, const struct key_version *v) {
+        struct blob *blob = value_of(e, v);
+
+        if (!blob) {
+                fetch_add(e->missing, v->seq);
+                e->n_missing++;
+        }
+        blob_unref(blob);
+}
+
+static int compare_number(int64_t a, int64_t b) {
+        return (a > b) - (a < b);
+}
+
+static bool compare_holds(const struct evaluator *e, const struct compare *c, const struct key_version *v) {
+        static const struct key_version absent;
+        struct blob *value;
+        int r = 0;
+
+        if (!v)
+                v = &absent;
+        switch (c->target) {
+        case COMPARE_VERSION:
+                r = compare_number(v->version, c->number);
+                break;
+        case COMPARE_CREATE:
+                r = compare_number(v->create_revision, c->number);
+                break;
+        case COMPARE_MOD:
+                r = compare_number(v->mod_revision, c->number);
+                break;
+        case COMPARE_LEASE:
+                r = compare_number(v->lease, c->number);
+                break;
+        case COMPARE_VALUE:
+                if (v == &absent)
+                        return false; /* etcd: a key that is not there fails every compare of its value */
+                value = value_of(e, v);
+                r = bytes_compare(blob_bytes(value), c->value);
+                blob_unref(value);
+                break;
+        }
+        switch (c->result) {
+        case COMPARE_EQUAL:
+                return r == 0;
+        case COMPARE_GREATER:
+                return r > 0;
+        case COMPARE_LESS:
+                return r < 0;
+        case COMPARE_NOT_EQUAL:
+                return r != 0;
+        }
+        return false;
+}
+
+static const struct key_version *find_alive(const struct evaluator *e, struct bytes key) {
+        const struct key_version *v = batch_find(e->batch, key);
+
+        return v && v->version ? v : NULL;
+}
+
+/* All keys of the range must pass; where there is none the absent key is compared, as etcd does. */
+static bool compare_passes(struct evaluator *e, const struct compare *c) {
+        const struct key_version *v;
+        struct batch_cursor cursor;
+        struct bytes key;
+        size_t n = 0;
+
+        if (range_is_single(&c->range)) {
+                v = find_alive(e, c->range.key);
+                if (v && e->missing && c->target == COMPARE_VALUE)
+                        probe_value(e, v);
+                return e->n_missing || compare_holds(e, c, v);
+        }
+
+        batch_seek(e->batch, &c->range, INT64_MAX, &cursor);
+        while ((v = batch_next(&cursor, &key))) {
+                n++;
+                if (e->missing && c->target == COMPARE_VALUE)
+                        probe_value(e, v);
+                if (!e->n_missing && !compare_holds(e, c, v))
+                        return false;
+        }
+        return n || compare_holds(e, c, NULL);
+}
+
+static bool compares_pass(struct evaluator *e, const struct txn *txn) {
+        bool pass = true;
+
+        for (size_t i = 0; i < txn->n_compares && (pass || e->n_missing); i++)
+                if (!compare_passes(e, &txn->compares[i]))
+                        pass = false;
+        return pass;
+}
+
+static bool reads_values(const struct txn *txn) {
+        for (size_t i = 0; i < txn->n_compares; i++)
+                if (txn->compares[i].target == COMPARE_VALUE)
+                        return true;
+        for (int branch = 0; branch < 2; branch++) {
+                const struct txn_op *ops = branch ? txn->success : txn->failure;
+                size_t n = branch ? txn->n_success : txn->n_failure;
+
+                for (size_t i = 0; i < n; i++)
+                        switch (ops[i].kind) {
+                        case OP_RANGE:
+                                if (!ops[i].range.keys_only && !ops[i].range.count_only)
+                                        return true;
+                                break;
+                        case OP_PUT:
+                                if (ops[i].put.prev_kv || ops[i].put.ignore_value)
+                                        return true;
+                                break;
+                        case OP_DELETE:
+                                if (ops[i].delete.prev_kv)
+                                        return true;
+                                break;
+                        case OP_TXN:
+                                if (reads_values(ops[i].txn))
+                                        return true;
+                                break;
+                        }
+        }
+        return false;
+}
+
+/* The items of a range as the batch has them: filtered, sorted, cut. */
+static int range_items(struct evaluator *e, const struct range_request *r, struct range_selection *ret) {
+        int64_t revision = r->revision > 0 ? r->revision : now(e);
+        const struct key_version *v;
+        struct batch_cursor cursor;
+        struct bytes key;
+        int result;
+
+        if (revision > now(e))
+                return KEYSPACE_FUTURE_REVISION;
+        if (revision < e->batch->ks->compacted)
+                return KEYSPACE_COMPACTED;
+
+        range_selection_init(ret, r);
+        batch_seek(e->batch, &r->range, revision, &cursor);
+        while ((v = batch_next(&cursor, &key))) {
+                result = range_selection_add(ret, key, v);
+                if (result < 0)
+                        return result;
+        }
+        return 0;
+}
+
+/* Values that a selection needs before it can be sorted and cut. */
+static void probe_selection(struct evaluator *e, struct range_selection *s) {
+        for (size_t i = 0; i < s->n_items; i++)
+                probe_value(e, &s->items[i].version);
+}
+
+static int probe_ops(struct evaluator *e, const struct txn *txn);
+
+static int probe_op(struct evaluator *e, const struct txn_op *op) {
+        const struct key_version *v;
+        struct batch_cursor cursor;
+        struct range_selection s = {};
+        struct bytes key;
+        int r = 0;
+
+        switch (op->kind) {
+        case OP_RANGE:
+                if (op->range.keys_only || op->range.count_only)
+                        break;
+                r = range_items(e, &op->range, &s);
+                if (r == 0 && op->range.sort_target == SORT_VALUE)
+                        probe_selection(e, &s);
+                else if (r == 0) {
+                        range_selection_finish(&s);
+                        probe_selection(e, &s);
+                }
+                range_selection_done(&s);
+                break;
+        case OP_PUT:
+                v = op->put.prev_kv || op->put.ignore_value ? find_alive(e, op->put.key) : NULL;
+                if (v)
+                        probe_value(e, v);
+                break;
+        case OP_DELETE:
+                if (!op->delete.prev_kv)
+                        break;
+                batch_seek(e->batch, &op->delete.range, INT64_MAX, &cursor);
+                while ((v = batch_next(&cursor, &key)))
+                        probe_value(e, v);
+                break;
+        case OP_TXN:
+                r = probe_ops(e, op->txn);
+                break;
+        }
+        return r < 0 ? r : 0; /* what is wrong with it is found again when it is executed */
+}
+
+/* Finds the values that are not in memory. What an operation reads of what an earlier one writes is in the batch by
+ * then; all else it reads is what stands before the transaction. */
+static int probe_ops(struct evaluator *e, const struct txn *txn) {
+        bool pass = compares_pass(e, txn);
+        const struct txn_op *ops = pass ? txn->success : txn->failure;
+        size_t n = pass ? txn->n_success : txn->n_failure;
+        int r;
+
+        if (e->n_missing)
+                return 0; /* which branch it will be is not known yet */
+        for (size_t i = 0; i < n; i++) {
+                r = probe_op(e, &ops[i]);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static void choose_branches(struct evaluator *e, const struct txn *txn) {
+        bool pass = compares_pass(e, txn);
+        const struct txn_op *ops = pass ? txn->success : txn->failure;
+        size_t n = pass ? txn->n_success : txn->n_failure;
+        struct path *path = &e->path;
+
+        if (path->n == path->capacity) {
+                path->capacity = path->capacity ? path->capacity * 2 : 8;
+                path->passes = realloc(path->passes, path->capacity * sizeof(*path->passes));
+                check(path->passes);
+        }
+        path->passes[path->n++] = pass;
+        for (size_t i = 0; i < n; i++)
+                if (ops[i].kind == OP_TXN)
+                        choose_branches(e, ops[i].txn);
+}
+
+static bool take_branch(struct evaluator *e) {
+        check(e->path.at < e->path.n);
+        return e->path.passes[e->path.at++];
+}
+
+static int check_put(struct evaluator *e, const struct txn_op *op) {
+        if ((op->put.ignore_value || op->put.ignore_lease) && !find_alive(e, op->put.key))
+                return KEYSPACE_KEY_NOT_FOUND;
+        if (op->put.lease && !batch_has_lease(e->batch, op->put.lease))
+                return KEYSPACE_LEASE_NOT_FOUND;
+        return 0;
+}
+
+/* What is wrong with an operation is found before anything is written: etcd refuses the whole transaction then. */
+static int check_ops(struct evaluator *e, const struct txn *txn) {
+        bool pass = take_branch(e);
+        const struct txn_op *ops = pass ? txn->success : txn->failure;
+        size_t n = pass ? txn->n_success : txn->n_failure;
+        int r = 0;
+
+        for (size_t i = 0; i < n && r == 0; i++)
+                switch (ops[i].kind) {
+                case OP_RANGE:
+                        if (ops[i].range.revision > now(e))
+                                r = KEYSPACE_FUTURE_REVISION;
+                        else if (ops[i].range.revision > 0 && ops[i].range.revision < e->batch->ks->compacted)
+                                r = KEYSPACE_COMPACTED;
+                        break;
+                case OP_PUT:
+                        r = check_put(e, &ops[i]);
+                        break;
+                case OP_DELETE:
+                        break;
+                case OP_TXN:
+                        r = check_ops(e, ops[i].txn);
+                        break;
+                }
+        return r;
+}
+
+static int fill_kv(struct evaluator *e, struct kv *kv, struct bytes key, const struct key_version *v, bool with_value) {
+        void *copy = arena_copy(e->arena, key.data, key.size);
+
+        if (!copy)
+                return -ENOMEM;
+        *kv = (struct kv){
+                .key = bytes_of(copy, key.size),
+                .create_revision = v->create_revision,
+                .mod_revision = v->mod_revision,
+                .version = v->version,
+                .lease = v->lease,
+                .value_size = v->value_size,
+                .value = with_value ? value_of(e, v) : NULL,
+        };
+        return 0;
+}
+
+static int execute_range(struct evaluator *e, const struct range_request *request, struct op_result *ret) {
+        struct range_selection s = {};
+        int r;
+
+        ret->revision = now(e);
+        r = range_items(e, request, &s);
+        if (r == 0 && request->sort_target == SORT_VALUE)
+                for (size_t i = 0; i < s.n_items; i++)
+                        s.items[i].value = value_of(e, &s.items[i].version);
+        if (r == 0) {
+                range_selection_finish(&s);
+                ret->range.count = s.count;
+                ret->range.more = s.more;
+                ret->range.kvs = arena_alloc0(e->arena, s.n_items * sizeof(struct kv));
+                if (!ret->range.kvs)
+                        r = -ENOMEM;
+        }
+        for (size_t i = 0; i < s.n_items && r == 0; i++) {
+                r = fill_kv(e, &ret->range.kvs[i], s.items[i].key, &s.items[i].version, !request->keys_only);
+                if (r == 0)
+                        ret->range.n_kvs++;
+        }
+        range_selection_done(&s);
+        return r;
+}
+
+static int execute_put(struct evaluator *e, const struct txn_op *op, struct op_result *ret) {
+        const struct key_version *old = find_alive(e, op->put.key);
+        struct blob *value;
+        int r;
+
+        if (old && op->put.prev_kv) {
+                ret->put.prev = arena_alloc0(e->arena, sizeof(struct kv));
+                if (!ret->put.prev)
+                        return -ENOMEM;
+                r = fill_kv(e, ret->put.prev, op->put.key, old, true);
+                if (r < 0)
+                        return r;
+        }
+        value = op->put.ignore_value ? value_of(e, old) : blob_copy(op->put.value.data, op->put.value.size);
+        if (!value)
+                return -ENOMEM;
+
+        batch_put(e->batch, e->write_revision, op->put.key, value, old ? old->create_revision : e->write_revision,
+                old ? old->version + 1 : 1, op->put.ignore_lease ? old->lease : op->put.lease);
+        e->wrote = true;
+        ret->revision = e->write_revision;
+        return 0;
+}
+
+static int execute_delete(struct evaluator *e, const struct txn_op *op, struct op_result *ret) {
+        const struct key_version *v;
+        struct batch_cursor cursor;
+        struct bytes *keys = NULL;
+        size_t n = 0, capacity = 0;
+        struct bytes key;
+        int r = 0;
+
+        /* Collected first: the overlay must not change below the cursor. */
+        batch_seek(e->batch, &op->delete.range, INT64_MAX, &cursor);
+        while ((v = batch_next(&cursor, &key))) {
+                if (n == capacity) {
+                        capacity = capacity ? capacity * 2 : 16;
+                        keys = realloc(keys, capacity * sizeof(*keys));
+                        check(keys);
+                }
+                keys[n++] = key;
+        }
+        if (op->delete.prev_kv && n) {
+                ret->delete.prev = arena_alloc0(e->arena, n * sizeof(struct kv));
+                if (!ret->delete.prev)
+                        r = -ENOMEM;
+        }
+        for (size_t i = 0; i < n && r == 0; i++) {
+                if (op->delete.prev_kv) {
+                        r = fill_kv(e, &ret->delete.prev[i], keys[i], find_alive(e, keys[i]), true);
+                        if (r < 0)
+                                break;
+                        ret->delete.n_prev++;
+                }
+                batch_delete(e->batch, e->write_revision, keys[i]);
+                e->wrote = true;
+        }
+        free(keys);
+        ret->delete.deleted = (int64_t)n;
+        ret->revision = now(e);
+        return r;
+}
+
+static int execute_txn(struct evaluator *e, const struct txn *txn, struct txn_result *ret) {
+        bool pass = take_branch(e);
+        const struct txn_op *ops = pass ? txn->success : txn->failure;
+        size_t n = pass ? txn->n_success : txn->n_failure;
+        int r = 0;
+
+        ret->succeeded = pass;
+        ret->results = arena_alloc0(e->arena, n * sizeof(*ret->results));
+        if (!ret->results)
+                return -ENOMEM;
+        for (size_t i = 0; i < n && r == 0; i++) {
+                struct op_result *result = &ret->results[i];
+
+                ret->n_results = i + 1;
+                result->kind = ops[i].kind;
+                switch (ops[i].kind) {
+                case OP_RANGE:
+                        r = execute_range(e, &ops[i].range, result);
+                        break;
+                case OP_PUT:
+                        r = execute_put(e, &ops[i], result);
+                        break;
+                case OP_DELETE:
+                        r = execute_delete(e, &ops[i], result);
+                        break;
+                case OP_TXN:
+                        result->txn = arena_alloc0(e->arena, sizeof(*result->txn));
+                        if (!result->txn)
+                                return -ENOMEM;
+                        r = execute_txn(e, ops[i].txn, result->txn);
+                        result->revision = now(e);
+                        break;
+                }
+        }
+        return r;
+}
+
+/* Looks for values that are not in memory; EVALUATE_FETCH leaves them in the call's own.fetch. */
+static int probe(struct evaluator *e) {
+        struct fetch wanted = {};
+        struct keyspace_call *call = &e->call->call;
+        int r;
+
+        e->missing = &wanted;
+        r = probe_ops(e, e->call->txn);
+        e->missing = NULL;
+        if (r < 0 || e->n_missing == 0) {
+                fetch_done(&wanted);
+                return r;
+        }
+
+        /* What was fetched before is asked for again with the rest: it is needed still, and may be out of the cache. */
+        if (!call->own.fetch)
+                call->own.fetch = new0(struct fetch);
+        for (size_t i = 0; i < call->own.fetch->n; i++)
+                fetch_add(&wanted, call->own.fetch->seqs[i]);
+        fetch_done(call->own.fetch);
+        *call->own.fetch = wanted;
+        return EVALUATE_FETCH;
+}
+
+int txn_evaluate(struct keyspace_call *call, struct batch *batch) {
+        struct txn_call *t = container_of(call, struct txn_call, call);
+        struct evaluator e = {
+                .batch = batch,
+                .call = t,
+                .arena = call->arena,
+                .write_revision = batch->revision + 1,
+        };
+        int r;
+
+        txn_result_release(t); /* of an evaluation that came to nothing */
+        if (reads_values(t->txn)) {
+                r = probe(&e);
+                if (r != 0)
+                        return r;
+        }
+
+        choose_branches(&e, t->txn);
+        r = check_ops(&e, t->txn);
+        if (r == 0) {
+                e.path.at = 0;
+                r = execute_txn(&e, t->txn, &t->result);
+        }
+        free(e.path.passes);
+        if (r < 0)
+                return r;
+
+        if (e.wrote)
+                batch->revision++;
+        call->revision = batch->revision;
+        call->own.result = (enum keyspace_result)r;
+        return EVALUATED;
+}
+
+static void release_result(struct txn_result *result) {
+        for (size_t i = 0; i < result->n_results; i++) {
+                struct op_result *op = &result->results[i];
+
+                switch (op->kind) {
+                case OP_RANGE:
+                        for (size_t j = 0; j < op->range.n_kvs; j++)
+                                blob_unref(op->range.kvs[j].value);
+                        break;
+                case OP_PUT:
+                        if (op->put.prev)
+                                blob_unref(op->put.prev->value);
+                        break;
+                case OP_DELETE:
+                        for (size_t j = 0; j < op->delete.n_prev; j++)
+                                blob_unref(op->delete.prev[j].value);
+                        break;
+                case OP_TXN:
+                        if (op->txn)
+                                release_result(op->txn);
+                        break;
+                }
+        }
+        *result = (struct txn_result){};
+}
+
+void txn_result_release(struct txn_call *call) {
+        release_result(&call->result);
+}
+
+static void forget(struct keyspace_call *call) {
+        txn_result_release(container_of(call, struct txn_call, call));
+}
+
+void keyspace_txn(struct keyspace *ks, struct txn_call *t) {
+        t->call.own.forget = forget;
+        keyspace_queue(ks, &t->call, txn_evaluate);
+}
