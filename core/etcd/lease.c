@@ -70,7 +70,7 @@ static void grant_done(struct keyspace_call *kc, enum keyspace_result result) {
         fill_header(u->call, kc->revision, &header);
         response.header = &header;
         response.id = u->lease.id;
-        response.ttl = u->lease.ttl;
+        response.ttl = u->lease.granted_ttl;
         unary_reply(u, &response.base);
 }
 
