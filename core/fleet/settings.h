@@ -49,14 +49,12 @@ struct settings {
         uint64_t default_quota_bytes; /* tenants.quota; 2 GiB; 0: none */
         uint64_t auto_compaction_ns;  /* tenants.autoCompaction; 5 m; 0 (off) */
         mode_t socket_mode;           /* tenants.socketMode; 0660 */
-        uint64_t idle_close_ns;       /* tenants.idleClose: a keyspace without connections is closed after it; 10 m; 0 (off): never */
 
         struct {
                 uint64_t request_bytes;  /* limits.requestBytes; 1.5 MiB */
                 uint32_t txn_operations; /* limits.txnOperations; 128 */
                 uint32_t streams;        /* limits.streams: of one connection; 65536 */
                 uint32_t connections;    /* limits.connections: of one tenant; 65536 */
-                uint32_t watches;        /* limits.watches: of one tenant; 1000000 */
         } limits;
 };
 
