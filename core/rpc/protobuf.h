@@ -18,6 +18,16 @@ ProtobufCMessage *protobuf_unpack(const ProtobufCMessageDescriptor *descriptor, 
 /* NULL: no memory. */
 struct blob *protobuf_pack(const ProtobufCMessage *message);
 
+/* Reading by hand, a field at a time. */
+struct protobuf_field {
+        uint32_t number;
+        unsigned type; /* the wire type: 0 varint, 1 64 bits, 2 bytes, 5 32 bits */
+        uint64_t value; /* of types 0, 1 and 5 */
+        struct bytes bytes; /* of type 2, within the input */
+};
+/* Takes the next field off the front. 1: there was one; 0: the end; -EBADMSG: malformed. */
+int protobuf_read_field(struct bytes *in, struct protobuf_field *ret);
+
 /* Writing by hand: sizes and writers for varints, tagged with field number and wire type. */
 static inline size_t protobuf_varint_size(uint64_t v) {
         return (size_t)((63 - __builtin_clzll(v | 1)) / 7 + 1);

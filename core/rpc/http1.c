@@ -1,0 +1,321 @@
+#include "rpc/http1.h"
+
+#include <errno.h>
+#include <sys/queue.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/*
+ * One request after the other on a connection, pipelined ones too. A response is gathered whole and written; while its peer
+ * does not take it, nothing more is read from that connection.
+ */
+
+#define MAX_CONNECTIONS 1024
+#define MAX_REQUEST 8192
+#define IDLE_NS (30 * NSEC_PER_SEC)
+
+struct http1_connection {
+        struct http1_responder *responder; /* borrowed */
+        LIST_ENTRY(http1_connection) entry;
+        struct loop_io io;
+        struct loop_timer timer;
+        int fd; /* owned */
+        struct buf in, out;
+        bool closing; /* after out was written */
+};
+
+struct http1_responder {
+        struct loop *loop; /* borrowed */
+        const struct http1_route *routes;
+        size_t n_routes;
+        void *userdata;
+        LIST_HEAD(, http1_connection) connections;
+        size_t n_connections;
+};
+
+static void connection_free(struct http1_connection *c) {
+        LIST_REMOVE(c, entry);
+        c->responder->n_connections--;
+        loop_timer_clear(&c->timer);
+        loop_io_stop(&c->io);
+        close(c->fd);
+        buf_done(&c->in);
+        buf_done(&c->out);
+        free(c);
+}
+
+static const char *reason(unsigned status) {
+        switch (status) {
+        case 200:
+                return "OK";
+        case 400:
+                return "Bad Request";
+        case 404:
+                return "Not Found";
+        case 405:
+                return "Method Not Allowed";
+        case 431:
+                return "Request Header Fields Too Large";
+        case 503:
+                return "Service Unavailable";
+        case 505:
+                return "HTTP Version Not Supported";
+        default:
+                return "Status";
+        }
+}
+
+static int respond(struct http1_connection *c, unsigned status, const char *type, struct bytes body, bool head_only) {
+        int r;
+
+        r = buf_printf(&c->out, "HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s\r\n", status,
+                reason(status), type, body.size, status == 405 ? "Allow: GET, HEAD\r\n" : "",
+                c->closing ? "Connection: close\r\n" : "");
+        if (r >= 0 && !head_only)
+                r = buf_append(&c->out, body.data, body.size);
+        return r;
+}
+
+static int respond_text(struct http1_connection *c, unsigned status, bool head_only) {
+        char text[64];
+
+        (void)snprintf(text, sizeof(text), "%s\n", reason(status));
+        return respond(c, status, "text/plain; charset=utf-8", bytes_of_string(text), head_only);
+}
+
+static int respond_route(struct http1_connection *c, const char *target, bool head_only) {
+        struct http1_responder *responder = c->responder;
+        const char *question = strchr(target, '?');
+        size_t size = question ? (size_t)(question - target) : strlen(target);
+
+        for (size_t i = 0; i < responder->n_routes; i++) {
+                const struct http1_route *route = &responder->routes[i];
+                struct http1_response response = {.status = 200, .content_type = "text/plain; charset=utf-8"};
+                int r;
+
+                if (strlen(route->path) != size || memcmp(route->path, target, size) != 0)
+                        continue;
+                route->handle(responder->userdata, question ? question + 1 : "", &response);
+                r = respond(c, response.status, response.content_type, bytes_of(response.body.data, response.body.size),
+                        head_only);
+                buf_done(&response.body);
+                return r;
+        }
+        return respond_text(c, 404, head_only);
+}
+
+/* The value of a header, spaces trimmed; NULL: absent. Lines end with NUL here. */
+static const char *header_find(char *const *lines, size_t n_lines, const char *name) {
+        size_t size = strlen(name);
+
+        for (size_t i = 0; i < n_lines; i++)
+                if (strncasecmp(lines[i], name, size) == 0 && lines[i][size] == ':')
+                        return lines[i] + size + 1 + strspn(lines[i] + size + 1, " \t");
+        return NULL;
+}
+
+/* text: a request's head, ended by NUL in place of the empty line. */
+static int handle(struct http1_connection *c, char *text) {
+        char *lines[64], *method, *target, *version, *save = NULL;
+        const char *connection, *length;
+        bool head_only;
+        size_t n = 0;
+
+        for (char *line = text, *next; line; line = next) {
+                next = strchr(line, '\n');
+                if (next) {
+                        if (next > line && next[-1] == '\r')
+                                next[-1] = '\0';
+                        *next++ = '\0';
+                }
+                if (n == n_elements(lines)) {
+                        c->closing = true;
+                        return respond_text(c, 431, false);
+                }
+                lines[n++] = line;
+        }
+
+        method = strtok_r(lines[0], " ", &save);
+        target = strtok_r(NULL, " ", &save);
+        version = strtok_r(NULL, " ", &save);
+        if (!method || !target || !version || target[0] != '/') {
+                c->closing = true;
+                return respond_text(c, 400, false);
+        }
+        if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0) {
+                c->closing = true;
+                return respond_text(c, 505, false);
+        }
+
+        connection = header_find(lines + 1, n - 1, "connection");
+        if (connection ? strcasecmp(connection, "close") == 0 : strcmp(version, "HTTP/1.0") == 0)
+                c->closing = true;
+        /* A body would be taken for the next request. */
+        length = header_find(lines + 1, n - 1, "content-length");
+        if ((length && strcmp(length, "0") != 0) || header_find(lines + 1, n - 1, "transfer-encoding"))
+                c->closing = true;
+
+        head_only = strcmp(method, "HEAD") == 0;
+        if (!head_only && strcmp(method, "GET") != 0) {
+                c->closing = true;
+                return respond_text(c, 405, false);
+        }
+        return respond_route(c, target, head_only);
+}
+
+/* Answers what is complete. 0, or a negative errno. */
+static int handle_all(struct http1_connection *c) {
+        while (!c->closing && !c->out.size && c->in.size) {
+                uint8_t *end = NULL;
+                size_t skip = 0;
+                int r;
+
+                for (uint8_t *p = c->in.data; (p = memchr(p, '\n', c->in.size - (size_t)(p - c->in.data))); p++) {
+                        size_t left = c->in.size - (size_t)(p - c->in.data);
+
+                        skip = left > 1 && p[1] == '\n' ? 2 : left > 2 && p[1] == '\r' && p[2] == '\n' ? 3 : 0;
+                        if (skip) {
+                                end = p;
+                                break;
+                        }
+                        if (left == 1)
+                                break;
+                }
+                if (!end) {
+                        if (c->in.size < MAX_REQUEST)
+                                return 0;
+                        c->closing = true;
+                        return respond_text(c, 431, false);
+                }
+
+                if (memchr(c->in.data, '\0', (size_t)(end - c->in.data))) {
+                        c->closing = true;
+                        return respond_text(c, 400, false);
+                }
+                if (end > c->in.data && end[-1] == '\r')
+                        end[-1] = '\0';
+                *end = '\0';
+                r = handle(c, (char *)c->in.data);
+                if (r < 0)
+                        return r;
+                buf_consume(&c->in, (size_t)(end - c->in.data) + skip);
+        }
+        return 0;
+}
+
+/* False: the connection is over. */
+static bool write_out(struct http1_connection *c) {
+        while (c->out.size) {
+                ssize_t n = send(c->fd, c->out.data, c->out.size, MSG_NOSIGNAL);
+
+                if (n < 0) {
+                        if (errno == EINTR)
+                                continue;
+                        if (errno == EAGAIN)
+                                return loop_io_modify(&c->io, EPOLLOUT) >= 0;
+                        return false;
+                }
+                buf_consume(&c->out, (size_t)n);
+        }
+        buf_done(&c->out);
+        if (c->closing)
+                return false;
+        return loop_io_modify(&c->io, EPOLLIN) >= 0;
+}
+
+/* Answers and writes until one of both has to wait; one response at a time is in memory. False: the connection is over. */
+static bool work(struct http1_connection *c) {
+        for (;;) {
+                if (handle_all(c) < 0)
+                        return false;
+                if (!c->out.size)
+                        return true;
+                if (!write_out(c))
+                        return false;
+                if (c->out.size)
+                        return true;
+        }
+}
+
+static void on_idle(struct loop_timer *timer) {
+        connection_free(container_of(timer, struct http1_connection, timer));
+}
+
+static void on_io(struct loop_io *io, uint32_t events) {
+        struct http1_connection *c = container_of(io, struct http1_connection, io);
+
+        if (!c->out.size) {
+                ssize_t n = buf_reserve(&c->in, MAX_REQUEST - c->in.size) < 0
+                                    ? 0
+                                    : recv(c->fd, c->in.data + c->in.size, MAX_REQUEST - c->in.size, 0);
+
+                if (n < 0 && (errno == EAGAIN || errno == EINTR))
+                        return;
+                if (n <= 0) {
+                        connection_free(c);
+                        return;
+                }
+                c->in.size += (size_t)n;
+        } else if (events & (EPOLLERR | EPOLLHUP)) {
+                connection_free(c);
+                return;
+        }
+        loop_timer_set(c->responder->loop, &c->timer, loop_now_ns(c->responder->loop) + IDLE_NS);
+        if (!work(c))
+                connection_free(c);
+}
+
+int http1_responder_new(struct loop *loop, const struct http1_route *routes, size_t n_routes, void *userdata,
+        struct http1_responder **ret) {
+        struct http1_responder *responder = new0(struct http1_responder);
+
+        responder->loop = loop;
+        responder->routes = routes;
+        responder->n_routes = n_routes;
+        responder->userdata = userdata;
+        LIST_INIT(&responder->connections);
+        *ret = responder;
+        return 0;
+}
+
+void http1_responder_free(struct http1_responder *responder) {
+        if (!responder)
+                return;
+        while (!LIST_EMPTY(&responder->connections))
+                connection_free(LIST_FIRST(&responder->connections));
+        free(responder);
+}
+
+int http1_responder_accept(struct http1_responder *responder, int fd, struct bytes already_read) {
+        struct http1_connection *c;
+        int r;
+
+        if (responder->n_connections >= MAX_CONNECTIONS || already_read.size > MAX_REQUEST) {
+                close(fd);
+                return -EBUSY;
+        }
+        c = calloc(1, sizeof(*c));
+        if (!c) {
+                close(fd);
+                return -ENOMEM;
+        }
+        c->responder = responder;
+        c->fd = fd;
+        buf_init(&c->in, MAX_REQUEST);
+        c->io.on_io = on_io;
+        c->timer.on_time = on_idle;
+        LIST_INSERT_HEAD(&responder->connections, c, entry);
+        responder->n_connections++;
+
+        r = buf_append(&c->in, already_read.data, already_read.size);
+        if (r >= 0)
+                r = loop_io_start(responder->loop, &c->io, fd, EPOLLIN);
+        if (r < 0) {
+                connection_free(c);
+                return r;
+        }
+        loop_timer_set(responder->loop, &c->timer, loop_now_ns(responder->loop) + IDLE_NS);
+        if (!work(c))
+                connection_free(c);
+        return 0;
+}
