@@ -33,7 +33,7 @@ metadata:
   name: {name}
 spec:
   driver: {driver}
-{extra}"""
+{extra or f"  path: {name}" + chr(10)}"""
 
 
 def names(d, kind):
@@ -53,7 +53,7 @@ def test_tenant_and_datastore_from_files(daemon):
 
 def test_tenant_without_datastore_goes_to_the_default(daemon):
     """Most tenants name none; they must land somewhere, and where the operator said."""
-    daemon.define("a.yaml", datastore("gold", "  default: true\n") + "---\n" + TENANT.format(name="one", spec="{}"))
+    daemon.define("a.yaml", datastore("gold", "  path: gold\n  default: true\n") + "---\n" + TENANT.format(name="one", spec="{}"))
     assert daemon.reload_errors() == []
     daemon.wait_tenant("one")
     assert daemon.ask("tenant", "show", "one")["datastore"] == "gold"
@@ -213,7 +213,7 @@ def test_plugin_dropped_in_while_running(stopped):
     stopped.start(wait=False)
     wait_for("stokectl is answered", lambda: stopped.stokectl("status", check=False).returncode == 0)
     assert stopped.ask("driver", "list")["drivers"] == []
-    stopped.define("a.yaml", datastore("gold", "  default: true\n"))
+    stopped.define("a.yaml", datastore("gold", "  path: gold\n  default: true\n"))
     assert len(stopped.reload_errors()) >= 1
     shutil.copy(built_plugin(), stopped.plugins / "sqlite.so")
     (stopped.plugins / "sqlite.so").chmod(0o755)

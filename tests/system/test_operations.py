@@ -5,7 +5,7 @@ What an operator watches: metrics, the slow request log, memory that does not gr
 import re
 import urllib.request
 
-from conftest import client, etcdctl, free_port, program, wait_for
+from conftest import client, etcdctl, free_port, wait_for
 
 
 def scrape(port):
@@ -16,7 +16,7 @@ def scrape(port):
 
 def with_metrics(stopped, extra=""):
     port = free_port()
-    (stopped.root / "stokehold.yaml").write_text(f"metrics:\n  listen: 127.0.0.1:{port}\n{extra}")
+    (stopped.root / "stokehold.yaml").write_text(f"metrics:\n  listen: tcp:127.0.0.1:{port}\n{extra}")
     stopped.start()
     return port
 
@@ -40,7 +40,7 @@ def test_metrics(stopped):
 
 def test_slow_requests_are_logged(stopped):
     """Who asks why a request took long finds tenant, method and time in the log, and no key's value."""
-    with_metrics(stopped, "slowRequest: 1ms\n")
+    with_metrics(stopped, "log:\n  slowRequest: 1ms\n")
     endpoint = stopped.tenant("demo")
     for i in range(30):
         etcdctl(endpoint, "put", f"k{i}", "confidential" * 10000)
