@@ -257,7 +257,7 @@ static enum etcd_status txn_of(
 
 static enum etcd_status ops_of(
         struct arena *arena, Etcdserverpb__RequestOp *const *pbs, size_t n, size_t max_ops, const struct txn_op **ret) {
-        struct txn_op *ops = arena_alloc0(arena, n * sizeof(*ops));
+        struct txn_op *ops = arena_alloc0(arena, max_of(n, 1) * sizeof(*ops));
         enum etcd_status status;
 
         if (!ops)
@@ -308,7 +308,7 @@ static enum etcd_status txn_of(
                 if (pb->compare[i]->key.len == 0)
                         return ETCD_EMPTY_KEY;
 
-        compares = arena_alloc(arena, pb->n_compare * sizeof(*compares));
+        compares = arena_alloc(arena, max_of(pb->n_compare, 1) * sizeof(*compares));
         if (!compares)
                 return ETCD_NO_MEMORY;
         *ret = (struct txn){.compares = compares};

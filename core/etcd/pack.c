@@ -195,7 +195,7 @@ static uint8_t *put_results(
 struct blob *pack_txn_response(
         struct arena *arena, const struct etcd_header *header, const struct txn *txn, const struct txn_result *result) {
         size_t n = count_ops(txn, result);
-        struct lengths lengths = {.at = arena_alloc(arena, 2 * n * sizeof(size_t))};
+        struct lengths lengths = {.at = arena_alloc(arena, (2 * n + 1) * sizeof(size_t))};
         struct blob *b;
         uint8_t *p;
 

@@ -45,6 +45,11 @@ bool watch_send(struct watch_stream *s, const struct watch_message *m) {
         return true;
 }
 
+/* Where there is no previous version, both ways are the same. */
+static struct blob **packed_of(const struct watch *w, struct watch_event *event) {
+        return &event->packed[w->prev_kv && event->has_prev];
+}
+
 /* All must be packed. */
 static bool send_some(struct watch *w, struct watch_event *const *events, size_t n, int64_t revision, bool fragment) {
         struct watch_stream *s = w->stream;
@@ -60,7 +65,7 @@ static bool send_some(struct watch *w, struct watch_event *const *events, size_t
         if (!parts[0])
                 goto no_memory;
         for (size_t i = 0; i < n; i++)
-                parts[i + 1] = blob_ref(events[i]->packed[w->prev_kv]);
+                parts[i + 1] = blob_ref(*packed_of(w, events[i]));
         grpc_call_send(s->call, parts, n + 1);
         if (parts != inline_parts)
                 free(parts);
@@ -77,7 +82,7 @@ bool watch_send_events(struct watch *w, struct watch_event *const *events, size_
         size_t total = 0, begin = 0;
 
         for (size_t i = 0; i < n_events; i++) {
-                struct blob **packed = &events[i]->packed[w->prev_kv];
+                struct blob **packed = packed_of(w, events[i]);
 
                 if (!*packed)
                         *packed = pack_event(events[i], w->prev_kv);
@@ -94,8 +99,8 @@ bool watch_send_events(struct watch *w, struct watch_event *const *events, size_
                 size_t size = ETCD_HEADER_MAX, end = begin;
 
                 do
-                        size += events[end++]->packed[w->prev_kv]->size;
-                while (end < n_events && size + events[end]->packed[w->prev_kv]->size < FRAGMENT_BYTES);
+                        size += (*packed_of(w, events[end++]))->size;
+                while (end < n_events && size + (*packed_of(w, events[end]))->size < FRAGMENT_BYTES);
                 if (!send_some(w, events + begin, end - begin, revision, end < n_events))
                         return false;
                 begin = end;
