@@ -4,7 +4,7 @@
  * An open datastore: a driver's store, its sessions with their worker threads, and the queue of jobs for them.
  *
  * A job is one or more blocking calls of the driver, made on a worker thread with a session; its outcome is posted back to the loop that
- * submitted it. Jobs of one keyspace run one at a time, in the order of submission within a class, commits first;
+ * submitted it. The loop must run until then. Jobs of one keyspace run one at a time, in the order of submission within a class, commits first;
  * at most half of the sessions do bulk work at a time, so that a load never keeps a commit waiting for long. A session
  * that failed is disconnected, and the next job connects anew.
  *
@@ -18,6 +18,7 @@
 #include "driver/plugin.h"
 
 struct datastore;
+struct lane;
 
 /* Resolves a secret at the time of asking, any thread. As stoke_host.secret, without the userdata. */
 typedef int (*datastore_secret_fn)(void *userdata, enum stoke_secret which,
@@ -30,8 +31,8 @@ struct datastore_config {
         size_t n_endpoints;
         const struct stoke_setting *settings;
         size_t n_settings;
-        unsigned n_sessions; /* at most; 0: 8 */
-        uint8_t daemon[16];  /* this daemon's incarnation */
+        unsigned n_sessions;        /* at most; 0: 8 */
+        uint8_t daemon[16];         /* this daemon's incarnation */
         datastore_secret_fn secret; /* NULL: none */
         void *secret_userdata;
 };
@@ -61,16 +62,18 @@ struct datastore_job {
         /* On a worker thread. session is never NULL. call has the deadline and a buffer for the reason. The result goes to
          * job->result; a negative one (-ENOTCONN, -ECONNRESET, -EPIPE, -EIO, -ETIMEDOUT, -ECANCELED) or STOKE_UNKNOWN ends the session. */
         int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call);
-        /* On the loop. */
+        size_t n_records; /* JOB_COMMIT: of the append, for the figures */
+        /* On the loop. By then the job is no longer the datastore's: it may be freed or submitted again. */
         void (*done)(struct datastore_job *job);
         /* The outcome. */
-        int result;        /* 0, an outcome, or negative errno (also when it never ran: -ETIMEDOUT, -ECANCELED, or connect's) */
-        bool ran;          /* run was called: an append that did not run certainly did not happen */
-        char reason[512];  /* "" if there is none */
+        int result; /* 0, an outcome, or negative errno (also when it never ran: -ETIMEDOUT, -ECANCELED, or connect's) */
+        bool ran;   /* run was called: an append that did not run certainly did not happen */
+        char reason[512]; /* "" if there is none */
 
         /* The datastore's own. */
         struct datastore *ds;
         struct loop_task task;
+        struct lane *lane;
         struct datastore_job *next;
         uint64_t submitted_ns;
 };
@@ -80,22 +83,20 @@ void datastore_submit(struct datastore *ds, struct datastore_job *job);
 size_t datastore_pending(struct datastore *ds, const char *keyspace);
 
 struct datastore_figures {
-        unsigned n_sessions;   /* connected now */
+        unsigned n_sessions; /* connected now */
         unsigned max_sessions;
-        size_t n_waiting;      /* jobs */
+        size_t n_waiting;                      /* jobs */
         uint64_t commit_p50_ns, commit_p99_ns; /* append alone, over the last 1,024; 0: none yet */
 };
 void datastore_figures(struct datastore *ds, struct datastore_figures *ret);
 
-/* Tells of keyspaces that have grown, where the driver can (STOKE_NOTIFIES): on_grown is called on the given loop, with the name.
- * One subscriber a keyspace name. A thread and a session of the store's are used from the first subscription on. */
-struct datastore_subscription {
-        const char *keyspace; /* borrowed */
-        struct loop *loop;
-        void (*on_grown)(struct datastore_subscription *subscription);
-        struct loop_task task;
-        bool posted;
-        struct datastore_subscription *next;
-};
-void datastore_subscribe(struct datastore *ds, struct datastore_subscription *subscription);
-void datastore_unsubscribe(struct datastore *ds, struct datastore_subscription *subscription);
+/*
+ * Tells of keyspaces that have grown, where the driver can (STOKE_NOTIFIES; elsewhere nothing ever comes): on_grown is called on the given
+ * loop; several growths may come as one. A thread and a session of its own are used from the first subscription on. Any thread may
+ * subscribe. The subscription is the datastore's; unsubscribe on the subscriber's loop, before datastore_close(): on_grown
+ * is not called after that, not even for what was posted already. NULL is taken.
+ */
+struct datastore_subscription;
+struct datastore_subscription *datastore_subscribe(struct datastore *ds, const char *keyspace, struct loop *loop,
+        void (*on_grown)(void *userdata), void *userdata);
+void datastore_unsubscribe(struct datastore_subscription *subscription);

@@ -40,7 +40,7 @@ DEFINE_FREEP(plugin_table)
 
 /* Loads what is new since the last scan; one log line for each file that is loaded or (when the reason is new) skipped. */
 void plugin_table_scan(struct plugin_table *table);
-/* By name or alias. NULL: unknown, with the reason ("no driver \"X\": there are …", or that it is experimental and not allowed). */
+/* Refusals are the main thread's. By name or alias. NULL: unknown, with the reason ("no driver \"X\": there are …", or that it is experimental and not allowed). */
 const struct plugin *plugin_find(struct plugin_table *table, const char *name, struct error *reterr);
 size_t plugin_count(struct plugin_table *table);
 const struct plugin *plugin_at(struct plugin_table *table, size_t i);

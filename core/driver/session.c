@@ -1,0 +1,102 @@
+/*
+ * The worker thread of a session: takes a job, connects if need be, lets the job make its calls, hands the outcome back.
+ * The connection is given up after results that leave it in doubt; the next job makes a new one, with fresh credentials.
+ */
+#include "driver/session.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+static bool in_doubt(int result) {
+        switch (result) {
+        case -ENOTCONN:
+        case -ECONNRESET:
+        case -EPIPE:
+        case -EIO:
+        case -ETIMEDOUT:
+        case -ECANCELED:
+        case STOKE_UNKNOWN:
+                return true;
+        default:
+                return false;
+        }
+}
+
+static void disconnect(struct session *session, const struct stoke_driver *driver) {
+        struct stoke_session *connection = session->connection;
+
+        if (!connection)
+                return;
+        datastore_connected(session->ds, session, NULL);
+        driver->disconnect(connection);
+}
+
+static uint64_t run(struct session *session, const struct stoke_driver *driver, struct datastore_job *job) {
+        struct stoke_call call = {.size = sizeof(call),
+                .deadline_ns = job->deadline_ns,
+                .reason = job->reason,
+                .reason_size = sizeof(job->reason)};
+        uint64_t start = clock_now_ns(), elapsed;
+
+        if (start >= job->deadline_ns) {
+                job->result = -ETIMEDOUT;
+                snprintf(job->reason, sizeof(job->reason), "the deadline passed while it waited for a session");
+                return 0;
+        }
+        if (!session->connection) {
+                struct stoke_session *connection = NULL;
+                int r = driver->connect(datastore_store(session->ds), NULL, &call, &connection);
+
+                if (r != 0) {
+                        job->result = r < 0 ? r : -EIO;
+                        if (!job->reason[0])
+                                snprintf(
+                                        job->reason, sizeof(job->reason), "cannot connect: %s", strerror(-job->result));
+                        return 0;
+                }
+                datastore_connected(session->ds, session, connection);
+                start = clock_now_ns();
+        }
+        job->ran = true;
+        job->result = job->run(job, session->connection, &call);
+        elapsed = clock_now_ns() - start;
+        job->reason[sizeof(job->reason) - 1] = '\0';
+        if (in_doubt(job->result))
+                disconnect(session, driver);
+        return elapsed;
+}
+
+static void *work(void *userdata) {
+        struct session *session = userdata;
+        const struct stoke_driver *driver = datastore_driver(session->ds);
+        struct datastore_job *job;
+
+        while ((job = datastore_take(session->ds, session)))
+                datastore_finish(session->ds, session, job, run(session, driver, job));
+        disconnect(session, driver);
+        return NULL;
+}
+
+int session_start(struct session *session, struct datastore *ds) {
+        sigset_t all, before;
+        int r;
+
+        session->ds = ds;
+        pthread_cond_init(&session->wake, NULL);
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        r = pthread_create(&session->thread, NULL, work, session);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        if (r != 0) {
+                pthread_cond_destroy(&session->wake);
+                return -r;
+        }
+        pthread_setname_np(session->thread, "session");
+        return 0;
+}
+
+void session_join(struct session *session) {
+        pthread_join(session->thread, NULL);
+        pthread_cond_destroy(&session->wake);
+}
