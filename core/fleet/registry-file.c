@@ -18,10 +18,6 @@ static void closep(int *fd) {
                 close(*fd);
 }
 
-static void json_decrefp(json_t **object) {
-        json_decref(*object);
-}
-
 void registry_file_done(struct registry_file *file) {
         free(file->datastore);
         *file = (struct registry_file){};

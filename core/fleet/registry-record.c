@@ -66,10 +66,6 @@ char *registry_record_print(const struct registry_record *record) {
         return text;
 }
 
-static void json_decrefp(json_t **object) {
-        json_decref(*object);
-}
-
 int registry_record_parse(struct bytes name, struct bytes json, struct registry_record **ret, struct error *reterr) {
         cleanup(registry_record_freep) struct registry_record *record = NULL;
         cleanup(json_decrefp) json_t *object = NULL;

@@ -293,12 +293,12 @@ static int run_create(struct datastore_job *job, struct stoke_session *session, 
         return datastore_driver(job->ds)->create(session, job->keyspace, &first, call);
 }
 
+/* The end of a job: true if the registry was closed meanwhile, which is then answered. */
 static bool job_ended(struct registry *r) {
         r->job_running = false;
         if (!r->closing)
                 return false;
-        if (r->closed)
-                r->closed(r->closed_userdata);
+        r->closed(r->closed_userdata);
         return true;
 }
 
@@ -307,13 +307,12 @@ static void on_created(struct datastore_job *job) {
         cleanup(error_done) struct error err = {};
         int k;
 
-        if (job->result != 0) {
-                open_end(r, job->result < 0 ? job->result : -EIO, job_reason(job));
-                (void)job_ended(r);
-                return;
-        }
         if (job_ended(r))
                 return;
+        if (job->result != 0) {
+                open_end(r, job->result < 0 ? job->result : -EIO, job_reason(job));
+                return;
+        }
         r->file.created = true;
         k = registry_file_write(r->state_dir, &r->file, &err);
         if (k < 0) {
@@ -354,18 +353,16 @@ static void on_list_done(struct datastore_job *job) {
         char text[UUID_TEXT_SIZE];
         int k;
 
+        if (job_ended(r))
+                return;
         if (job->result != 0) {
                 open_end(r, job->result < 0 ? job->result : -EIO, job_reason(job));
-                (void)job_ended(r);
                 return;
         }
         if (r->n_listed > 1) {
                 open_end(r, -ENOTUNIQ, "registry.json is missing, and the datastore holds more than one registry");
-                (void)job_ended(r);
                 return;
         }
-        if (job_ended(r))
-                return;
 
         r->file.datastore = strdup(datastore_name(r->ds));
         check(r->file.datastore);

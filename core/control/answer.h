@@ -1,0 +1,20 @@
+#pragma once
+
+/*
+ * What the fleet knows, as messages of stokehold.control.v1, in an arena. Main loop only; asks nobody.
+ */
+
+#include <stokehold/control.pb-c.h>
+
+#include "base/arena.h"
+#include "fleet/fleet.h"
+
+/* name "": all. NULL: there is none of this name. */
+Stokehold__Control__V1__ListDatastoresResponse *answer_datastores(
+        struct fleet *fleet, const char *name, struct arena *arena);
+Stokehold__Control__V1__ListTenantsResponse *answer_tenants(struct fleet *fleet, const char *name, struct arena *arena);
+/* NULL: there is none of this name. */
+Stokehold__Control__V1__Tenant *answer_tenant(struct fleet *fleet, const char *name, struct arena *arena);
+Stokehold__Control__V1__ListDriversResponse *answer_drivers(struct fleet *fleet, struct arena *arena);
+/* All but version, daemon, uptime and pid, which the service knows. */
+void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *response, struct arena *arena);

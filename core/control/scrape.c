@@ -1,0 +1,78 @@
+#include "control/scrape.h"
+
+/*
+ * Two fixed paths. Health is that the main loop answers; whether tenants are served is in the metrics.
+ */
+
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/metrics.h"
+#include "fleet/fleet.h"
+#include "rpc/http1.h"
+#include "rpc/listener.h"
+
+struct scrape {
+        struct http1_responder *responder; /* owned */
+        struct listener *listener;         /* owned */
+};
+
+static void metrics(void *userdata, const char *query, struct http1_response *response) {
+        (void)userdata;
+        (void)query;
+        fleet_publish_process();
+        if (metrics_print(&response->body) < 0) {
+                buf_clear(&response->body);
+                response->status = 500;
+                return;
+        }
+        response->status = 200;
+        response->content_type = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+static void healthz(void *userdata, const char *query, struct http1_response *response) {
+        (void)userdata;
+        (void)query;
+        response->status = buf_append_string(&response->body, "ok\n") < 0 ? 500 : 200;
+        response->content_type = "text/plain; charset=utf-8";
+}
+
+static const struct http1_route routes[] = {
+        {.path = "/metrics", .handle = metrics},
+        {.path = "/healthz", .handle = healthz},
+};
+
+static void on_accept(void *userdata, int fd) {
+        struct scrape *scrape = userdata;
+        int r = http1_responder_accept(scrape->responder, fd, (struct bytes){});
+
+        if (r < 0)
+                log_warning("metrics: a connection could not be taken: %s", strerror(-r));
+}
+
+int scrape_new(struct loop *loop, const char *address, struct scrape **ret, struct error *reterr) {
+        cleanup(scrape_freep) struct scrape *scrape = new0(struct scrape);
+        int r;
+
+        r = http1_responder_new(loop, routes, n_elements(routes), NULL, &scrape->responder);
+        if (r < 0)
+                return error_set(reterr, r, "metrics: %s", strerror(-r));
+        r = listener_new(loop, address, 0660, on_accept, scrape, &scrape->listener, reterr);
+        if (r < 0)
+                return error_prefix(reterr, "metrics");
+        *ret = steal(scrape);
+        return 0;
+}
+
+const char *scrape_address(const struct scrape *scrape) {
+        return listener_address(scrape->listener);
+}
+
+void scrape_free(struct scrape *scrape) {
+        if (!scrape)
+                return;
+        listener_free(scrape->listener);
+        http1_responder_free(scrape->responder);
+        free(scrape);
+}

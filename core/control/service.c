@@ -1,0 +1,464 @@
+#include "control/service.h"
+
+/*
+ * Each method: may this peer; unpack; begin an operation; ask the fleet; answer in its callback. The operation lives on if the call goes away, since
+ * what was asked for goes on too; answers are made from what the fleet knows at that time.
+ */
+
+#include <stokehold/control.desc.h>
+#include <stokehold/control.pb-c.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "control/answer.h"
+#include "control/operation.h"
+#include "control/peer.h"
+#include "fleet/uuid.h"
+#include "rpc/listener.h"
+#include "rpc/protobuf.h"
+
+struct control {
+        struct control_config config;
+        struct peer_rules rules;
+        struct grpc_server *server;         /* owned */
+        struct listener *listener;          /* owned; NULL once closing */
+        struct operation_table *operations; /* owned */
+        uint64_t started_ns;
+};
+
+/* What a callback of the fleet needs to answer an operation. */
+struct answer {
+        struct control *control;
+        struct operation *op;
+        char *name; /* owned; NULL: none */
+};
+
+static struct answer *answer_new(struct control *control, struct operation *op, const char *name) {
+        struct answer *answer = new0(struct answer);
+
+        answer->control = control;
+        answer->op = op;
+        answer->name = strdup(name ? name : "");
+        check(answer->name);
+        return answer;
+}
+
+static void answer_free(struct answer *answer) {
+        free(answer->name);
+        free(answer);
+}
+
+static enum grpc_code code_of(int result) {
+        switch (result) {
+        case -ENOENT:
+                return GRPC_NOT_FOUND;
+        case -EEXIST:
+                return GRPC_ALREADY_EXISTS;
+        case -EINVAL:
+                return GRPC_INVALID_ARGUMENT;
+        case -EBUSY:
+                return GRPC_FAILED_PRECONDITION;
+        default:
+                return GRPC_UNAVAILABLE;
+        }
+}
+
+/* The request, or NULL after the call was answered. */
+static void *enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+        enum peer_right needed) {
+        struct control *control = grpc_call_server_userdata(call);
+        void *request;
+
+        if (peer_right(&control->rules, grpc_call_peer(call)) < needed) {
+                grpc_call_finish(call, GRPC_PERMISSION_DENIED,
+                        needed == PEER_CHANGE ? "changing things is for root and members of " PEER_GROUP_ADMIN
+                                              : "looking is for root and members of " PEER_GROUP_VIEW
+                                                " and " PEER_GROUP_ADMIN);
+                log_notice("control: %s refused to %s", grpc_call_method(call)->path, grpc_call_peer(call)->name);
+                return NULL;
+        }
+        request = protobuf_unpack(descriptor, grpc_call_arena(call), data);
+        if (!request)
+                grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "the request is malformed");
+        return request;
+}
+
+static struct operation *begin(struct grpc_call *call, const char *key, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+
+        return operation_begin(control->operations, grpc_call_user(call), call, key, data);
+}
+
+static void on_cancel(struct grpc_call *call) {
+        operation_leave(grpc_call_user(call));
+}
+
+static void finish(struct operation *op, const void *message) {
+        operation_finish(op, protobuf_pack(message));
+}
+
+/* ---- looking */
+
+static void on_status(void *userdata) {
+        struct answer *answer = userdata;
+        struct control *control = answer->control;
+        Stokehold__Control__V1__StatusResponse response = STOKEHOLD__CONTROL__V1__STATUS_RESPONSE__INIT;
+        char daemon[UUID_TEXT_SIZE];
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        uuid_print(control->config.daemon, daemon);
+        response.version = (char *)control->config.version;
+        response.daemon = daemon;
+        response.uptime_seconds = (int64_t)((clock_now_ns() - control->started_ns) / NSEC_PER_SEC);
+        response.pid = getpid();
+        response.log_level = (char *)log_level_name(log_get_level());
+        answer_status(control->config.fleet, &response, &arena);
+        finish(answer->op, &response);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
+static void status(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        struct operation *op;
+
+        if (!enter(call, data, &stokehold__control__v1__status_request__descriptor, PEER_VIEW))
+                return;
+        op = begin(call, "", data);
+        if (op)
+                fleet_collect(control->config.fleet, on_status, answer_new(control, op, NULL));
+}
+
+static void list_drivers(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+
+        if (!enter(call, data, &stokehold__control__v1__list_drivers_request__descriptor, PEER_VIEW))
+                return;
+        grpc_call_reply(call, protobuf_pack(&answer_drivers(control->config.fleet, grpc_call_arena(call))->base));
+}
+
+static void list_datastores(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__ListDatastoresRequest *request;
+        Stokehold__Control__V1__ListDatastoresResponse *response;
+
+        request = enter(call, data, &stokehold__control__v1__list_datastores_request__descriptor, PEER_VIEW);
+        if (!request)
+                return;
+        response = answer_datastores(control->config.fleet, request->name, grpc_call_arena(call));
+        if (response)
+                grpc_call_reply(call, protobuf_pack(&response->base));
+        else
+                grpc_call_finish(call, GRPC_NOT_FOUND, "no such datastore");
+}
+
+static void on_tenants(void *userdata) {
+        struct answer *answer = userdata;
+        Stokehold__Control__V1__ListTenantsResponse *response;
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        response = answer_tenants(answer->control->config.fleet, answer->name, &arena);
+        if (response)
+                finish(answer->op, response);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "no such tenant: %s", answer->name);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
+static void list_tenants(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__ListTenantsRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__list_tenants_request__descriptor, PEER_VIEW);
+        if (!request)
+                return;
+        op = begin(call, "", data);
+        if (op)
+                fleet_collect(control->config.fleet, on_tenants, answer_new(control, op, request->name));
+}
+
+static void on_checked(
+        void *userdata, int result, const char *reason, const struct fleet_check_item *items, size_t n_items) {
+        static const char *const severities[] = {
+                [STOKE_INFO] = "ok", [STOKE_WARNING] = "warning", [STOKE_PROBLEM] = "problem"};
+        Stokehold__Control__V1__CheckDatastoreResponse response =
+                STOKEHOLD__CONTROL__V1__CHECK_DATASTORE_RESPONSE__INIT;
+        struct answer *answer = userdata;
+
+        if (result == -ENOENT) {
+                operation_fail(answer->op, GRPC_NOT_FOUND, "%s", reason);
+                answer_free(answer);
+                return;
+        }
+        response.ok = result == 0;
+        response.reason = (char *)reason;
+        response.n_items = n_items;
+        response.items = xcalloc(n_items, sizeof(*response.items));
+        for (size_t i = 0; i < n_items; i++) {
+                Stokehold__Control__V1__CheckItem *item = new0(Stokehold__Control__V1__CheckItem);
+
+                stokehold__control__v1__check_item__init(item);
+                item->name = items[i].name;
+                item->value = items[i].value;
+                item->severity =
+                        (char *)((size_t)items[i].severity < n_elements(severities) ? severities[items[i].severity]
+                                                                                    : "problem");
+                response.items[i] = item;
+        }
+        finish(answer->op, &response);
+        for (size_t i = 0; i < n_items; i++)
+                free(response.items[i]);
+        free(response.items);
+        answer_free(answer);
+}
+
+static void check_datastore(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__CheckDatastoreRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__check_datastore_request__descriptor, PEER_VIEW);
+        if (!request)
+                return;
+        op = begin(call, "", data);
+        if (op)
+                fleet_check_datastore(
+                        control->config.fleet, request->name, on_checked, answer_new(control, op, request->name));
+}
+
+/* ---- changing */
+
+static void on_tenant_collected(void *userdata) {
+        struct answer *answer = userdata;
+        Stokehold__Control__V1__CreateTenantResponse response = STOKEHOLD__CONTROL__V1__CREATE_TENANT_RESPONSE__INIT;
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
+        if (response.tenant)
+                finish(answer->op, &response);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
+static bool exists(struct control *control, const char *name) {
+        struct arena arena;
+        bool found;
+
+        arena_init(&arena, 0);
+        found = answer_tenant(control->config.fleet, name, &arena);
+        arena_done(&arena);
+        return found;
+}
+
+static void on_tenant_created(void *userdata, int result, const char *reason) {
+        struct answer *answer = userdata;
+
+        /* Recorded, but not (yet) served: the tenant itself says why. */
+        if (result < 0 && (result != -EAGAIN || !exists(answer->control, answer->name))) {
+                operation_fail(answer->op, code_of(result), "%s", reason);
+                answer_free(answer);
+                return;
+        }
+        fleet_collect(answer->control->config.fleet, on_tenant_collected, answer);
+}
+
+static void create_tenant(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__CreateTenantRequest *request;
+        struct fleet_create create;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__create_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "create tenant \"%.63s\" on %s", request->name,
+                request->datastore[0] ? request->datastore : "the default datastore");
+        if (request->deletion_policy[0] && strcmp(request->deletion_policy, "Delete") != 0 &&
+                strcmp(request->deletion_policy, "Retain") != 0) {
+                operation_fail(op, GRPC_INVALID_ARGUMENT, "deletion_policy must be \"Delete\" or \"Retain\"");
+                return;
+        }
+        create = (struct fleet_create){
+                .name = request->name,
+                .datastore = request->datastore,
+                .quota_bytes = request->quota_bytes,
+                .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .wait = request->wait,
+        };
+        fleet_create_tenant(control->config.fleet, &create, on_tenant_created, answer_new(control, op, request->name));
+}
+
+static void on_tenant_deleted(void *userdata, int result, const char *reason) {
+        Stokehold__Control__V1__DeleteTenantResponse response = STOKEHOLD__CONTROL__V1__DELETE_TENANT_RESPONSE__INIT;
+        struct answer *answer = userdata;
+
+        if (result < 0)
+                operation_fail(answer->op, code_of(result), "%s", reason);
+        else
+                finish(answer->op, &response);
+        answer_free(answer);
+}
+
+static void delete_tenant(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__DeleteTenantRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__delete_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "delete tenant \"%.63s\"%s", request->name, request->keep_data ? ", keeping its data" : "");
+        fleet_delete_tenant(control->config.fleet, request->name, request->keep_data, on_tenant_deleted,
+                answer_new(control, op, request->name));
+}
+
+static void on_reloaded(void *userdata, const char *const *errors, size_t n_errors) {
+        Stokehold__Control__V1__ReloadResponse response = STOKEHOLD__CONTROL__V1__RELOAD_RESPONSE__INIT;
+        struct answer *answer = userdata;
+
+        response.errors = (char **)errors;
+        response.n_errors = n_errors;
+        finish(answer->op, &response);
+        answer_free(answer);
+}
+
+static void reload(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        struct operation *op;
+
+        if (!enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE))
+                return;
+        op = begin(call, "", data);
+        if (!op)
+                return;
+        operation_audit(op, "reload");
+        control->config.reload(control->config.userdata, on_reloaded, answer_new(control, op, NULL));
+}
+
+static void set_log_level(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__SetLogLevelResponse response = STOKEHOLD__CONTROL__V1__SET_LOG_LEVEL_RESPONSE__INIT;
+        Stokehold__Control__V1__SetLogLevelRequest *request;
+        enum log_level level;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__set_log_level_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, "", data);
+        if (!op)
+                return;
+        operation_audit(op, "set log level to %.16s", request->level);
+        if (log_level_parse(request->level, &level) < 0) {
+                operation_fail(
+                        op, GRPC_INVALID_ARGUMENT, "level must be one of error, warning, notice, info and debug");
+                return;
+        }
+        response.previous = (char *)log_level_name(log_get_level());
+        log_set_level(level);
+        finish(op, &response);
+}
+
+/* ---- the service */
+
+#define METHOD(name, function)                                                                                         \
+        {                                                                                                              \
+                .path = "/stokehold.control.v1.Control/" name, .user_size = sizeof(struct operation_request),          \
+                .on_message = function, .on_cancel = on_cancel                                                         \
+        }
+
+static const struct grpc_method methods[] = {
+        METHOD("Status", status),
+        METHOD("ListDrivers", list_drivers),
+        METHOD("ListDatastores", list_datastores),
+        METHOD("ListTenants", list_tenants),
+        METHOD("CheckDatastore", check_datastore),
+        METHOD("CreateTenant", create_tenant),
+        METHOD("DeleteTenant", delete_tenant),
+        METHOD("Reload", reload),
+        METHOD("SetLogLevel", set_log_level),
+};
+
+static const struct grpc_service service = {
+        .name = "stokehold.control.v1.Control",
+        .methods = methods,
+        .n_methods = n_elements(methods),
+};
+
+static bool admit(void *userdata, const struct grpc_peer *peer) {
+        struct control *control = userdata;
+
+        return peer_right(&control->rules, peer) != PEER_NOTHING;
+}
+
+static void on_accept(void *userdata, int fd) {
+        struct control *control = userdata;
+        int r = grpc_server_accept(control->server, fd);
+
+        if (r < 0)
+                log_warning("control: a connection could not be taken: %s", strerror(-r));
+}
+
+int control_new(const struct control_config *config, struct control **ret, struct error *reterr) {
+        cleanup(control_freep) struct control *control = NULL;
+        cleanup(freep) char *address = NULL;
+        struct grpc_server_config server = {
+                .loop = config->loop, .name = "control", .limits = grpc_default_limits, .admit = admit};
+        int r;
+
+        control = new0(struct control);
+        control->config = *config;
+        control->started_ns = clock_now_ns();
+        control->operations = operation_table_new();
+        control_reload(control);
+
+        server.userdata = control;
+        r = grpc_server_new(&server, &control->server);
+        if (r < 0)
+                return error_set(reterr, r, "control: %s", strerror(-r));
+        r = grpc_server_add(
+                control->server, &service, bytes_of(stoke_control_descriptor, stoke_control_descriptor_size));
+        if (r < 0)
+                return error_set(reterr, r, "control: %s", strerror(-r));
+        if (asprintf(&address, "unix:%s", config->path) < 0)
+                return -ENOMEM;
+        /* With --config everybody may knock: who may come in is decided by the peer's credentials, not by the file's mode. */
+        r = listener_new(
+                config->loop, address, config->own_user ? 0600 : 0666, on_accept, control, &control->listener, reterr);
+        if (r < 0)
+                return r;
+
+        *ret = steal(control);
+        return 0;
+}
+
+void control_reload(struct control *control) {
+        peer_rules_load(&control->rules, control->config.own_user);
+}
+
+void control_close(struct control *control, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata) {
+        listener_free(steal(control->listener));
+        grpc_server_drain(control->server, timeout_ns, done, userdata);
+}
+
+void control_free(struct control *control) {
+        if (!control)
+                return;
+        listener_free(control->listener);
+        grpc_server_free(control->server);
+        operation_table_free(control->operations);
+        free(control);
+}

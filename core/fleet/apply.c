@@ -1,0 +1,350 @@
+#include "fleet/state.h"
+
+/*
+ * From definitions to what runs. A set of definitions is read, put in force, and compared with the datastores and tenants that there are: what is new is
+ * made, what has changed is opened or served anew, what has gone is closed or deleted. Nothing is deleted for being absent
+ * while any document could not be taken, for it may be the one that is meant.
+ */
+
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#define RELOAD_DELAY_NS (200 * NSEC_PER_MSEC)
+
+static void add_error(struct fleet *fleet, const char *format, ...) printf_like(2, 3);
+static void add_error(struct fleet *fleet, const char *format, ...) {
+        char **errors = reallocarray(fleet->errors, fleet->n_errors + 1, sizeof(*errors));
+        va_list ap;
+
+        check(errors);
+        fleet->errors = errors;
+        va_start(ap, format);
+        if (vasprintf(&errors[fleet->n_errors], format, ap) < 0)
+                check(false);
+        va_end(ap);
+        fleet->n_errors++;
+}
+
+static void drop_errors(struct fleet *fleet, size_t keep) {
+        while (fleet->n_errors > keep)
+                free(fleet->errors[--fleet->n_errors]);
+        if (keep == 0) {
+                free(fleet->errors);
+                fleet->errors = NULL;
+        }
+}
+
+void fleet_forget_definitions(struct fleet *fleet) {
+        drop_errors(fleet, 0);
+        definitions_free(fleet->definitions);
+        fleet->definitions = NULL;
+        secret_source_unref(fleet->secrets);
+        fleet->secrets = NULL;
+}
+
+bool fleet_is_declared(const struct fleet *fleet, const char *name) {
+        return definitions_find_tenant(fleet->definitions, name);
+}
+
+/* ---- reading */
+
+static const char *on_driver(void *userdata, const char *name, struct error *reterr) {
+        struct fleet *fleet = userdata;
+        const struct plugin *plugin = plugin_find(fleet->plugins, name, reterr);
+
+        return plugin ? plugin->driver->name : NULL;
+}
+
+static bool on_in_use(void *userdata, const char *datastore) {
+        struct fleet_store *store = fleet_find_store(userdata, datastore);
+
+        return store && store_is_used(store);
+}
+
+static int read_definitions(struct fleet *fleet) {
+        const struct settings *settings = fleet->config.settings;
+        struct definitions_config config = {
+                .directory = settings->definitions_dir,
+                .state_dir = settings->state_dir,
+                .secrets = fleet->secrets,
+                .driver = on_driver,
+                .in_use = on_in_use,
+                .userdata = fleet,
+        };
+        struct definition_problems problems = {};
+        struct definitions *set = NULL;
+        int r;
+
+        r = definitions_load(&config, fleet->definitions, &set, &problems);
+        if (r < 0)
+                return r;
+        secret_source_set(fleet->secrets, set);
+        definitions_free(fleet->definitions);
+        fleet->definitions = set;
+
+        drop_errors(fleet, 0);
+        fleet->refused = false;
+        for (size_t i = 0; i < problems.n_items; i++) {
+                log_warning("%s", problems.items[i].text);
+                add_error(fleet, "%s", problems.items[i].text);
+                fleet->refused |= problems.items[i].refused;
+        }
+        fleet->n_definition_errors = fleet->n_errors;
+        definition_problems_done(&problems);
+        return 0;
+}
+
+/* ---- datastores */
+
+static void want(struct fleet_store *store, const struct datastore_definition *definition) {
+        if (store->wanted == definition)
+                return;
+        datastore_definition_unref(store->wanted);
+        store->wanted = definition ? datastore_definition_ref(definition) : NULL;
+}
+
+static void update_store(struct fleet_store *store, const struct datastore_definition *definition) {
+        struct fleet *fleet = store->fleet;
+
+        if (store->definition && store->definition->base.fingerprint == definition->base.fingerprint) {
+                /* The same, perhaps on another line. What is open goes on with the definition that it was opened with. */
+                want(store, definition);
+                store->leaving = false;
+                if (!store->ds && !store->check)
+                        store_open(store); /* its driver may have come */
+                return;
+        }
+        if (store == fleet->registry_store) {
+                add_error(fleet,
+                        "%s: datastore %s holds the registry: the change takes effect when the daemon is started anew",
+                        definition->base.source, store->name);
+                fleet->n_definition_errors = fleet->n_errors;
+                return;
+        }
+        want(store, definition);
+        store->leaving = true;
+}
+
+static void apply_datastores(struct fleet *fleet) {
+        const struct definitions *set = fleet->definitions;
+        const char *registry = registry_datastore(fleet->registry);
+        struct fleet_store *store;
+
+        LIST_FOREACH(store, &fleet->stores, entry)
+                if (!definitions_find_datastore(set, store->name)) {
+                        want(store, NULL);
+                        store->leaving = true;
+                }
+        for (size_t i = 0; i < set->n_datastores; i++) {
+                store = fleet_find_store(fleet, set->datastores[i]->base.name);
+                if (store) {
+                        update_store(store, set->datastores[i]);
+                        continue;
+                }
+                store = store_new(fleet, set->datastores[i]);
+                store_open(store);
+        }
+        if (registry && strcmp(registry, set->system_datastore->base.name) != 0) {
+                add_error(fleet,
+                        "%s: the registry is in datastore %s and stays there: moving it is not supported by this version",
+                        set->system_datastore->base.source, registry);
+                fleet->n_definition_errors = fleet->n_errors;
+        }
+        fleet_settle(fleet);
+}
+
+/* ---- tenants */
+
+void assignment_update_manner(struct assignment *a) {
+        const struct settings *settings = a->fleet->config.settings;
+        const struct registry_record *record = assignment_record(a);
+        const struct tenant_definition *d = definitions_find_tenant(a->fleet->definitions, a->name);
+        struct tenant_manner *m = &a->wanted;
+
+        tenant_manner_done(m);
+        m->quota_bytes = settings->default_quota_bytes;
+        m->auto_compact_ns = settings->auto_compaction_ns;
+        m->slow_ns = settings->slow_request_ns;
+        m->socket_mode = settings->socket_mode;
+        m->owner = (uid_t)-1;
+        m->group = (gid_t)-1;
+        if (!d) {
+                if (record->quota_bytes)
+                        m->quota_bytes = record->quota_bytes;
+                return;
+        }
+        if (d->has_quota)
+                m->quota_bytes = d->quota_bytes;
+        if (d->has_auto_compact)
+                m->auto_compact_ns = d->auto_compact_ns;
+        if (d->has_socket_mode)
+                m->socket_mode = d->socket_mode;
+        m->owner = d->owner;
+        m->group = d->group;
+        if (d->tcp) {
+                m->tcp = strdup(d->tcp);
+                check(m->tcp);
+        }
+        if (d->n_peers) {
+                m->peers = reallocarray(NULL, d->n_peers, sizeof(*m->peers));
+                check(m->peers);
+                memcpy(m->peers, d->peers, d->n_peers * sizeof(*m->peers));
+                m->n_peers = d->n_peers;
+        }
+}
+
+static void apply_definition(struct fleet *fleet, const struct tenant_definition *d) {
+        struct assignment *a = fleet_find_assignment(fleet, d->base.name);
+        const char *datastore = d->datastore ? d->datastore : fleet->definitions->default_datastore->base.name;
+        const struct registry_record *record;
+
+        if (strcmp(d->base.name, REGISTRY_KEYSPACE) == 0) {
+                add_error(fleet, "%s: \"%s\" is the daemon's own keyspace, and no name for a tenant", d->base.source,
+                        d->base.name);
+                return;
+        }
+        if (!a) {
+                a = fleet_assign(fleet, d->base.name, datastore, d->has_quota ? d->quota_bytes : 0, d->retain,
+                        d->base.source, true);
+                assignment_step(a);
+                return;
+        }
+        record = assignment_record(a);
+        if (a->gone || a->want_delete || !record || record->phase == REGISTRY_DELETING)
+                return; /* applied again when it is gone */
+        if (d->datastore && strcmp(d->datastore, record->datastore) != 0)
+                add_error(fleet,
+                        "%s:%u: tenant %s is on datastore %s and stays there: moving it to %s is not supported by this version",
+                        d->base.file, d->datastore_line, a->name, record->datastore, d->datastore);
+
+        free(a->change_source);
+        a->change_source = NULL;
+        if (strcmp(record->source, d->base.source) != 0 || !record->from_file || record->retain != d->retain ||
+                record->quota_bytes != (d->has_quota ? d->quota_bytes : 0)) {
+                a->change_source = strdup(d->base.source);
+                check(a->change_source);
+                a->change_from_file = true;
+                a->change_retain = d->retain;
+                a->change_quota = d->has_quota ? d->quota_bytes : 0;
+        }
+        assignment_update_manner(a);
+        assignment_hurry(a);
+}
+
+/* No document at all, where there were some: more likely a directory that is not mounted than a wish. */
+static bool looks_lost(const struct fleet *fleet) {
+        const struct definitions *set = fleet->definitions;
+
+        if (fleet->applied || set->n_tenants || set->n_secrets)
+                return false;
+        for (size_t i = 0; i < set->n_datastores; i++)
+                if (set->datastores[i]->base.file)
+                        return false;
+        return true;
+}
+
+void fleet_apply_tenants(struct fleet *fleet) {
+        const struct definitions *set = fleet->definitions;
+        struct assignment *a, *following;
+        bool lost = looks_lost(fleet);
+
+        drop_errors(fleet, fleet->n_definition_errors);
+        for (size_t i = 0; i < set->n_tenants; i++)
+                apply_definition(fleet, set->tenants[i]);
+
+        for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
+                const struct registry_record *record = assignment_record(a);
+
+                following = LIST_NEXT(a, entry);
+                if (fleet_is_declared(fleet, a->name) || a->gone)
+                        continue;
+                assignment_update_manner(a);
+                if (record->from_file && !a->want_delete && record->phase != REGISTRY_DELETING) {
+                        if (fleet->refused || lost) {
+                                add_error(fleet, "%s: tenant %s is no longer declared there; it is kept, since %s",
+                                        record->source, a->name,
+                                        lost ? "the directory holds no definition at all"
+                                             : "not all definitions could be taken");
+                        } else {
+                                log_notice("tenant %s is no longer declared in %s: deleting it%s", a->name,
+                                        record->source, record->retain ? ", keeping its data" : "");
+                                a->want_delete = true;
+                                a->want_retain = record->retain;
+                        }
+                }
+                assignment_hurry(a);
+        }
+        for (size_t i = fleet->n_definition_errors; i < fleet->n_errors; i++)
+                log_warning("%s", fleet->errors[i]);
+        fleet->applied = true;
+        fleet_settle(fleet);
+}
+
+/* ---- start and reload */
+
+int fleet_start_definitions(struct fleet *fleet, struct error *reterr) {
+        int r;
+
+        r = secret_source_new(fleet->config.settings->secrets_dir, getenv("CREDENTIALS_DIRECTORY"), &fleet->secrets);
+        if (r < 0)
+                return error_set(reterr, r, "secrets: %s", strerror(-r));
+        r = read_definitions(fleet);
+        if (r < 0)
+                return error_set(reterr, r, "definitions: %s", strerror(-r));
+        apply_datastores(fleet);
+        return 0;
+}
+
+struct reload_answer {
+        struct loop_task task;
+        struct fleet *fleet;
+        fleet_reload_fn done;
+        void *userdata;
+};
+
+static void on_reload_answer(struct loop_task *task) {
+        struct reload_answer *answer = container_of(task, struct reload_answer, task);
+
+        answer->done(answer->userdata, (const char *const *)answer->fleet->errors, answer->fleet->n_errors);
+        free(answer);
+}
+
+void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata) {
+        struct reload_answer *answer;
+        int r;
+
+        if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING) {
+                loop_timer_clear(&fleet->reload_timer);
+                plugin_table_scan(fleet->plugins);
+                r = read_definitions(fleet);
+                if (r < 0)
+                        log_error("definitions: %s", strerror(-r));
+                apply_datastores(fleet);
+                if (fleet_is_running(fleet))
+                        fleet_apply_tenants(fleet);
+                else
+                        fleet_registry_hurry(fleet);
+                log_info("definitions read: %zu datastores, %zu tenants, %zu problems",
+                        fleet->definitions->n_datastores, fleet->definitions->n_tenants, fleet->n_errors);
+        }
+        if (!done)
+                return;
+        answer = new0(struct reload_answer);
+        answer->task.run = on_reload_answer;
+        answer->fleet = fleet;
+        answer->done = done;
+        answer->userdata = userdata;
+        loop_defer(fleet->loop, &answer->task);
+}
+
+void fleet_definitions_changed(struct fleet *fleet) {
+        if ((fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING) && !fleet->reload_timer.position)
+                loop_timer_set(fleet->loop, &fleet->reload_timer, clock_now_ns() + RELOAD_DELAY_NS);
+}
+
+void fleet_set_settings(struct fleet *fleet, const struct settings *settings) {
+        fleet->config.settings = settings;
+}

@@ -1,0 +1,508 @@
+#include "fleet/state.h"
+
+/*
+ * The life of one tenant, seen from the main thread: recorded, made, served, and in the end dropped.
+ *
+ * Each step is written to the registry before it is taken, so a crash leaves a record that says what was about to be done, and doing it again is
+ * harmless: create changes nothing if the keyspace exists, drop does nothing if it does not. A step that fails is repeated
+ * after a pause that grows to a minute. A write whose outcome is not known is repeated unchanged until it is known; nothing else is done
+ * meanwhile, since the record would otherwise be guessed.
+ */
+
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/metrics.h"
+
+#define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
+#define DRAIN_TIMEOUT_NS (10 * NSEC_PER_SEC)
+#define RETRY_MIN_NS (NSEC_PER_SEC)
+#define RETRY_MAX_NS (60 * NSEC_PER_SEC)
+
+void tenant_manner_done(struct tenant_manner *manner) {
+        free(manner->tcp);
+        free(manner->peers);
+        *manner = (struct tenant_manner){};
+}
+
+static void tenant_manner_copy(struct tenant_manner *to, const struct tenant_manner *from) {
+        tenant_manner_done(to);
+        *to = *from;
+        if (from->tcp) {
+                to->tcp = strdup(from->tcp);
+                check(to->tcp);
+        }
+        if (from->n_peers) {
+                to->peers = reallocarray(NULL, from->n_peers, sizeof(*to->peers));
+                check(to->peers);
+                memcpy(to->peers, from->peers, from->n_peers * sizeof(*to->peers));
+        }
+}
+
+bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_manner *b) {
+        return a->quota_bytes == b->quota_bytes && a->auto_compact_ns == b->auto_compact_ns &&
+                a->slow_ns == b->slow_ns && a->socket_mode == b->socket_mode && a->owner == b->owner &&
+                a->group == b->group && strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 &&
+                a->n_peers == b->n_peers &&
+                (a->n_peers == 0 || memcmp(a->peers, b->peers, a->n_peers * sizeof(*a->peers)) == 0);
+}
+
+static void on_retry(struct loop_timer *timer) {
+        struct assignment *a = container_of(timer, struct assignment, retry);
+
+        assignment_step(a);
+}
+
+struct assignment *assignment_new(struct fleet *fleet, const char *name) {
+        struct assignment *a = new0(struct assignment), *other, *last = NULL;
+
+        a->fleet = fleet;
+        a->name = strdup(name);
+        check(a->name);
+        a->retry.on_time = on_retry;
+        STAILQ_INIT(&a->waiters);
+
+        LIST_FOREACH(other, &fleet->assignments, entry) {
+                if (strcmp(other->name, name) > 0)
+                        break;
+                last = other;
+        }
+        if (last)
+                LIST_INSERT_AFTER(last, a, entry);
+        else
+                LIST_INSERT_HEAD(&fleet->assignments, a, entry);
+        return a;
+}
+
+void assignment_free(struct assignment *a) {
+        struct tenant_waiter *waiter;
+
+        if (!a)
+                return;
+        check(!a->busy && !a->serving);
+        LIST_REMOVE(a, entry);
+        loop_timer_clear(&a->retry);
+        while ((waiter = STAILQ_FIRST(&a->waiters))) {
+                STAILQ_REMOVE_HEAD(&a->waiters, entry);
+                waiter->done(waiter->userdata, -EAGAIN, "the daemon is being stopped");
+                free(waiter);
+        }
+        tenant_metrics_free(a);
+        registry_record_free(a->record);
+        registry_record_free(a->next);
+        tenant_manner_done(&a->manner);
+        tenant_manner_done(&a->wanted);
+        free(a->change_source);
+        free(a->reason);
+        free(a->name);
+        free(a);
+}
+
+struct assignment *fleet_find_assignment(struct fleet *fleet, const char *name) {
+        struct assignment *a;
+
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                if (strcmp(a->name, name) == 0)
+                        return a;
+        return NULL;
+}
+
+const struct registry_record *assignment_record(const struct assignment *a) {
+        return a->next ? a->next : a->record;
+}
+
+void assignment_wait(struct assignment *a, int what, fleet_done_fn done, void *userdata) {
+        struct tenant_waiter *waiter = new0(struct tenant_waiter);
+
+        waiter->what = what;
+        waiter->done = done;
+        waiter->userdata = userdata;
+        STAILQ_INSERT_TAIL(&a->waiters, waiter, entry);
+}
+
+/* Answers those who wait for something up to `what`: a tenant that is served is recorded too. */
+static void answer(struct assignment *a, bool all, int what, int result, const char *reason) {
+        STAILQ_HEAD(, tenant_waiter) due = STAILQ_HEAD_INITIALIZER(due);
+        struct tenant_waiter *waiter, *following;
+
+        for (waiter = STAILQ_FIRST(&a->waiters); waiter; waiter = following) {
+                following = STAILQ_NEXT(waiter, entry);
+                if (!all && (int)waiter->what > what)
+                        continue;
+                STAILQ_REMOVE(&a->waiters, waiter, tenant_waiter, entry);
+                STAILQ_INSERT_TAIL(&due, waiter, entry);
+        }
+        while ((waiter = STAILQ_FIRST(&due))) {
+                STAILQ_REMOVE_HEAD(&due, entry);
+                waiter->done(waiter->userdata, result, reason);
+                free(waiter);
+        }
+}
+
+static void well(struct assignment *a) {
+        a->n_failures = 0;
+        free(a->reason);
+        a->reason = NULL;
+}
+
+static void fail(struct assignment *a, const char *reason) {
+        struct log_context context = {.tenant = a->name};
+        uint64_t pause = RETRY_MIN_NS << min_of(a->n_failures, 6U);
+
+        if (!a->reason || strcmp(a->reason, reason) != 0) {
+                log_at(LOG_LEVEL_WARNING, &context, "%s", reason);
+                free(a->reason);
+                a->reason = strdup(reason);
+                check(a->reason);
+        }
+        a->n_failures++;
+        a->settled = true;
+        loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns() + min_of(pause, RETRY_MAX_NS));
+        answer(a, true, 0, -EAGAIN, reason);
+        fleet_settle(a->fleet);
+}
+
+/* ---- the registry */
+
+static void on_written(struct registry_write *w, int result, const char *reason) {
+        struct assignment *a = container_of(w, struct assignment, write);
+        cleanup(freep) char *text = NULL;
+
+        a->busy = false;
+        if (result < 0) {
+                if (result == -ESTALE && !a->record) {
+                        /* A record that could not be read stands in the way. */
+                        registry_record_free(steal(a->next));
+                        a->gone = true;
+                        answer(a, true, 0, -EEXIST, "the registry has a record of this name already");
+                        assignment_step(a);
+                        return;
+                }
+                if (asprintf(&text, "registry: %s", reason) < 0)
+                        check(false);
+                fail(a, text);
+                return;
+        }
+
+        if (w->remove) {
+                a->gone = true;
+        } else {
+                registry_record_free(a->record);
+                a->record = steal(a->next);
+                answer(a, false, WAIT_RECORDED, 0, "");
+        }
+        well(a);
+        assignment_step(a);
+}
+
+static void write_record(struct assignment *a, bool remove) {
+        a->busy = true;
+        a->write = (struct registry_write){
+                .record = remove ? a->record : a->next,
+                .remove = remove,
+                .done = on_written,
+        };
+        registry_write(a->fleet->registry, &a->write);
+}
+
+/* ---- the datastore */
+
+static int run_create(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
+        struct assignment *a = container_of(job, struct assignment, job);
+        struct stoke_record first;
+
+        keyspace_first_record(a->fleet->config.daemon, &first);
+        return datastore_driver(job->ds)->create(session, job->keyspace, &first, call);
+}
+
+static int run_drop(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
+        return datastore_driver(job->ds)->drop(session, job->keyspace, call);
+}
+
+static void on_job_done(struct datastore_job *job) {
+        struct assignment *a = container_of(job, struct assignment, job);
+        cleanup(freep) char *text = NULL;
+
+        a->busy = false;
+        a->store = NULL;
+        if (job->result != 0) {
+                const char *reason = job->reason[0] ? job->reason
+                        : job->result < 0           ? strerror(-job->result)
+                                                    : "an outcome that was not expected";
+
+                if (asprintf(&text, "datastore %s: %s", a->record->datastore, reason) < 0)
+                        check(false);
+                fail(a, text);
+                return;
+        }
+
+        well(a);
+        if (a->record->phase == REGISTRY_PROVISIONING) {
+                a->next = registry_record_copy(a->record);
+                a->next->phase = REGISTRY_READY;
+        } else {
+                a->dropped = true;
+        }
+        assignment_step(a);
+}
+
+static void submit(struct assignment *a, struct fleet_store *store,
+        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call)) {
+        a->busy = true;
+        a->store = store;
+        a->job_keyspace = (struct stoke_keyspace){.name = a->name};
+        memcpy(a->job_keyspace.incarnation, a->record->incarnation, 16);
+        a->job = (struct datastore_job){
+                .class = JOB_BULK,
+                .keyspace = &a->job_keyspace,
+                .deadline_ns = clock_now_ns() + JOB_TIMEOUT_NS,
+                .loop = a->fleet->loop,
+                .run = run,
+                .done = on_job_done,
+        };
+        datastore_submit(store->ds, &a->job);
+}
+
+/* ---- the shard. Between sending and coming back the assignment is busy, so that it stays and its manner does not change. */
+
+static void start_there(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+        const struct fleet_config *config = &a->fleet->config; /* what is read of it never changes */
+        cleanup(error_done) struct error err = {};
+        struct tenant_config tenant = {
+                .name = a->name,
+                .datastore = a->store->ds,
+                .quota_bytes = a->manner.quota_bytes,
+                .auto_compact_ns = a->manner.auto_compact_ns,
+                .slow_ns = a->manner.slow_ns,
+                .runtime_dir = a->fleet->tenants_dir,
+                .socket_mode = a->manner.socket_mode,
+                .owner = a->manner.owner,
+                .group = a->manner.group,
+                .tcp = a->manner.tcp,
+                .peers = a->manner.peers,
+                .n_peers = a->manner.n_peers,
+                .services = &config->services,
+                .limits = a->fleet->limits,
+                .loop = a->shard->loop,
+                .cache = a->shard->cache,
+        };
+
+        memcpy(tenant.incarnation, a->record->incarnation, 16);
+        memcpy(tenant.daemon, config->daemon, 16);
+        errand->result = tenant_open(&tenant, &a->serving, &err);
+        if (errand->result < 0)
+                snprintf(errand->reason, sizeof(errand->reason), "%s", error_text(&err));
+        errand_return(errand);
+}
+
+static void leave_shard(struct assignment *a) {
+        a->shard->n_tenants--;
+        a->shard = NULL;
+        a->store = NULL;
+}
+
+static void start_back(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+        struct log_context context = {.tenant = a->name, .datastore = a->record->datastore};
+
+        a->busy = false;
+        if (errand->result < 0) {
+                leave_shard(a);
+                fail(a, errand->reason);
+                return;
+        }
+        well(a);
+        a->settled = true;
+        log_at(LOG_LEVEL_INFO, &context, "served at %s/%s.sock", a->fleet->tenants_dir, a->name);
+        answer(a, false, WAIT_SERVED, 0, "");
+        assignment_step(a);
+}
+
+static void start(struct assignment *a, struct fleet_store *store) {
+        struct fleet *fleet = a->fleet;
+        struct shard *least = fleet->shards[0];
+
+        for (size_t i = 1; i < fleet->n_shards; i++)
+                if (fleet->shards[i]->n_tenants < least->n_tenants)
+                        least = fleet->shards[i];
+        tenant_manner_copy(&a->manner, &a->wanted);
+        a->busy = true;
+        a->store = store;
+        a->shard = least;
+        least->n_tenants++;
+        errand_send(least->loop, fleet->loop, start_there, start_back, a);
+}
+
+static void on_closed(void *userdata) {
+        errand_return(userdata);
+}
+
+static void stop_there(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+
+        tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
+}
+
+static void stop_back(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+
+        a->busy = false;
+        a->serving = NULL;
+        a->figures = (struct tenant_figures){};
+        leave_shard(a);
+        assignment_step(a);
+}
+
+static void stop(struct assignment *a) {
+        a->busy = true;
+        errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
+}
+
+/* ---- choosing */
+
+static void farewell(struct assignment *a) {
+        struct fleet *fleet = a->fleet;
+        struct log_context context = {.tenant = a->name};
+        bool was_there = a->record;
+
+        if (was_there) {
+                tenant_remove_paths(fleet->tenants_dir, a->name);
+                log_at(LOG_LEVEL_NOTICE, &context, "deleted%s",
+                        a->record->retain ? "; its data stays in the datastore" : "");
+        }
+        answer(a, true, 0, 0, "");
+        assignment_free(a);
+        fleet_settle(fleet);
+        /* A definition of this name may be waiting for the old one to be gone. */
+        if (was_there && fleet_is_running(fleet))
+                loop_defer(fleet->loop, &fleet->apply_task);
+}
+
+/* The datastore of the record, open. NULL: a failure, told. */
+static struct fleet_store *store_of(struct assignment *a) {
+        struct fleet_store *store = fleet_find_store(a->fleet, a->record->datastore);
+        cleanup(freep) char *text = NULL;
+        int n;
+
+        if (store && store->leaving)
+                return NULL; /* goes on when it was closed, or opened anew */
+        if (store && store->ds)
+                return store;
+        if (store)
+                n = asprintf(&text, "datastore %s: %s", store->name, store->validation.message);
+        else
+                n = asprintf(&text, "datastore %s is not defined", a->record->datastore);
+        check(n > 0);
+        fail(a, text);
+        return NULL;
+}
+
+/* What is wanted and recorded differently becomes the next record. */
+static void take_wishes(struct assignment *a) {
+        if (a->want_delete) {
+                if (a->record->phase == REGISTRY_DELETING)
+                        return;
+                a->next = registry_record_copy(a->record);
+                a->next->phase = REGISTRY_DELETING;
+                a->next->retain = a->want_retain;
+                return;
+        }
+        if (a->change_source) {
+                if (a->record->phase != REGISTRY_DELETING) {
+                        a->next = registry_record_copy(a->record);
+                        free(a->next->source);
+                        a->next->source = steal(a->change_source);
+                        a->next->from_file = a->change_from_file;
+                        a->next->retain = a->change_retain;
+                        a->next->quota_bytes = a->change_quota;
+                }
+                free(a->change_source);
+                a->change_source = NULL;
+        }
+}
+
+void assignment_step(struct assignment *a) {
+        struct fleet_store *store;
+
+        if (a->busy || a->retry.position)
+                return;
+        if (a->fleet->stage == FLEET_STOPPING) {
+                if (a->serving)
+                        stop(a);
+                else
+                        fleet_settle(a->fleet);
+                return;
+        }
+        if (!fleet_is_running(a->fleet))
+                return;
+        if (a->gone) {
+                farewell(a);
+                return;
+        }
+        if (a->record && !a->next)
+                take_wishes(a);
+        if (a->next) {
+                write_record(a, false);
+                return;
+        }
+
+        switch (a->record->phase) {
+        case REGISTRY_PROVISIONING:
+                store = store_of(a);
+                if (store)
+                        submit(a, store, run_create);
+                break;
+        case REGISTRY_READY:
+                if (a->serving && (a->store->leaving || !tenant_manner_equal(&a->manner, &a->wanted)))
+                        stop(a);
+                else if (!a->serving) {
+                        store = store_of(a);
+                        if (store)
+                                start(a, store);
+                } else
+                        fleet_settle(a->fleet);
+                break;
+        case REGISTRY_DELETING:
+                if (a->serving)
+                        stop(a);
+                else if (!a->record->retain && !a->dropped) {
+                        store = store_of(a);
+                        if (store)
+                                submit(a, store, run_drop);
+                } else
+                        write_record(a, true);
+                break;
+        }
+}
+
+void assignment_hurry(struct assignment *a) {
+        loop_timer_clear(&a->retry);
+        assignment_step(a);
+}
+
+void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
+        const struct registry_record *record = assignment_record(a);
+
+        *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
+        *ret = (struct fleet_tenant_view){
+                .name = a->name,
+                .datastore = record->datastore,
+                .phase = a->reason && !a->serving && record->phase != REGISTRY_DELETING
+                        ? "Failed"
+                        : registry_phase_name(record->phase),
+                .reason = a->reason ? a->reason : "",
+                .incarnation = record->incarnation,
+                .source = record->source,
+                .socket = *ret_socket,
+                .definition = definitions_find_tenant(a->fleet->definitions, a->name),
+                .quota_bytes = a->wanted.quota_bytes,
+                .retain = record->retain,
+                .serving = a->serving && !a->busy,
+                .created = record->created,
+                .peers = a->wanted.peers,
+                .n_peers = a->wanted.n_peers,
+                .figures = &a->figures,
+        };
+}

@@ -1,0 +1,143 @@
+#pragma once
+
+/*
+ * The fleet: the plugins, the datastores and the definitions in force, the registry, the shards, and which tenant lives where. Belongs to the main
+ * loop, as does every function and callback here; nothing here blocks (datastores are reached through jobs, shards through
+ * errands), but for small files of its own.
+ *
+ * Asynchronous functions call done exactly once, never from within themselves: result 0 or a negative errno with a reason in words:
+ * -ENOENT (no such thing), -EEXIST, -EINVAL (a name or value), -EBUSY (in use, declared in a file, not possible now), -EAGAIN (the
+ * registry or the datastore cannot be reached).
+ */
+
+#include <stokehold/driver.h>
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "driver/plugin.h"
+#include "fleet/definition.h"
+#include "fleet/settings.h"
+#include "fleet/tenant.h"
+
+struct fleet;
+
+struct fleet_config {
+        struct loop *loop;               /* borrowed, the main loop */
+        const struct settings *settings; /* borrowed until fleet_free() or fleet_set_settings() */
+        uint8_t daemon[16];
+        struct tenant_services services; /* what the rooms above add to each tenant's server */
+        /* Every tenant is served or has said why not: once, after the start. May be NULL. */
+        void (*on_ready)(void *userdata);
+        void *userdata;
+};
+
+/* Loads plugins, starts the shards. */
+int fleet_new(const struct fleet_config *config, struct fleet **ret, struct error *reterr);
+/* Before fleet_start(), or after fleet_stop() is done. */
+void fleet_free(struct fleet *fleet);
+DEFINE_FREEP(fleet)
+
+/* Reads the definitions, opens datastores and the registry, finishes what a crash left half done, serves. Trouble with any of these is reported
+ * (fleet_problems()) and tried again. */
+int fleet_start(struct fleet *fleet, struct error *reterr);
+/* Drains all tenants, closes keyspaces, registry and datastores. */
+void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdata);
+
+typedef void (*fleet_done_fn)(void *userdata, int result, const char *reason);
+
+/* Reads plugins and definitions again and applies what is good. errors: a line each, FILE:LINE: reason; valid during done. */
+typedef void (*fleet_reload_fn)(void *userdata, const char *const *errors, size_t n_errors);
+void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata);
+/* Takes effect with the next fleet_reload(); the old ones are no longer used on return. */
+void fleet_set_settings(struct fleet *fleet, const struct settings *settings);
+/* Something in the definitions directory has changed: reloads them soon, once for a burst of changes. */
+void fleet_definitions_changed(struct fleet *fleet);
+
+struct fleet_create {
+        const char *name;
+        const char *datastore; /* "": the default one */
+        uint64_t quota_bytes;  /* 0: the daemon's default */
+        bool retain;
+        bool wait; /* done when it is served, or has failed (result -EAGAIN) */
+};
+void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
+/* done when nothing is left of it. keep_data: the keyspace stays in its datastore, forgotten. */
+void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata);
+
+struct fleet_check_item {
+        char *name, *value;
+        enum stoke_severity severity;
+};
+typedef void (*fleet_check_fn)(
+        void *userdata, int result, const char *reason, const struct fleet_check_item *items, size_t n_items);
+void fleet_check_datastore(struct fleet *fleet, const char *name, fleet_check_fn done, void *userdata);
+
+/* ---- looking. What is given is borrowed, until the next event. */
+
+enum fleet_condition_status { FLEET_UNKNOWN, FLEET_TRUE, FLEET_FALSE };
+struct fleet_condition {
+        const char *type;
+        enum fleet_condition_status status;
+        const char *reason;
+        char *message; /* owned */
+        int64_t since; /* of the status; seconds since 1970 */
+};
+const char *fleet_condition_status_name(enum fleet_condition_status status);
+
+struct fleet_datastore_view {
+        const char *name;
+        const struct datastore_definition *definition;
+        const char *driver;
+        const char *source;
+        bool is_default, is_system, ready;
+        const char *const *used_by; /* tenants, sorted */
+        size_t n_used_by;
+        const struct fleet_condition *conditions[2];
+        int64_t generation;
+        uint32_t n_sessions, max_sessions;
+        uint64_t commit_p50_ns, commit_p99_ns;
+};
+void fleet_each_datastore(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_datastore_view *view), void *userdata);
+
+struct fleet_tenant_view {
+        const char *name, *datastore;
+        const char *phase;  /* "Provisioning", "Ready", "Deleting", "Failed" */
+        const char *reason; /* "" or why it is not (yet) what it should be */
+        const uint8_t *incarnation;
+        const char *source;
+        const char *socket;                         /* the path */
+        const struct tenant_definition *definition; /* NULL: not declared in a file */
+        uint64_t quota_bytes;
+        bool retain, serving;
+        int64_t created;
+        const uint32_t *peers;
+        size_t n_peers;
+        const struct tenant_figures *figures; /* as last collected; zeroed before */
+};
+void fleet_each_tenant(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata);
+/* False: there is none. */
+bool fleet_find_tenant(struct fleet *fleet, const char *name,
+        void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata);
+
+struct fleet_summary {
+        unsigned n_shards;
+        size_t n_tenants, n_serving, n_datastores, n_ready;
+        uint64_t n_connections, cache_bytes, cache_max_bytes;
+        const char *registry_datastore; /* "" : none yet */
+        bool registry_open;
+};
+void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret);
+/* A line for whatever is wrong. */
+void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata);
+struct plugin_table *fleet_plugins(struct fleet *fleet);
+const struct settings *fleet_settings(struct fleet *fleet);
+
+/* Asks every shard for its tenants' figures; done when all have answered. */
+void fleet_collect(struct fleet *fleet, void (*done)(void *userdata), void *userdata);
+
+/* Resident memory of the process; 0: not known. */
+uint64_t fleet_resident_bytes(void);
+/* Puts the process's own figures into the metrics, for a scrape. */
+void fleet_publish_process(void);

@@ -1,0 +1,66 @@
+#pragma once
+
+/*
+ * A tenant as it is served: its keyspace, its gRPC server, its listeners. Lives on one shard, and every function here is for that shard's
+ * thread. The main thread's view of it (assignment, registry, definition) is in fleet/fleet.h.
+ */
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "keyspace/keyspace.h"
+#include "rpc/grpc.h"
+#include "rpc/http1.h"
+
+/* What higher rooms add to a tenant's server; its userdata is the struct keyspace. */
+struct tenant_services {
+        int (*add)(struct grpc_server *server); /* 0 or negative errno */
+        const struct http1_route *routes;       /* borrowed for ever; userdata is the struct keyspace too */
+        size_t n_routes;
+};
+
+struct tenant_config {
+        const char *name;
+        uint8_t incarnation[16];
+        uint8_t daemon[16];
+        struct datastore *datastore; /* borrowed, until tenant_close() is done */
+        uint64_t quota_bytes;
+        uint64_t auto_compact_ns;
+        uint64_t slow_ns;        /* requests and commits that take longer are logged; 0: never, 500 ms */
+        const char *runtime_dir; /* RUNTIME/tenants, which exists */
+        mode_t socket_mode;
+        uid_t owner;           /* (uid_t)-1: as the daemon */
+        gid_t group;           /* (gid_t)-1: as the daemon */
+        const char *tcp;       /* "127.0.0.1:2379", on loopback; NULL: none */
+        const uint32_t *peers; /* uids that may connect; none: whoever the mode lets in */
+        size_t n_peers;
+        const struct tenant_services *services; /* borrowed for ever */
+        struct grpc_limits limits;              /* but for slow_ns */
+        struct loop *loop;                      /* borrowed, the shard's */
+        struct value_cache *cache;              /* borrowed, the shard's */
+};
+
+struct tenant;
+
+/* Copies the configuration. The keyspace opens itself at the first call. */
+int tenant_open(const struct tenant_config *config, struct tenant **ret, struct error *reterr);
+/* Listens no more, drains (calls may end within timeout_ns), closes the keyspace, frees the tenant, then calls done. */
+void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata);
+
+struct tenant_figures {
+        enum keyspace_condition condition;
+        char reason[256]; /* "" or why it is not serving */
+        int64_t revision, compacted;
+        uint64_t n_keys, n_versions, bytes_live, bytes_log, bytes_memory;
+        uint64_t n_watchers, n_leases, n_connections;
+        char tcp[64]; /* the TCP address as bound; "": none */
+};
+void tenant_get_figures(struct tenant *tenant, struct tenant_figures *ret);
+/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost". */
+const char *tenant_condition_name(enum keyspace_condition condition);
+
+/* The paths of a tenant's endpoint, under RUNTIME/tenants. Owned by the caller. Any thread. */
+char *tenant_socket_path(const char *runtime_dir, const char *name);
+/* Removes the socket's directory and the link, once the tenant is gone for good. Any thread. */
+void tenant_remove_paths(const char *runtime_dir, const char *name);

@@ -1,0 +1,154 @@
+#include "fleet/state.h"
+
+/*
+ * What others may see of the fleet: views whose pointers are borrowed from it, made for one visit. Main loop only.
+ */
+
+#include <string.h>
+
+static void visit_datastore(struct fleet_store *store,
+        void (*visit)(void *userdata, const struct fleet_datastore_view *view), void *userdata) {
+        struct fleet *fleet = store->fleet;
+        const char *registry = registry_datastore(fleet->registry);
+        const struct datastore_definition *definition = store->definition ? store->definition : store->wanted;
+        cleanup(freep) const char **used_by = NULL;
+        struct datastore_figures figures = {};
+        struct fleet_datastore_view view;
+        struct assignment *a;
+        size_t n = 0;
+
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                n++;
+        used_by = xcalloc(n, sizeof(*used_by));
+        n = 0;
+        LIST_FOREACH(a, &fleet->assignments, entry) {
+                const struct registry_record *record = assignment_record(a);
+
+                if (record && strcmp(record->datastore, store->name) == 0)
+                        used_by[n++] = a->name;
+        }
+        if (store->ds)
+                datastore_figures(store->ds, &figures);
+
+        view = (struct fleet_datastore_view){
+                .name = store->name,
+                .definition = definition,
+                .driver = store->driver,
+                .source = store->wanted ? store->wanted->base.source : definition->base.source,
+                .is_default = strcmp(fleet->definitions->default_datastore->base.name, store->name) == 0,
+                .is_system = registry && strcmp(registry, store->name) == 0,
+                .ready = store->validation.status == FLEET_TRUE,
+                .used_by = used_by,
+                .n_used_by = n,
+                .conditions = {&store->validation, &store->deletion},
+                .generation = definition->base.generation,
+                .n_sessions = figures.n_sessions,
+                .max_sessions = figures.max_sessions,
+                .commit_p50_ns = figures.commit_p50_ns,
+                .commit_p99_ns = figures.commit_p99_ns,
+        };
+        visit(userdata, &view);
+}
+
+void fleet_each_datastore(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_datastore_view *view), void *userdata) {
+        struct fleet_store *store;
+
+        LIST_FOREACH(store, &fleet->stores, entry) {
+                store_update_use(store);
+                visit_datastore(store, visit, userdata);
+        }
+}
+
+static void visit_tenant(
+        struct assignment *a, void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata) {
+        cleanup(freep) char *socket = NULL;
+        struct fleet_tenant_view view;
+
+        if (!assignment_record(a))
+                return;
+        assignment_view(a, &view, &socket);
+        visit(userdata, &view);
+}
+
+void fleet_each_tenant(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata) {
+        struct assignment *a;
+
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                visit_tenant(a, visit, userdata);
+}
+
+bool fleet_find_tenant(struct fleet *fleet, const char *name,
+        void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata) {
+        struct assignment *a = fleet_find_assignment(fleet, name);
+
+        if (!a || !assignment_record(a))
+                return false;
+        visit_tenant(a, visit, userdata);
+        return true;
+}
+
+void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
+        const char *registry = registry_datastore(fleet->registry);
+        struct fleet_store *store;
+        struct assignment *a;
+
+        *ret = (struct fleet_summary){.n_shards = (unsigned)fleet->n_shards,
+                .registry_datastore = registry ? registry : "",
+                .registry_open = fleet_is_running(fleet)};
+        LIST_FOREACH(store, &fleet->stores, entry) {
+                ret->n_datastores++;
+                ret->n_ready += store->validation.status == FLEET_TRUE;
+        }
+        LIST_FOREACH(a, &fleet->assignments, entry) {
+                ret->n_tenants++;
+                ret->n_serving += a->figures.condition == KEYSPACE_SERVING;
+                ret->n_connections += a->figures.n_connections;
+        }
+        for (size_t i = 0; i < fleet->n_shards; i++) {
+                ret->cache_bytes += fleet->shard_cache[i].bytes;
+                ret->cache_max_bytes += fleet->shard_cache[i].max_bytes;
+        }
+}
+
+void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata) {
+        struct fleet_store *store;
+        struct assignment *a;
+
+        if (fleet->registry_reason) {
+                cleanup(freep) char *line = NULL;
+
+                check(asprintf(&line, "registry: %s", fleet->registry_reason) > 0);
+                visit(userdata, line);
+        }
+        for (size_t i = 0; i < fleet->n_errors; i++)
+                visit(userdata, fleet->errors[i]);
+        LIST_FOREACH(store, &fleet->stores, entry) {
+                cleanup(freep) char *line = NULL;
+
+                if (store->validation.status != FLEET_FALSE)
+                        continue;
+                check(asprintf(&line, "datastore %s: %s: %s", store->name, store->validation.reason,
+                              store->validation.message) > 0);
+                visit(userdata, line);
+        }
+        LIST_FOREACH(a, &fleet->assignments, entry) {
+                cleanup(freep) char *line = NULL;
+                bool sick =
+                        a->figures.condition == KEYSPACE_UNREACHABLE || a->figures.condition == KEYSPACE_HISTORY_LOST;
+
+                if (!a->reason && !sick)
+                        continue;
+                check(asprintf(&line, "tenant %s: %s", a->name, a->reason ? a->reason : a->figures.reason) > 0);
+                visit(userdata, line);
+        }
+}
+
+struct plugin_table *fleet_plugins(struct fleet *fleet) {
+        return fleet->plugins;
+}
+
+const struct settings *fleet_settings(struct fleet *fleet) {
+        return fleet->config.settings;
+}
