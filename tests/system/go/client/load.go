@@ -256,6 +256,9 @@ func readHistory(ctx context.Context, c *clientv3.Client, end int64) ([]entry, e
 				_, err := c.Delete(ctx, loadPrefix+"~")
 				return history, err
 			}
+			if string(e.Kv.Key) == loadPrefix+"~" {
+				continue
+			}
 			w := entry{What: "put", Key: string(e.Kv.Key), Value: string(e.Kv.Value), Revision: e.Kv.ModRevision}
 			if e.Type == mvccpb.DELETE {
 				w.What = "delete"
