@@ -43,6 +43,9 @@ int fleet_start(struct fleet *fleet, struct error *reterr);
 /* Drains all tenants, closes keyspaces, registry and datastores. */
 void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdata);
 
+/* Without a fleet, for --check: reads the definitions and prints what is wrong with them, a line each. The exit status: 0 or 1. */
+int fleet_check_definitions(const struct settings *settings, FILE *out);
+
 typedef void (*fleet_done_fn)(void *userdata, int result, const char *reason);
 
 /* Reads plugins and definitions again and applies what is good. errors: a line each, FILE:LINE: reason; valid during done. */
