@@ -7,8 +7,10 @@
 
 #define MAX_FREE_CALLS 128
 #define NV(n, v)                                                                                                       \
-        {(uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, sizeof(v) - 1,                                                 \
-                NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE}
+        {                                                                                                              \
+                (uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, sizeof(v) - 1,                                          \
+                        NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                                   \
+        }
 
 static const nghttp2_nv nv_response[] = {NV(":status", "200"), NV("content-type", "application/grpc")};
 static const nghttp2_nv nv_status[N_CODES] = {
@@ -120,8 +122,8 @@ void call_trim(struct grpc_server *s) {
 
 /* The answer. */
 
-static ssize_t read_queue(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *data_flags,
-        nghttp2_data_source *source, void *user_data) {
+static ssize_t read_queue(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length,
+        uint32_t *data_flags, nghttp2_data_source *source, void *user_data) {
         struct grpc_call *call = source->ptr;
         size_t n = min_of(length, call->queue.size);
         nghttp2_nv nv[2];
@@ -138,8 +140,8 @@ static ssize_t read_queue(nghttp2_session *session, int32_t stream_id, uint8_t *
                 *data_flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
                 nv[0] = nv_status[call->code];
                 if (call->message_size)
-                        nv[n_nv++] = (nghttp2_nv){(uint8_t *)"grpc-message", (uint8_t *)call->message, 12, call->message_size,
-                                NGHTTP2_NV_FLAG_NO_INDEX | NGHTTP2_NV_FLAG_NO_COPY_NAME};
+                        nv[n_nv++] = (nghttp2_nv){(uint8_t *)"grpc-message", (uint8_t *)call->message, 12,
+                                call->message_size, NGHTTP2_NV_FLAG_NO_INDEX | NGHTTP2_NV_FLAG_NO_COPY_NAME};
                 if (!call->trailed && nghttp2_submit_trailer(session, stream_id, nv, n_nv) < 0)
                         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
                 call->trailed = true;
@@ -374,7 +376,7 @@ void call_on_header(struct grpc_call *call, nghttp2_rcbuf *name, nghttp2_rcbuf *
                 if (equal(n, "content-type")) {
                         call->has_type = true;
                         call->bad_type = v.len < 16 || memcmp(v.base, "application/grpc", 16) != 0 ||
-                                         (v.len > 16 && v.base[16] != '+' && v.base[16] != ';');
+                                (v.len > 16 && v.base[16] != '+' && v.base[16] != ';');
                         return;
                 }
                 if (equal(n, "grpc-timeout")) {
@@ -417,7 +419,8 @@ void call_on_headers_end(struct grpc_call *call) {
                 return;
         }
         if (call->bad_te || call->bad_timeout) {
-                call_end(call, GRPC_INTERNAL, call->bad_te ? "grpc: malformed te" : "grpc: malformed grpc-timeout", "400");
+                call_end(call, GRPC_INTERNAL, call->bad_te ? "grpc: malformed te" : "grpc: malformed grpc-timeout",
+                        "400");
                 return;
         }
         if (call->bad_encoding) {
@@ -505,7 +508,8 @@ void call_on_data(struct grpc_call *call, const uint8_t *data, size_t size) {
         case 0:
                 break;
         case FRAMING_TOO_LARGE:
-                (void)snprintf(text, sizeof(text), "grpc: received message larger than max (%u vs. %zu)", call->reader.size, max);
+                (void)snprintf(text, sizeof(text), "grpc: received message larger than max (%u vs. %zu)",
+                        call->reader.size, max);
                 call_fail(call, GRPC_RESOURCE_EXHAUSTED, text);
                 return;
         case FRAMING_COMPRESSED:
@@ -600,7 +604,8 @@ void grpc_call_send(struct grpc_call *call, struct blob *const *parts, size_t n_
         }
         r = send_queue_push(&call->queue, parts, n_parts);
         if (r < 0) {
-                call_abort(call, GRPC_RESOURCE_EXHAUSTED, r == -EMSGSIZE ? "grpc: message too large to send" : "out of memory");
+                call_abort(call, GRPC_RESOURCE_EXHAUSTED,
+                        r == -EMSGSIZE ? "grpc: message too large to send" : "out of memory");
                 return;
         }
         c->pending += call->queue.size - before;

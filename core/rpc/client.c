@@ -37,8 +37,8 @@ struct grpc_client {
         struct output_batch *batch; /* during a flush */
         LIST_HEAD(, grpc_client_call) calls;
         bool connecting, lost, freed;
-        unsigned depth; /* of events in progress */
-        char *why;      /* owned; why it was lost */
+        unsigned depth;  /* of events in progress */
+        char *why;       /* owned; why it was lost */
         char *authority; /* owned */
 };
 
@@ -236,8 +236,8 @@ static void call_reset(struct grpc_client_call *call, enum grpc_code code, const
         client_dirty(call->client);
 }
 
-static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t size,
-        void *user_data) {
+static int on_data_chunk(
+        nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t size, void *user_data) {
         struct grpc_client *c = user_data;
         struct grpc_client_call *call = nghttp2_session_get_stream_user_data(session, stream_id);
         int r;
@@ -285,7 +285,7 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
                 message = "the server's answer is not gRPC's";
         } else {
                 code = error_code == NGHTTP2_REFUSED_STREAM ? GRPC_UNAVAILABLE
-                       : error_code == NGHTTP2_CANCEL       ? GRPC_CANCELLED
+                        : error_code == NGHTTP2_CANCEL      ? GRPC_CANCELLED
                                                             : GRPC_INTERNAL;
                 message = error_code == NGHTTP2_NO_ERROR ? "the stream ended without a status" : "the stream was reset";
         }
@@ -457,8 +457,8 @@ static int parse_address(const char *address, struct sockaddr_storage *ret, sock
                 if (colon && colon[1] >= '0' && colon[1] <= '9') {
                         port = strtoul(colon + 1, &end, 10);
                         host = text[0] == '[' && colon > text + 1 && colon[-1] == ']'
-                                       ? strndup(text + 1, (size_t)(colon - text) - 2)
-                                       : strndup(text, (size_t)(colon - text));
+                                ? strndup(text + 1, (size_t)(colon - text) - 2)
+                                : strndup(text, (size_t)(colon - text));
                         if (!host)
                                 return -ENOMEM;
                         if (!*end && port && port <= 65535 && inet_pton(AF_INET, host, &in->sin_addr) == 1) {
@@ -561,7 +561,8 @@ static void print_timeout(char *out, size_t size, uint64_t ns) {
         static const struct {
                 uint64_t ns;
                 char name;
-        } units[] = {{1, 'n'}, {1000, 'u'}, {1000000, 'm'}, {NSEC_PER_SEC, 'S'}, {60 * NSEC_PER_SEC, 'M'}, {3600 * NSEC_PER_SEC, 'H'}};
+        } units[] = {{1, 'n'}, {1000, 'u'}, {1000000, 'm'}, {NSEC_PER_SEC, 'S'}, {60 * NSEC_PER_SEC, 'M'},
+                {3600 * NSEC_PER_SEC, 'H'}};
 
         for (size_t i = 0; i < n_elements(units); i++) {
                 uint64_t n = ns / units[i].ns + (ns % units[i].ns != 0);
@@ -576,8 +577,8 @@ static void print_timeout(char *out, size_t size, uint64_t ns) {
 #define NV(n, v, vsize)                                                                                                \
         { (uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, (vsize), NGHTTP2_NV_FLAG_NO_COPY_NAME }
 
-int grpc_client_start(struct grpc_client *c, const char *path, uint64_t timeout_ns, const struct grpc_client_handler *handler,
-        void *userdata, struct grpc_client_call **ret) {
+int grpc_client_start(struct grpc_client *c, const char *path, uint64_t timeout_ns,
+        const struct grpc_client_handler *handler, void *userdata, struct grpc_client_call **ret) {
         struct grpc_client_call *call;
         nghttp2_data_provider provider = {.read_callback = read_queue};
         char timeout[16];

@@ -120,7 +120,7 @@ int message_reader_feed(struct message_reader *reader, const uint8_t *data, size
                         if (reader->n_prefix < FRAMING_PREFIX)
                                 return 0;
                         reader->size = (uint32_t)reader->prefix[1] << 24 | (uint32_t)reader->prefix[2] << 16 |
-                                       (uint32_t)reader->prefix[3] << 8 | reader->prefix[4];
+                                (uint32_t)reader->prefix[3] << 8 | reader->prefix[4];
                         if (reader->prefix[0])
                                 return FRAMING_COMPRESSED;
                         if (reader->size > max)

@@ -307,7 +307,8 @@ int grpc_server_new(const struct grpc_server_config *config, struct grpc_server 
         l->max_header_list = l->max_header_list ? l->max_header_list : grpc_default_limits.max_header_list;
         l->min_ping_ns = l->min_ping_ns ? l->min_ping_ns : grpc_default_limits.min_ping_ns;
         l->keepalive_ns = l->keepalive_ns ? l->keepalive_ns : grpc_default_limits.keepalive_ns;
-        l->keepalive_timeout_ns = l->keepalive_timeout_ns ? l->keepalive_timeout_ns : grpc_default_limits.keepalive_timeout_ns;
+        l->keepalive_timeout_ns =
+                l->keepalive_timeout_ns ? l->keepalive_timeout_ns : grpc_default_limits.keepalive_timeout_ns;
         l->low_mark = l->low_mark ? l->low_mark : grpc_default_limits.low_mark;
 
         s->name = strdup(config->name);

@@ -1,4 +1,4 @@
-#include "health_descriptor.h"
+#include "rpc/health_descriptor.h"
 #include "rpc/protobuf.h"
 #include "rpc/server.h"
 

@@ -246,8 +246,8 @@ static void on_io(struct loop_io *io, uint32_t events) {
 
         if (!c->out.size) {
                 ssize_t n = buf_reserve(&c->in, MAX_REQUEST - c->in.size) < 0
-                                    ? 0
-                                    : recv(c->fd, c->in.data + c->in.size, MAX_REQUEST - c->in.size, 0);
+                        ? 0
+                        : recv(c->fd, c->in.data + c->in.size, MAX_REQUEST - c->in.size, 0);
 
                 if (n < 0 && (errno == EAGAIN || errno == EINTR))
                         return;

@@ -24,8 +24,8 @@
 #define WINDOW (1024 * 1024)
 #define MAX_BLOCKED_FRAMES 4096
 #define MAX_BLOCKED_BYTES (4 * 1024 * 1024)
-#define MAX_RESETS 1000  /* a second */
-#define MAX_EMPTY 10000  /* a second */
+#define MAX_RESETS 1000 /* a second */
+#define MAX_EMPTY 10000 /* a second */
 #define MAX_PING_STRIKES 2
 #define IDLE_PING_NS (7200 * NSEC_PER_SEC) /* pings that a peer without streams may send, as grpc-go has it */
 
@@ -105,8 +105,8 @@ static void connection_goaway(struct connection *c, uint32_t error, const char *
         if (c->state != CONNECTION_OPEN)
                 return;
         log_at(LOG_LEVEL_NOTICE, &context, "%s: connection closed: %s", c->server->name, reason);
-        (void)nghttp2_submit_goaway(c->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c->session), error,
-                (const uint8_t *)reason, strlen(reason));
+        (void)nghttp2_submit_goaway(c->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c->session),
+                error, (const uint8_t *)reason, strlen(reason));
         connection_close(c);
 }
 
@@ -238,8 +238,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, nghtt
         return 0;
 }
 
-static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t size,
-        void *user_data) {
+static int on_data_chunk(
+        nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t size, void *user_data) {
         struct connection *c = user_data;
         struct grpc_call *call;
 
@@ -366,7 +366,8 @@ int http2_prepare(struct grpc_server *s) {
         /* The client of etcd 3.4 sends an :authority on Unix sockets that the checks refuse; call.c checks what matters. */
         nghttp2_option_set_no_http_messaging(s->options, 1);
         nghttp2_option_set_no_closed_streams(s->options, 1);
-        nghttp2_option_set_max_deflate_dynamic_table_size(s->options, 1024); /* our headers are few and always the same */
+        nghttp2_option_set_max_deflate_dynamic_table_size(
+                s->options, 1024); /* our headers are few and always the same */
         nghttp2_option_set_stream_reset_rate_limit(s->options, 10 * MAX_RESETS, 10 * MAX_RESETS); /* counted here */
         return 0;
 }

@@ -130,8 +130,8 @@ static int open_unix(struct listener *l, const char *path, mode_t mode, struct e
         if (path[0] != '/')
                 return error_set(reterr, -EINVAL, "%s: the path of a socket must be absolute", path);
         if (size >= sizeof(sun.sun_path))
-                return error_set(reterr, -ENAMETOOLONG, "%s: the path has %zu bytes, a socket's may have %zu", path, size,
-                        sizeof(sun.sun_path) - 1);
+                return error_set(reterr, -ENAMETOOLONG, "%s: the path has %zu bytes, a socket's may have %zu", path,
+                        size, sizeof(sun.sun_path) - 1);
         memcpy(sun.sun_path, path, size + 1);
 
         l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -58,7 +58,7 @@ void input_done(uint8_t *data) {
 
 bool output_batch_has_room(const struct output_batch *b) {
         return b->n_parts + 2 * (OUTPUT_FRAME / OUTPUT_COPY) + 2 <= OUTPUT_PARTS && b->total < OUTPUT_TOTAL &&
-               b->n_bytes + OUTPUT_FRAME <= OUTPUT_BYTES;
+                b->n_bytes + OUTPUT_FRAME <= OUTPUT_BYTES;
 }
 
 void output_batch_copy(struct output_batch *b, const void *data, size_t n) {

@@ -15,7 +15,7 @@
 #define OUTPUT_PARTS 128          /* in a batch */
 #define OUTPUT_TOTAL (512 * 1024) /* of a batch, copied or referenced */
 #define OUTPUT_FRAME (16 * 1024 + 64)
-#define OUTPUT_COPY 4096          /* up to this, pieces are copied */
+#define OUTPUT_COPY 4096 /* up to this, pieces are copied */
 
 struct output_batch {
         size_t n_bytes, n_parts, total;

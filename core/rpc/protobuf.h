@@ -21,8 +21,8 @@ struct blob *protobuf_pack(const ProtobufCMessage *message);
 /* Reading by hand, a field at a time. */
 struct protobuf_field {
         uint32_t number;
-        unsigned type; /* the wire type: 0 varint, 1 64 bits, 2 bytes, 5 32 bits */
-        uint64_t value; /* of types 0, 1 and 5 */
+        unsigned type;      /* the wire type: 0 varint, 1 64 bits, 2 bytes, 5 32 bits */
+        uint64_t value;     /* of types 0, 1 and 5 */
         struct bytes bytes; /* of type 2, within the input */
 };
 /* Takes the next field off the front. 1: there was one; 0: the end; -EBADMSG: malformed. */

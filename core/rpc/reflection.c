@@ -1,5 +1,5 @@
-#include "reflection_alpha_descriptor.h"
-#include "reflection_descriptor.h"
+#include "rpc/reflection_alpha_descriptor.h"
+#include "rpc/reflection_descriptor.h"
 #include "rpc/protobuf.h"
 #include "rpc/server.h"
 
@@ -27,7 +27,15 @@ struct files {
 };
 
 /* Fields of google.protobuf.FileDescriptorProto */
-enum { FILE_NAME = 1, FILE_PACKAGE = 2, FILE_DEPENDENCY = 3, FILE_MESSAGE = 4, FILE_ENUM = 5, FILE_SERVICE = 6, FILE_EXTENSION = 7 };
+enum {
+        FILE_NAME = 1,
+        FILE_PACKAGE = 2,
+        FILE_DEPENDENCY = 3,
+        FILE_MESSAGE = 4,
+        FILE_ENUM = 5,
+        FILE_SERVICE = 6,
+        FILE_EXTENSION = 7
+};
 /* of DescriptorProto; the rest have their name in 1 and their parts (values, methods) in 2 */
 enum { MESSAGE_NAME = 1, MESSAGE_FIELD = 2, MESSAGE_NESTED = 3, MESSAGE_ENUM = 4, MESSAGE_ONEOF = 8 };
 
@@ -72,7 +80,8 @@ static bool step_into(struct bytes *symbol, struct bytes name) {
                 return false;
         if (symbol->size > name.size && symbol->data[name.size] != '.')
                 return false;
-        *symbol = bytes_of(symbol->data + min_of(name.size + 1, symbol->size), symbol->size - min_of(name.size + 1, symbol->size));
+        *symbol = bytes_of(
+                symbol->data + min_of(name.size + 1, symbol->size), symbol->size - min_of(name.size + 1, symbol->size));
         return true;
 }
 
@@ -224,10 +233,12 @@ static int answer(struct grpc_server *s, struct bytes request, struct buf *out) 
                         size_t i;
 
                         for (i = 0; i < f.n; i++)
-                                if (what == 3 ? bytes_equal(f.files[i].name, wanted) : file_has_symbol(&f.files[i], wanted))
+                                if (what == 3 ? bytes_equal(f.files[i].name, wanted)
+                                              : file_has_symbol(&f.files[i], wanted))
                                         break;
                         r = i < f.n ? put_files(out, &f, i)
-                                    : put_error(out, GRPC_NOT_FOUND, what == 3 ? "file not found: " : "symbol not found: ", wanted);
+                                    : put_error(out, GRPC_NOT_FOUND,
+                                              what == 3 ? "file not found: " : "symbol not found: ", wanted);
                 }
                 free(f.files);
                 return r;
@@ -270,8 +281,9 @@ static void on_half_close(struct grpc_call *call) {
 
 #define METHOD(version)                                                                                                \
         {                                                                                                              \
-                .path = "/grpc.reflection." version ".ServerReflection/ServerReflectionInfo", .client_streaming = true, \
-                .server_streaming = true, .on_message = on_request, .on_half_close = on_half_close,                    \
+                .path = "/grpc.reflection." version ".ServerReflection/ServerReflectionInfo",                          \
+                .client_streaming = true, .server_streaming = true, .on_message = on_request,                          \
+                .on_half_close = on_half_close,                                                                        \
         }
 static const struct grpc_method method_v1 = METHOD("v1"), method_v1alpha = METHOD("v1alpha");
 static const struct grpc_service v1 = {"grpc.reflection.v1.ServerReflection", &method_v1, 1},
@@ -280,5 +292,7 @@ static const struct grpc_service v1 = {"grpc.reflection.v1.ServerReflection", &m
 int reflection_add(struct grpc_server *s) {
         int r = grpc_server_add(s, &v1, bytes_of(reflection_descriptor, reflection_descriptor_size));
 
-        return r < 0 ? r : grpc_server_add(s, &v1alpha, bytes_of(reflection_alpha_descriptor, reflection_alpha_descriptor_size));
+        return r < 0
+                ? r
+                : grpc_server_add(s, &v1alpha, bytes_of(reflection_alpha_descriptor, reflection_alpha_descriptor_size));
 }

@@ -85,11 +85,11 @@ void health_changed(struct grpc_server *s);
 int reflection_add(struct grpc_server *s);
 
 enum connection_state {
-        CONNECTION_NEW,      /* its first bytes tell what it speaks */
+        CONNECTION_NEW, /* its first bytes tell what it speaks */
         CONNECTION_OPEN,
-        CONNECTION_CLOSING,  /* what is queued is written, then the end is told */
+        CONNECTION_CLOSING,   /* what is queued is written, then the end is told */
         CONNECTION_LINGERING, /* waits until the peer has seen the end */
-        CONNECTION_DEAD,     /* waits for server_leave() */
+        CONNECTION_DEAD,      /* waits for server_leave() */
 };
 
 struct connection {
@@ -98,17 +98,17 @@ struct connection {
         enum connection_state state;
         struct transport transport;
         struct loop_io io;
-        struct loop_task flush; /* deferred: writes once an iteration */
+        struct loop_task flush;  /* deferred: writes once an iteration */
         struct loop_timer timer; /* preface, keepalive, linger */
         nghttp2_session *session;
         struct output output;
-        struct output_batch *batch; /* during a flush */
+        struct output_batch *batch;    /* during a flush */
         struct grpc_call *header_call; /* whose header block is being read */
         LIST_HEAD(, grpc_call) calls;
         STAILQ_HEAD(, grpc_call) drained; /* fell below the low mark during this flush */
         size_t n_calls;
-        size_t pending;  /* bytes in all send queues */
-        size_t held;     /* bytes of received messages */
+        size_t pending;               /* bytes in all send queues */
+        size_t held;                  /* bytes of received messages */
         uint64_t read_ns, written_ns; /* last time that something came, or was taken */
         uint64_t ping_sent_ns;        /* 0: no keepalive ping on its way */
 
@@ -118,8 +118,8 @@ struct connection {
         uint64_t flood_ns; /* the second that the counts below are of */
         unsigned n_resets, n_empty;
 
-        bool settled;      /* SETTINGS have come */
-        bool goaway_sent;  /* the final one of a drain */
+        bool settled;     /* SETTINGS have come */
+        bool goaway_sent; /* the final one of a drain */
         struct grpc_peer peer;
         uint32_t *groups;  /* owned */
         char *peer_name;   /* owned */
@@ -171,7 +171,7 @@ struct grpc_call {
         uint32_t header_bytes; /* of the header block, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
         char *message;         /* in the arena: grpc-message, encoded */
         size_t message_size;
-        struct bytes path;     /* in path_buf */
+        struct bytes path;       /* in path_buf */
         nghttp2_rcbuf *path_buf; /* ref */
         uint64_t start_ns, timeout_ns, deadline_ns;
         struct loop_timer timer;
