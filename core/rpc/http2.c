@@ -311,9 +311,6 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         case NGHTTP2_RST_STREAM:
                 count_flood(c, &c->n_resets, MAX_RESETS, "too_many_resets");
                 break;
-        case NGHTTP2_PRIORITY:
-                count_flood(c, &c->n_empty, MAX_EMPTY, "too_many_empty_frames");
-                break;
         case NGHTTP2_SETTINGS:
                 if (!c->settled && c->state == CONNECTION_OPEN) {
                         c->settled = true;
