@@ -75,6 +75,7 @@ class Daemon:
         self.plugins = pathlib.Path(plugins) if plugins else plugins_directory()
         self.environment = environment or {}
         self.process = None
+        self.notified = None
         self.log_path = self.root / "daemon.log"
         self.definitions = self.root / "definitions.d"
         self.definitions.mkdir(parents=True, exist_ok=True)
@@ -86,6 +87,15 @@ class Daemon:
         environment.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0:exitcode=99")
         environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=0")
         environment.update(self.environment)
+        # systemd's protocol: READY=1 comes when every tenant is served.
+        notify = self.root / "notify"
+        notify.unlink(missing_ok=True)
+        if self.notified:
+            self.notified.close()
+        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notified.bind(str(notify))
+        self.notified.settimeout(0.1)
+        environment["NOTIFY_SOCKET"] = str(notify)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [program("stokehold"), "--root", str(self.root), "--plugins", str(self.plugins), *self.arguments],
@@ -97,9 +107,8 @@ class Daemon:
     def wait_ready(self):
         def ready():
             if self.process.poll() is not None:
-                raise AssertionError(f"stokehold ended with {self.process.returncode}:\n{self.log()}")
-            status = self.stokectl("status", "-o", "json", check=False)
-            return status.returncode == 0 and json.loads(status.stdout)["nDatastoresReady"] > 0
+                raise RuntimeError(f"stokehold ended with {self.process.returncode}")
+            return b"READY=1" in self.notified.recv(4096)
         try:
             wait_for("the daemon is ready", ready, 30)
         except AssertionError as e:
