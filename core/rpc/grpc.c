@@ -167,8 +167,6 @@ void server_connections_changed(struct grpc_server *s) {
 
         if (s->zombie)
                 return;
-        if (s->metric_connections)
-                metric_set(s->metric_connections, (double)s->n_connections);
         if (s->draining && !busy && !s->drained)
                 loop_defer(s->config.loop, &s->drain_task);
         if (busy != s->busy) {
@@ -278,8 +276,6 @@ void grpc_server_free(struct grpc_server *s) {
         s->zombie = true;
         while (!LIST_EMPTY(&s->connections))
                 connection_kill(LIST_FIRST(&s->connections));
-        if (s->metric_connections)
-                metric_set(s->metric_connections, 0);
         loop_timer_clear(&s->drain_timer);
         loop_undefer(s->config.loop, &s->drain_task);
         server_leave(s);

@@ -78,6 +78,7 @@ struct grpc_service {
         size_t n_methods;
 };
 
+/* Zero is the default, but for slow_ns. */
 struct grpc_limits {
         size_t max_message;        /* bytes received; over it RESOURCE_EXHAUSTED; default 2 MiB (1.5 MiB + 512 KiB) */
         uint32_t max_streams;      /* a connection's; default 65536 */
@@ -119,7 +120,9 @@ size_t grpc_server_n_connections(const struct grpc_server *server);
 /* GOAWAY on all connections; running calls may end within the time, streams of server_streaming methods are cancelled with
  * UNAVAILABLE "etcdserver: server stopped"; then all is closed and done(userdata) is called. */
 void grpc_server_drain(struct grpc_server *server, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata);
-/* Closes what is left at once. */
+/* Closes what is left at once: each call gets on_cancel() (if it had not ended) and on_free() before this returns. May be called from
+ * within a method's handlers and from done(), which must not touch a call or the server afterwards; not from within admit() or
+ * on_busy(). The server's metrics (label server="NAME") stay: whoever retires the name drops them with metric_drop(). */
 void grpc_server_free(struct grpc_server *server);
 DEFINE_FREEP(grpc_server)
 
@@ -138,7 +141,7 @@ bool grpc_call_metadata(struct grpc_call *call, const char *name, struct bytes *
 /* Sends one message made of parts, in order; a reference to each part is taken over. Does nothing (but dropping the
  * references) after the end of the call. */
 void grpc_call_send(struct grpc_call *call, struct blob *const *parts, size_t n_parts);
-/* Bytes that were sent and not yet taken by the connection's socket. */
+/* Bytes that were sent and not yet taken by the connection, which itself holds at most some 500 KiB that its socket has not taken. */
 size_t grpc_call_pending(struct grpc_call *call);
 /* Ends the call. message: may be NULL, copied, percent-encoded as gRPC wants it. */
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *message);

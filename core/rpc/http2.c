@@ -70,6 +70,8 @@ void connection_kill(struct connection *c) {
         while (!LIST_EMPTY(&c->calls))
                 call_free(LIST_FIRST(&c->calls));
         s->n_connections--;
+        if (s->metric_connections)
+                metric_add(s->metric_connections, -1);
         server_connections_changed(s);
 }
 
@@ -124,7 +126,6 @@ void connection_drain(struct connection *c) {
         if (c->state != CONNECTION_OPEN)
                 return;
         (void)nghttp2_submit_shutdown_notice(c->session);
-        (void)nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, drain_ping);
         loop_timer_set(c->server->config.loop, &c->timer, loop_now_ns(c->server->config.loop) + GOAWAY_NS);
         connection_dirty(c);
 }
@@ -195,8 +196,13 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         struct grpc_call *call;
 
         (void)session;
-        if (frame->hd.type > NGHTTP2_HEADERS)
+        if (frame->hd.type > NGHTTP2_HEADERS) {
+                /* Whoever answers this has seen the announcement. (Submitted together, nghttp2 would send the ping first.) */
+                if (frame->hd.type == NGHTTP2_GOAWAY && c->server->draining && !c->goaway_sent &&
+                        c->state == CONNECTION_OPEN)
+                        (void)nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, drain_ping);
                 return 0;
+        }
         c->sent_since_ping = true;
         if (frame->hd.type != NGHTTP2_HEADERS || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
                 return 0;
@@ -685,6 +691,8 @@ int connection_new(struct grpc_server *s, int fd) {
         c->read_ns = c->written_ns = now;
         LIST_INSERT_HEAD(&s->connections, c, entry);
         s->n_connections++;
+        if (s->metric_connections)
+                metric_add(s->metric_connections, 1);
 
         r = identify(c, fd);
         if (r >= 0 && s->config.admit && !s->config.admit(s->config.userdata, &c->peer)) {

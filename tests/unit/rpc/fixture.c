@@ -90,6 +90,19 @@ static void free_server(struct grpc_call *call, struct bytes data) {
         grpc_server_free(steal(f->server));
 }
 
+/* Who asks, and what its header x-ask says. */
+static void tell_peer(struct grpc_call *call, struct bytes data) {
+        const struct grpc_peer *peer = grpc_call_peer(call);
+        struct bytes ask = {};
+        char text[256];
+        bool asked = grpc_call_metadata(call, "x-ask", &ask);
+
+        (void)data;
+        (void)snprintf(text, sizeof(text), "%d %d %u %s %d %.*s", peer->local, peer->pid, peer->uid, peer->name, asked,
+                (int)ask.size, ask.data ? (const char *)ask.data : "");
+        grpc_call_reply(call, blob_copy(text, strlen(text)));
+}
+
 static void on_cancel(struct grpc_call *call) {
         fixture_of(call)->n_cancels++;
         check(grpc_call_ended(call));
@@ -116,6 +129,7 @@ static const struct grpc_method methods[] = {
                 .on_drained = on_drained,
                 .on_free = on_free,
                 .user_size = sizeof(unsigned long)},
+        {.path = "/test.Echo/Peer", .on_message = tell_peer},
         {.path = "/test.Echo/Fail", .on_message = fail},
         {.path = "/test.Echo/Free", .on_message = free_server, .on_cancel = on_cancel, .on_free = on_free},
 };

@@ -32,7 +32,7 @@ struct fixture {
 
 /*
  * /test.Echo/Unary: the request, or N bytes for a request "size:N". /Hold: never answers. /Bidi: each message back. /Stream: "count:N"
- * messages of 64 KiB, kept below the low mark, then OK. /Fail: NOT_FOUND "no % such\n thing". /Free: frees the server.
+ * messages of 64 KiB, kept below the low mark, then OK. /Fail: NOT_FOUND "no % such\n thing". /Free: frees the server. /Peer: the peer and its header x-ask.
  */
 void fixture_start(struct fixture *f, const struct grpc_limits *limits);
 void fixture_stop(struct fixture *f);

@@ -569,6 +569,87 @@ static void test_garbage(void **state) {
         raw_close(&r);
 }
 
+/* The server asks a silent peer whether it lives, and closes when there is no answer. */
+static void test_keepalive(void **state) {
+        struct grpc_limits limits = grpc_default_limits;
+        struct raw r;
+        unsigned n_pings = 0;
+
+        (void)state;
+        limits.keepalive_ns = 50 * NSEC_PER_MSEC;
+        limits.keepalive_timeout_ns = 200 * NSEC_PER_MSEC;
+        fixture_start(&f, &limits);
+        raw_open(&r, &f);
+        put_hello(&r, NULL, 0);
+        while (get_frame(&r))
+                if (r.type == NGHTTP2_PING && ++n_pings <= 2)
+                        put_frame(&r, NGHTTP2_PING, NGHTTP2_FLAG_ACK, 0, r.frame + 9, 8);
+        assert_int_equal(n_pings, 3); /* two were answered */
+        raw_close(&r);
+}
+
+/* A drain tells first, then names the last stream, and takes no more. */
+static void drain(struct fixture *fixture) {
+        grpc_server_drain(fixture->server, 10 * NSEC_PER_SEC, NULL, NULL);
+}
+
+static void test_drain_goaway(void **state) {
+        struct raw r;
+        uint8_t ping[8];
+
+        (void)state;
+        fixture_start(&f, NULL);
+        raw_open(&r, &f);
+        put_hello(&r, NULL, 0);
+        put_headers(&r, 1, "/test.Echo/Hold", (const struct extra[]){{"grpc-timeout", "300m"}, {}});
+        put_message(&r, 1, "x", true);
+        assert_true(fixture_wait(&f.n_calls, 1));
+        fixture_run(&f, drain);
+        expect_goaway(&r, NGHTTP2_NO_ERROR, NULL);
+        assert_memory_equal(r.frame + 9, "\x7f\xff\xff\xff", 4);
+        do
+                assert_true(get_frame(&r));
+        while (r.type != NGHTTP2_PING);
+        memcpy(ping, r.frame + 9, 8);
+        put_headers(&r, 3, "/test.Echo/Unary", NULL); /* was on its way */
+        put_message(&r, 3, "y", true);
+        assert_int_equal(get_answer(&r, 3), 6);
+        assert_string_equal(r.status, "0");
+        put_frame(&r, NGHTTP2_PING, NGHTTP2_FLAG_ACK, 0, ping, 8);
+        expect_goaway(&r, NGHTTP2_NO_ERROR, NULL);
+        assert_memory_equal(r.frame + 9, "\0\0\0\3", 4);
+        (void)get_answer(&r, 1);
+        assert_string_equal(r.status, "4");
+        while (get_frame(&r))
+                ;
+        raw_close(&r);
+}
+
+static int stop(void **state) {
+        (void)state;
+        fixture_stop(&f);
+        return 0;
+}
+
+static void test_peer(void **state) {
+        struct raw r;
+        char expected[128];
+
+        (void)state;
+        (void)snprintf(expected, sizeof(expected), "1 %d %u pid %d uid %u 1 who?", (int)getpid(), getuid(),
+                (int)getpid(), getuid());
+        raw_open(&r, &f);
+        put_hello(&r, NULL, 0);
+        put_headers(&r, 1, "/test.Echo/Peer", (const struct extra[]){{"x-ask", "who?"}, {}});
+        put_message(&r, 1, "", true);
+        do
+                assert_true(get_frame(&r));
+        while (r.type != NGHTTP2_DATA);
+        assert_int_equal(r.size, 5 + strlen(expected));
+        assert_memory_equal(r.frame + 9 + 5, expected, strlen(expected));
+        raw_close(&r);
+}
+
 static void http1(const char *request, char *answer, size_t size) {
         struct raw r;
         size_t n = 0;
@@ -618,6 +699,9 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_header_list, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_http1, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_peer, setup, teardown),
+                cmocka_unit_test_teardown(test_keepalive, stop),
+                cmocka_unit_test_teardown(test_drain_goaway, stop),
         };
 
         return cmocka_run_group_tests_name("rpc-traps", tests, NULL, NULL);
