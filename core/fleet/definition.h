@@ -73,6 +73,7 @@ struct datastore_definition {
         uint64_t capacity_tenants, capacity_bytes; /* 0: not limited */
         unsigned n_sessions;                       /* 0: the default */
         bool wants_default, wants_system;          /* as written; who has it in the end: definitions.default_datastore */
+        unsigned default_line, system_line;        /* of these two */
         bool allow_unsafe;
         char *path; /* absolute; NULL: has endpoints */
         struct definition_map parameters;
