@@ -8,6 +8,9 @@
 #include <signal.h>
 #include <string.h>
 
+/* Connecting cannot be interrupted, so it is bounded more tightly than a job may be. */
+#define CONNECT_NS (10 * NSEC_PER_SEC)
+
 static bool in_doubt(int result) {
         switch (result) {
         case -ENOTCONN:
@@ -46,7 +49,10 @@ static uint64_t run(struct session *session, const struct stoke_driver *driver, 
         }
         if (!session->connection) {
                 struct stoke_session *connection = NULL;
-                int r = driver->connect(datastore_store(session->ds), NULL, &call, &connection);
+                int r;
+
+                call.deadline_ns = min_of(job->deadline_ns, start + CONNECT_NS);
+                r = driver->connect(datastore_store(session->ds), NULL, &call, &connection);
 
                 if (r != 0) {
                         job->result = r < 0 ? r : -EIO;
@@ -55,6 +61,7 @@ static uint64_t run(struct session *session, const struct stoke_driver *driver, 
                                         job->reason, sizeof(job->reason), "cannot connect: %s", strerror(-job->result));
                         return 0;
                 }
+                call.deadline_ns = job->deadline_ns;
                 datastore_connected(session->ds, session, connection);
                 start = clock_now_ns();
         }

@@ -26,7 +26,8 @@
  * Negative: an errno, with a reason in words in the call's buffer: the function has failed and may be repeated, since all
  * but append are idempotent. For append alone a negative errno also promises that nothing was and nothing will be
  * written; where that is not certain the outcome is STOKE_UNKNOWN. -ETIMEDOUT: the deadline; -ECANCELED: interrupt(); -ENOSPC: the datastore
- * is full; -EACCES: refused by permission.
+ * is full; -EACCES: refused by permission; -EBUSY: somebody else is at it, try again later; -EMSGSIZE: above a limit;
+ * -EUCLEAN: what is stored is damaged.
  *
  * ABI changelog
  *   1.0  first version
@@ -238,11 +239,14 @@ struct stoke_driver {
         void (*interrupt)(struct stoke_session *session);
 
         /* STOKE_EXCLUSIVE only: takes the keyspace for this daemon, until release() or the daemon's death; load, values, append, stat and
-         * compact ask for it. STOKE_BUSY (the reason says who), STOKE_MISSING. Taking twice in one daemon is STOKE_BUSY too. */
+         * compact ask for it. STOKE_BUSY (the reason says who), STOKE_MISSING. Taking twice in one daemon is STOKE_BUSY too. Without it those functions give
+         * -ENOLCK (STOKE_MISSING if there is no such keyspace). ends, list and the install functions work without; drop of a keyspace
+         * that is taken is -EBUSY. The lock is of the store, not of the session: it outlives disconnect. */
         int (*acquire)(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call);
         void (*release)(struct stoke_session *session, const struct stoke_keyspace *keyspace);
 
-        /* Makes a keyspace whose log is the one record given (seq 1). Nothing is changed if it exists. Opening never creates. */
+        /* Makes a keyspace whose log is the one record given (seq 1). Nothing is changed if it exists. -EEXIST: this
+         * incarnation is being installed. Opening never creates. */
         int (*create)(struct stoke_session *session, const struct stoke_keyspace *keyspace,
                 const struct stoke_record *first, struct stoke_call *call);
         /* Nothing is left of it, and of what was made for it. 0 also if there is none. Not an unfinished installation: that is abort's. */
@@ -289,7 +293,9 @@ struct stoke_driver {
          * id only at a time. feed: ascending seqs, holes allowed; those in already are skipped. commit: appends `last`, and the keyspace exists.
          * abort: durable; nothing is left but the knowledge that the id has ended; harmless for an unknown id, which then ends
          * too. STOKE_ENDED: the id was aborted, or (commit excepted, which then is done) committed. commit: STOKE_UNKNOWN. abort of a
-         * committed id: STOKE_ENDED. */
+         * committed id: STOKE_ENDED. begin where the keyspace exists, or is being installed under another id: -EEXIST. feed and commit of
+         * what was never begun: STOKE_MISSING. A crash of the datastore may cost records that were fed (begin says what is left), never
+         * those of a committed installation. */
         int (*install_begin)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t id[16],
                 struct stoke_call *call, uint64_t *ret_seq);
         int (*install_feed)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t id[16],

@@ -279,7 +279,7 @@ static int begin(struct stoke_session *session, struct stoke_call *call, int fun
         if (function < MEMORY_N_FUNCTIONS) {
                 i->calls[function]++;
                 until = now_ns() + i->faults.delay_us * 1000;
-                while (i->faults.delay_us && !session->interrupted && now_ns() < until &&
+                while (function != MEMORY_CONNECT && i->faults.delay_us && !session->interrupted && now_ns() < until &&
                         now_ns() < call->deadline_ns) {
                         uint64_t wake = until < call->deadline_ns ? until : call->deadline_ns;
                         struct timespec ts = {(time_t)(wake / 1000000000u), (long)(wake % 1000000000u)};
