@@ -4,8 +4,8 @@
  * Each level gives its parent two sorted sets: the keys that it puts, and the ranges that it deletes, merged so that none
  * overlap. Sets of children are merged into their parent's one after the other, and each is compared with what was merged before
  * it, as etcd does (checkIntervals in server/etcdserver/api/v3rpc/key.go): a put is held against the deletes of its
- * own level and of nested transactions that stand before it, wherever its own level's puts stand. Other than etcd, a delete of "\0"
- * reaches to the end of the keys here too (etcd's interval is empty by mistake).
+ * own level and of nested transactions that stand before it, wherever its own level's puts stand; and a delete of "\0", from
+ * a key on, is not seen at all. What is let through is done in order, each operation on what those before it have left.
  */
 
 #include "etcd/overlap.h"
@@ -13,8 +13,7 @@
 #include <stdlib.h>
 
 struct span {
-        struct bytes key, end; /* end empty: without end */
-        bool endless;
+        struct bytes key, end;
 };
 
 struct sets {
@@ -42,7 +41,7 @@ static int compare_spans(const void *a, const void *b) {
 static bool span_has(const struct span *s, struct bytes key) {
         if (bytes_compare(key, s->key) < 0)
                 return false;
-        return s->endless || bytes_equal(key, s->key) || bytes_compare(key, s->end) < 0;
+        return bytes_equal(key, s->key) || bytes_compare(key, s->end) < 0;
 }
 
 /* Sorts and merges in place. */
@@ -56,9 +55,7 @@ static size_t spans_normalise(struct span *spans, size_t n) {
 
                 /* Merged where one begins inside the other; neighbours that only touch stay two, harmlessly. */
                 if (last && span_has(last, spans[i].key)) {
-                        if (spans[i].endless)
-                                last->endless = true;
-                        else if (!last->endless && bytes_compare(spans[i].end, last->end) > 0)
+                        if (bytes_compare(spans[i].end, last->end) > 0)
                                 last->end = spans[i].end;
                 } else {
                         spans[n_out++] = spans[i];
@@ -175,11 +172,9 @@ static enum etcd_status branch_sets(const struct txn_op *ops, size_t n_ops, stru
                                 continue;
                         range = ops[i].delete.range;
                         if (range.end.size == 0) /* the one key: see span_has() */
-                                ret->deletes[ret->n_deletes++] = (struct span){range.key, range.key, false};
-                        else if (range.end.size == 1 && range.end.data[0] == 0)
-                                ret->deletes[ret->n_deletes++] = (struct span){range.key, {}, true};
-                        else if (bytes_compare(range.key, range.end) < 0) /* else it is empty */
-                                ret->deletes[ret->n_deletes++] = (struct span){range.key, range.end, false};
+                                ret->deletes[ret->n_deletes++] = (struct span){range.key, range.key};
+                        else if (bytes_compare(range.key, range.end) < 0) /* else etcd takes it for empty, "\0" too */
+                                ret->deletes[ret->n_deletes++] = (struct span){range.key, range.end};
                 }
                 ret->n_deletes = spans_normalise(ret->deletes, ret->n_deletes);
         }

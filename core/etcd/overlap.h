@@ -1,7 +1,7 @@
 #pragma once
 
 /*
- * No key may be put twice by one transaction, nor put and deleted: etcd's rule, told by overlap_check() before the
+ * No key may be put twice by one transaction, nor put and deleted, as far as etcd sees it: told by overlap_check() before the
  * transaction is evaluated. The branches of one nested transaction exclude each other and may put the same key.
  */
 

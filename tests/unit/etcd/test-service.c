@@ -316,6 +316,48 @@ static void a_transaction_takes_one_branch(void **state) {
         assert_memory_equal(response->responses[0]->response_range->kvs[0]->value.data, "v", 1);
 }
 
+/* etcd refuses a put beside a delete of the key, but not where the delete is in a nested transaction that stands behind. */
+static void a_transaction_may_delete_what_it_has_put(void **state) {
+        Etcdserverpb__TxnRequest txn = ETCDSERVERPB__TXN_REQUEST__INIT, first = txn, second = txn;
+        Etcdserverpb__RequestOp put_op = ETCDSERVERPB__REQUEST_OP__INIT, delete_op = put_op, first_op = put_op,
+                                second_op = put_op;
+        Etcdserverpb__RequestOp *puts[] = {&put_op}, *deletes[] = {&delete_op}, *both[] = {&first_op, &second_op};
+        Etcdserverpb__PutRequest put_request = ETCDSERVERPB__PUT_REQUEST__INIT;
+        Etcdserverpb__DeleteRangeRequest delete_request = ETCDSERVERPB__DELETE_RANGE_REQUEST__INIT;
+        Etcdserverpb__RangeRequest get = ETCDSERVERPB__RANGE_REQUEST__INIT;
+        Etcdserverpb__TxnResponse *response;
+        Etcdserverpb__RangeResponse *got;
+
+        (void)state;
+        put_request.key = delete_request.key = get.key = BIN("k");
+        put_op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+        put_op.request_put = &put_request;
+        delete_op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_DELETE_RANGE;
+        delete_op.request_delete_range = &delete_request;
+        first.success = puts;
+        second.success = deletes;
+        first_op.request_case = second_op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_TXN;
+        first_op.request_txn = &first;
+        second_op.request_txn = &second;
+        txn.success = both;
+        first.n_success = second.n_success = 1;
+        txn.n_success = 2;
+        for (int64_t revision = 2; revision < 5; revision++) {
+                response = ask("/etcdserverpb.KV/Txn", &txn, &etcdserverpb__txn_response__descriptor);
+                assert_int_equal(response->header->revision, revision);
+                assert_int_equal(response->responses[1]->response_txn->responses[0]->response_delete_range->deleted, 1);
+                got = range(get);
+                assert_int_equal(got->n_kvs, 0);
+                assert_int_equal(got->header->revision, revision);
+        }
+        assert_int_equal(put("k", "v", 1), 5);
+        got = range(get);
+        assert_int_equal(got->kvs[0]->version, 1);
+        assert_int_equal(got->kvs[0]->create_revision, 5);
+        get.revision = 3;
+        assert_int_equal(range(get)->n_kvs, 0);
+}
+
 static void lists_are_whole_in_order_and_in_pages(void **state) {
         Etcdserverpb__RangeRequest list = ETCDSERVERPB__RANGE_REQUEST__INIT;
         Etcdserverpb__RangeResponse *got;
@@ -809,6 +851,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 TEST(a_key_is_put_read_updated_and_deleted),
                 TEST(a_transaction_takes_one_branch),
+                TEST(a_transaction_may_delete_what_it_has_put),
                 TEST(lists_are_whole_in_order_and_in_pages),
                 TEST(a_streamed_list_ends_with_its_header),
                 TEST(errors_are_etcds),
