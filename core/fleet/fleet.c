@@ -243,6 +243,7 @@ static void on_apply(struct loop_task *task) {
 int fleet_new(const struct fleet_config *config, struct fleet **ret, struct error *reterr) {
         const struct settings *settings = config->settings;
         cleanup(fleet_freep) struct fleet *fleet = NULL;
+        cleanup(freep) char *datastores = NULL;
         struct plugin_table_config plugins = {
                 .directory = settings->plugins_dir,
                 .root_only = settings->root_only,
@@ -270,6 +271,11 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
                 return error_set(reterr, -errno, "%s: %m", fleet->tenants_dir);
         if (chmod(fleet->tenants_dir, 0755) < 0)
                 return error_set(reterr, -errno, "%s: %m", fleet->tenants_dir);
+
+        if (asprintf(&datastores, "%s/datastores", settings->state_dir) < 0)
+                return -ENOMEM;
+        if (mkdir(datastores, 0700) < 0 && errno != EEXIST)
+                return error_set(reterr, -errno, "%s: %m", datastores);
 
         r = plugin_table_new(&plugins, &fleet->plugins);
         if (r < 0)

@@ -1,0 +1,214 @@
+#include "world.h"
+
+/*
+ * What a user would lose: the tenants that the daemon must remember, over any crash, and the certainty that a registry is never quietly made anew
+ * where one was.
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fleet/registry-file.h"
+#include "fleet/uuid.h"
+
+static void test_records_survive(void **state) {
+        struct world *w = *state;
+        struct registry_record *record = world_record("a", REGISTRY_PROVISIONING);
+        struct registry *r;
+        char id[UUID_TEXT_SIZE];
+
+        world_open_datastore(w);
+        r = world_open_registry(w);
+        assert_int_equal(world_n_records, 0);
+        assert_string_equal(registry_datastore(r), "embedded");
+        strcpy(id, registry_id(r));
+
+        record->quota_bytes = UINT64_C(3) << 40;
+        record->retain = true;
+        record->from_file = true;
+        free(record->source);
+        record->source = strdup("/etc/x \"y\".yaml:12");
+        world_write(w, r, record, false);
+        assert_int_equal(w->result, 0);
+        assert_true(record->mod_revision > 1);
+        record->phase = REGISTRY_READY;
+        world_write(w, r, record, false);
+        assert_int_equal(w->result, 0);
+        world_close_registry(w, r);
+
+        r = world_open_registry(w);
+        assert_string_equal(registry_id(r), id);
+        assert_int_equal(world_n_records, 1);
+        assert_string_equal(world_records[0]->name, "a");
+        assert_int_equal(world_records[0]->phase, REGISTRY_READY);
+        assert_memory_equal(world_records[0]->incarnation, record->incarnation, 16);
+        assert_true(world_records[0]->quota_bytes == record->quota_bytes);
+        assert_true(world_records[0]->retain && world_records[0]->from_file);
+        assert_string_equal(world_records[0]->source, record->source);
+        assert_int_equal(world_records[0]->mod_revision, record->mod_revision);
+
+        world_write(w, r, record, true);
+        assert_int_equal(w->result, 0);
+        world_close_registry(w, r);
+        r = world_open_registry(w);
+        assert_int_equal(world_n_records, 0);
+        world_close_registry(w, r);
+        registry_record_free(record);
+}
+
+static void test_writes_compare(void **state) {
+        struct world *w = *state;
+        struct registry_record *record = world_record("a", REGISTRY_PROVISIONING), *other;
+        struct registry *r;
+
+        world_open_datastore(w);
+        r = world_open_registry(w);
+        world_write(w, r, record, false);
+        assert_int_equal(w->result, 0);
+
+        /* A second creation of the name, by somebody who does not know of the first. */
+        other = world_record("a", REGISTRY_PROVISIONING);
+        world_write(w, r, other, false);
+        assert_int_equal(w->result, -ESTALE);
+
+        /* The same write again, as after an outcome that was not known: it has landed. */
+        registry_record_free(other);
+        other = registry_record_copy(record);
+        other->mod_revision = 0;
+        world_write(w, r, other, false);
+        assert_int_equal(w->result, 0);
+        assert_int_equal(other->mod_revision, record->mod_revision);
+
+        /* A removal twice; and a change of what is gone. */
+        world_write(w, r, record, true);
+        assert_int_equal(w->result, 0);
+        world_write(w, r, other, true);
+        assert_int_equal(w->result, 0);
+        other->phase = REGISTRY_READY;
+        world_write(w, r, other, false);
+        assert_int_equal(w->result, -ESTALE);
+        world_close_registry(w, r);
+        registry_record_free(record);
+        registry_record_free(other);
+}
+
+static void test_lost_file_is_adopted(void **state) {
+        struct world *w = *state;
+        struct registry_record *record = world_record("a", REGISTRY_READY);
+        struct registry *r;
+        char *path = world_path(w, "state/registry.json");
+
+        world_open_datastore(w);
+        r = world_open_registry(w);
+        world_write(w, r, record, false);
+        world_close_registry(w, r);
+
+        assert_int_equal(unlink(path), 0);
+        r = world_open_registry(w);
+        assert_int_equal(world_n_records, 1);
+        world_close_registry(w, r);
+        assert_int_equal(access(path, F_OK), 0);
+        assert_int_equal(world_count_keyspaces(w, "registry"), 1);
+        registry_record_free(record);
+        free(path);
+}
+
+/* Crashes of the very first start: behind the file, and behind the keyspace. */
+static void test_first_start_is_finished(void **state) {
+        struct world *w = *state;
+        char *dir = world_path(w, "state");
+        struct registry_file file = {.datastore = strdup("embedded")};
+        cleanup(error_done) struct error err = {};
+        struct registry *r;
+
+        world_open_datastore(w);
+        for (int made = 0; made < 2; made++) {
+                uuid_make(file.incarnation);
+                file.created = false;
+                assert_int_equal(registry_file_write(dir, &file, &err), 0);
+                if (made)
+                        world_make_keyspace(w, "registry", file.incarnation);
+                r = world_open_registry(w);
+                world_close_registry(w, r);
+                registry_file_done(&file);
+                assert_int_equal(registry_file_read(dir, &file, &err), 0);
+                assert_true(file.created);
+        }
+        registry_file_done(&file);
+        free(dir);
+}
+
+static void test_bad_file_is_refused(void **state) {
+        static const char *const bad[] = {"", "{", "[]", "{\"datastore\": \"embedded\"}",
+                "{\"datastore\": \"embedded\", \"incarnation\": \"x\", \"created\": true}",
+                "{\"datastore\": 3, \"incarnation\": \"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\", \"created\": true}"};
+        struct world *w = *state;
+        char *path = world_path(w, "state/registry.json"), *dir = world_path(w, "state");
+
+        for (size_t i = 0; i < n_elements(bad); i++) {
+                cleanup(error_done) struct error err = {};
+                struct registry *r = NULL;
+                FILE *f = fopen(path, "w");
+
+                assert_non_null(f);
+                fputs(bad[i], f);
+                fclose(f);
+                assert_int_equal(registry_new(w->loop, dir, w->daemon, &r, &err), -EBADMSG);
+                assert_non_null(strstr(error_text(&err), "registry.json"));
+        }
+        free(path);
+        free(dir);
+}
+
+static void test_bad_records_are_told(void **state) {
+        static const char *const bad[] = {"", "{}", "7", "{\"format\":2}",
+                "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"x\",\"phase\":\"Ready\",\"quota\":0,\"source\":\"s\",\"fromFile\":false,"
+                "\"deletionPolicy\":\"Delete\",\"created\":1}",
+                "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\",\"phase\":\"Odd\",\"quota\":0,"
+                "\"source\":\"s\",\"fromFile\":false,\"deletionPolicy\":\"Delete\",\"created\":1}",
+                "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\",\"phase\":\"Ready\",\"quota\":-1,"
+                "\"source\":\"s\",\"fromFile\":false,\"deletionPolicy\":\"Delete\",\"created\":1}"};
+
+        (void)state;
+        for (size_t i = 0; i < n_elements(bad); i++) {
+                cleanup(error_done) struct error err = {};
+                struct registry_record *record = NULL;
+
+                assert_int_equal(
+                        registry_record_parse(bytes_of_string("a"), bytes_of_string(bad[i]), &record, &err), -EBADMSG);
+                assert_null(record);
+        }
+}
+
+static void test_uuids(void **state) {
+        uint8_t a[16], b[16];
+        char text[UUID_TEXT_SIZE];
+
+        (void)state;
+        uuid_make(a);
+        uuid_print(a, text);
+        assert_int_equal(text[14], '4');
+        assert_int_equal(uuid_parse(text, b), 0);
+        assert_memory_equal(a, b, 16);
+        assert_int_equal(uuid_parse("", b), -EINVAL);
+        assert_int_equal(uuid_parse("6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a", b), -EINVAL);
+        assert_int_equal(uuid_parse("6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a00", b), -EINVAL);
+        assert_int_equal(uuid_parse("6e1c0ee6041b7-4c0c-8a21-4c2f2e1ab6a0", b), -EINVAL);
+        assert_int_equal(uuid_parse("6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6ag", b), -EINVAL);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_records_survive, world_setup, world_teardown),
+                cmocka_unit_test_setup_teardown(test_writes_compare, world_setup, world_teardown),
+                cmocka_unit_test_setup_teardown(test_lost_file_is_adopted, world_setup, world_teardown),
+                cmocka_unit_test_setup_teardown(test_first_start_is_finished, world_setup, world_teardown),
+                cmocka_unit_test_setup_teardown(test_bad_file_is_refused, world_setup, world_teardown),
+                cmocka_unit_test(test_bad_records_are_told),
+                cmocka_unit_test(test_uuids),
+        };
+
+        return cmocka_run_group_tests_name("fleet-registry", tests, NULL, NULL);
+}
