@@ -21,9 +21,9 @@
 
 #define SQLITE_LOG_APPLICATION 0x53746f6b /* "Stok" */
 #define SQLITE_LOG_FORMAT 1
-#define SQLITE_LOG_PAGE_SIZE 4096
-/* A WAL of so many pages is written back by the helper; at so many times that, by the append itself. */
-#define SQLITE_LOG_WAL_PAGES 2048
+#define SQLITE_LOG_PAGE_SIZE 8192
+/* A WAL of so many pages (8 MiB) is written back by the helper; at so many times that, by the append itself. */
+#define SQLITE_LOG_WAL_PAGES 1024
 #define SQLITE_LOG_WAL_FACTOR 8
 #define SQLITE_LOG_BUCKETS 256
 

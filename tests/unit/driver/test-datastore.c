@@ -90,6 +90,9 @@ static void on_done(struct datastore_job *job) {
                 loop_stop(loop);
 }
 
+/* What the next job does. */
+static int (*next_run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) = on_run;
+
 static void submit(
         struct test_job *t, unsigned number, const char *name, unsigned lane, enum job_class class, uint64_t ms) {
         *t = (struct test_job){.number = number, .lane = lane, .sleep_ms = ms, .keyspace = {.name = name}};
@@ -97,7 +100,7 @@ static void submit(
         t->job.keyspace = name ? &t->keyspace : NULL;
         t->job.loop = loop;
         t->job.deadline_ns = clock_now_ns() + 20 * NSEC_PER_SEC;
-        t->job.run = on_run;
+        t->job.run = next_run;
         t->job.done = on_done;
         n_expected++;
         datastore_submit(ds, &t->job);
@@ -234,10 +237,10 @@ static void test_close(void **state) {
         submit(&jobs[0], 0, "a", 0, JOB_READ, 0);
         assert_int_equal(loop_run(loop), 0);
         memory_set_faults("test", &faults);
-        for (unsigned i = 0; i < 20; i++) {
+        next_run = on_slow_ends;
+        for (unsigned i = 0; i < 20; i++)
                 submit(&jobs[i], i, NULL, 0, JOB_READ, 0);
-                jobs[i].job.run = on_slow_ends;
-        }
+        next_run = on_run;
         sleep_ms(20);
         datastore_close(ds, 10 * NSEC_PER_MSEC);
         n_expected--; /* the first loop_run() counted one */
@@ -280,9 +283,9 @@ static void test_subscription(void **state) {
         a = datastore_subscribe(ds, "a", loop, on_grown, &heard);
         b = datastore_subscribe(ds, "a", loop, on_grown, &gone);
         n_expected = 1000;
+        next_run = on_append;
         submit(&jobs[0], 0, "a", 0, JOB_COMMIT, 0);
-        jobs[0].job.run = on_append;
-        jobs[0].job.n_records = 1;
+        next_run = on_run;
         sleep_ms(100); /* posted to both by now */
         datastore_unsubscribe(b);
         assert_int_equal(loop_run(loop), 0);
