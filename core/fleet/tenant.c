@@ -24,7 +24,6 @@ struct tenant {
         struct http1_responder *http1;   /* owned; NULL: no routes */
         struct grpc_server *server;      /* owned */
         struct listener *local, *remote; /* owned; remote may be NULL */
-        enum keyspace_condition condition;
 
         void (*closed)(void *userdata);
         void *closed_userdata;
@@ -97,22 +96,6 @@ static void on_accept(void *userdata, int fd) {
         }
 }
 
-static void on_condition(void *userdata) {
-        struct tenant *t = userdata;
-        struct log_context context = {.tenant = t->name};
-        struct keyspace_status status;
-
-        keyspace_get_status(t->keyspace, &status);
-        if (status.condition == t->condition)
-                return;
-        t->condition = status.condition;
-        if (status.condition == KEYSPACE_UNREACHABLE || status.condition == KEYSPACE_HISTORY_LOST)
-                log_at(LOG_LEVEL_WARNING, &context, "keyspace is %s: %s", tenant_condition_name(status.condition),
-                        status.reason && status.reason[0] ? status.reason : "no reason given");
-        else
-                log_at(LOG_LEVEL_INFO, &context, "keyspace is %s", tenant_condition_name(status.condition));
-}
-
 static int listen_local(struct tenant *t, const struct tenant_config *config, struct error *reterr) {
         cleanup(freep) char *path = tenant_socket_path(config->runtime_dir, config->name);
         cleanup(freep) char *address = NULL;
@@ -153,7 +136,6 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .quota_bytes = config->quota_bytes,
                 .auto_compact_ns = config->auto_compact_ns,
                 .slow_commit_ns = config->slow_ns,
-                .on_condition = on_condition,
         };
         struct grpc_server_config server_config = {
                 .loop = config->loop,
@@ -177,7 +159,6 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
 
         memcpy(keyspace_config.incarnation, config->incarnation, 16);
         memcpy(keyspace_config.daemon, config->daemon, 16);
-        keyspace_config.userdata = t;
         r = keyspace_new(&keyspace_config, &t->keyspace);
         if (r < 0)
                 return error_set(reterr, r, "keyspace: %s", strerror(-r));

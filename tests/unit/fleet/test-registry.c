@@ -86,7 +86,9 @@ static void test_writes_compare(void **state) {
         assert_int_equal(w->result, 0);
         world_write(w, r, other, true);
         assert_int_equal(w->result, 0);
+        assert_int_equal(other->mod_revision, 0);
         other->phase = REGISTRY_READY;
+        other->mod_revision = 2;
         world_write(w, r, other, false);
         assert_int_equal(w->result, -ESTALE);
         world_close_registry(w, r);
