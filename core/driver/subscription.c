@@ -34,7 +34,7 @@ struct subscriptions {
         pthread_mutex_t mutex;
         pthread_cond_t changed;
         pthread_t thread;
-        bool started, stopping, interrupting;
+        bool started, stopping, interrupting, finished;
         struct stoke_session *session; /* the thread's; published for interrupt */
         struct datastore_subscription *list;
 };
@@ -127,6 +127,10 @@ static void *wait_thread(void *userdata) {
         }
         publish(subs, NULL);
         subs->driver->disconnect(session);
+        pthread_mutex_lock(&subs->mutex);
+        subs->finished = true;
+        pthread_cond_broadcast(&subs->changed);
+        pthread_mutex_unlock(&subs->mutex);
         return NULL;
 }
 
@@ -145,37 +149,33 @@ struct subscriptions *subscriptions_new(const struct stoke_driver *driver, struc
 }
 
 void subscriptions_free(struct subscriptions *subs) {
-        struct stoke_session *session;
-
         if (!subs)
                 return;
         pthread_mutex_lock(&subs->mutex);
         subs->stopping = true;
         pthread_cond_broadcast(&subs->changed);
-        pthread_mutex_unlock(&subs->mutex);
         /* An interrupt that comes just before wait() began is lost: repeated until the thread has gone. */
-        while (subs->started) {
+        while (subs->started && !subs->finished) {
+                struct stoke_session *session = subs->session;
                 struct timespec until;
+                uint64_t at;
 
-                pthread_mutex_lock(&subs->mutex);
-                session = subs->session;
-                subs->interrupting = session != NULL;
-                pthread_mutex_unlock(&subs->mutex);
-                if (session)
+                if (session) {
+                        subs->interrupting = true;
+                        pthread_mutex_unlock(&subs->mutex);
                         subs->driver->interrupt(session);
-                pthread_mutex_lock(&subs->mutex);
-                subs->interrupting = false;
-                pthread_cond_broadcast(&subs->changed);
-                pthread_mutex_unlock(&subs->mutex);
-                clock_gettime(CLOCK_MONOTONIC, &until);
-                until.tv_nsec += 20 * (long)NSEC_PER_MSEC;
-                if (until.tv_nsec >= (long)NSEC_PER_SEC) {
-                        until.tv_sec++;
-                        until.tv_nsec -= (long)NSEC_PER_SEC;
+                        pthread_mutex_lock(&subs->mutex);
+                        subs->interrupting = false;
+                        pthread_cond_broadcast(&subs->changed);
                 }
-                if (pthread_clockjoin_np(subs->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
-                        subs->started = false;
+                at = clock_now_ns() + 20 * NSEC_PER_MSEC;
+                until = (struct timespec){.tv_sec = (time_t)(at / NSEC_PER_SEC), .tv_nsec = (long)(at % NSEC_PER_SEC)};
+                while (!subs->finished && pthread_cond_timedwait(&subs->changed, &subs->mutex, &until) != ETIMEDOUT)
+                        ;
         }
+        pthread_mutex_unlock(&subs->mutex);
+        if (subs->started)
+                pthread_join(subs->thread, NULL);
         check(!subs->list);
         pthread_cond_destroy(&subs->changed);
         pthread_mutex_destroy(&subs->mutex);
