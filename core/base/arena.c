@@ -29,7 +29,7 @@ void *arena_alloc(struct arena *a, size_t size) {
 
         if (size > SIZE_MAX - 64)
                 return NULL;
-        size = (size + 15) & ~(size_t)15;
+        size = size ? (size + 15) & ~(size_t)15 : 16; /* never NULL but for want of memory */
 
         if (size > a->left) {
                 block = a->total ? min_of(a->total, (size_t)ARENA_LARGEST_BLOCK) : ARENA_FIRST_BLOCK;

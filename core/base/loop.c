@@ -181,6 +181,7 @@ int loop_run(struct loop *l) {
                 run_posted(l);
                 run_deferred(l);
         }
+        atomic_store_explicit(&l->stopping, false, memory_order_relaxed); /* it may be run again */
         run_posted(l);
         run_deferred(l);
         return 0;

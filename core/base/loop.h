@@ -45,7 +45,8 @@ int loop_new(const char *name, struct loop **ret);
 void loop_free(struct loop *loop);
 DEFINE_FREEP(loop)
 
-/* Runs on the calling thread until loop_stop(); pending posted tasks are run before it returns. */
+/* Runs on the calling thread until loop_stop(), and may be run again after that; pending posted tasks are run before it
+ * returns. */
 int loop_run(struct loop *loop);
 /* Starts a thread that blocks all signals and runs the loop; loop_join() waits for its end. */
 int loop_start_thread(struct loop *loop);

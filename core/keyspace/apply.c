@@ -29,7 +29,7 @@ static void apply_key(struct keyspace *ks, const struct stoke_record *r, bool is
                         lease_attach(ks, e, v.lease);
         }
         if (r->revision >= ks->compacted)
-                history_push(&ks->history, r->revision, e);
+                history_push(&ks->history, r->revision, r->seq, e);
 }
 
 void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct blob *value) {

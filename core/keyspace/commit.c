@@ -112,6 +112,7 @@ static void send(struct batch *b) {
         b->sent_ns = clock_now_ns();
         b->job = (struct datastore_job){
                 .class = JOB_COMMIT,
+                .n_records = b->n_records,
                 .keyspace = &b->name,
                 .deadline_ns = b->sent_ns + APPEND_PATIENCE_NS,
                 .run = append_run,

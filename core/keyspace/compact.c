@@ -112,8 +112,10 @@ static void prune_entry(struct keyspace *ks, struct key_entry *e) {
 
 /* A tombstone that stands alone below the mark: the key is gone. Not the version at the mark itself, which a watch that
  * begins there must still see. */
-static bool is_gone(const struct keyspace *ks, const struct key_entry *e, int64_t revision) {
-        return e->n_older == 0 && e->last.version == 0 && e->last.mod_revision == revision && revision < ks->compacted;
+static bool is_gone(const struct keyspace *ks, const struct history_item *item) {
+        const struct key_entry *e = item->entry;
+
+        return e->n_older == 0 && e->last.version == 0 && e->last.seq == item->seq && item->revision < ks->compacted;
 }
 
 static void prune(struct keyspace *ks, size_t n_most) {
@@ -127,7 +129,7 @@ static void prune(struct keyspace *ks, size_t n_most) {
                 struct key_entry *e = item->entry;
 
                 prune_entry(ks, e);
-                if (is_gone(ks, e, item->revision)) {
+                if (is_gone(ks, item)) {
                         seq_list_add(&c->later, e->last.seq);
                         ks->bytes_log -= e->key_size;
                         ks->n_versions--;

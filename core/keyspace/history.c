@@ -5,7 +5,7 @@ void history_done(struct history *h) {
         *h = (struct history){};
 }
 
-void history_push(struct history *h, int64_t revision, struct key_entry *entry) {
+void history_push(struct history *h, int64_t revision, uint64_t seq, struct key_entry *entry) {
         if (h->n == h->capacity) {
                 struct history grown = {.capacity = h->capacity ? h->capacity * 2 : 64, .n = h->n};
 
@@ -16,7 +16,7 @@ void history_push(struct history *h, int64_t revision, struct key_entry *entry) 
                 *h = grown;
         }
         h->n++;
-        *history_at(h, h->n - 1) = (struct history_item){revision, entry};
+        *history_at(h, h->n - 1) = (struct history_item){revision, seq, entry};
 }
 
 size_t history_find(const struct history *h, int64_t revision) {

@@ -7,11 +7,17 @@ struct index_node {
         bool is_leaf;
         struct index_node *next; /* leaves: the right neighbour */
         struct key_entry *first[FANOUT]; /* leaf: its entries; inner: the first entry below each child */
-        /* Inner nodes only (a leaf is allocated without): */
+};
+
+struct index_inner {
+        struct index_node node;
         struct index_node *child[FANOUT];
         size_t n_alive[FANOUT];
 };
-#define LEAF_SIZE offsetof(struct index_node, child)
+
+static inline struct index_inner *inner(const struct index_node *node) {
+        return container_of((struct index_node *)(uintptr_t)node, struct index_inner, node);
+}
 
 const struct key_version *key_entry_at(const struct key_entry *e, int64_t revision) {
         size_t low = 0, high = e->n_older;
@@ -27,6 +33,22 @@ const struct key_version *key_entry_at(const struct key_entry *e, int64_t revisi
                         high = middle;
         }
         return low ? &e->older[low - 1] : NULL;
+}
+
+const struct key_version *key_entry_by_seq(const struct key_entry *e, uint64_t seq) {
+        size_t low = 0, high = e->n_older;
+
+        if (e->last.seq == seq)
+                return &e->last;
+        while (low < high) {
+                size_t middle = (low + high) / 2;
+
+                if (e->older[middle].seq < seq)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        return low < e->n_older && e->older[low].seq == seq ? &e->older[low] : NULL;
 }
 
 const struct key_version *key_entry_before(const struct key_entry *e, const struct key_version *v) {
@@ -49,17 +71,20 @@ void key_entry_push(struct key_entry *e, const struct key_version *v) {
         e->last = *v;
 }
 
+static size_t node_size(const struct index_node *node) {
+        return node->is_leaf ? sizeof(struct index_node) : sizeof(struct index_inner);
+}
+
 static struct index_node *node_new(struct index *index, bool is_leaf) {
-        size_t size = is_leaf ? LEAF_SIZE : sizeof(struct index_node);
-        struct index_node *node = xcalloc(1, size);
+        struct index_node *node = is_leaf ? new0(struct index_node) : &new0(struct index_inner)->node;
 
         node->is_leaf = is_leaf;
-        index->bytes += size;
+        index->bytes += node_size(node);
         return node;
 }
 
 static void node_free(struct index *index, struct index_node *node) {
-        index->bytes -= node->is_leaf ? LEAF_SIZE : sizeof(struct index_node);
+        index->bytes -= node->is_leaf ? sizeof(struct index_node) : sizeof(struct index_inner);
         free(node);
 }
 
@@ -74,7 +99,7 @@ static void node_done(struct index *index, struct index_node *node) {
                 if (node->is_leaf)
                         entry_free(index, node->first[i]);
                 else
-                        node_done(index, node->child[i]);
+                        node_done(index, inner(node)->child[i]);
         node_free(index, node);
 }
 
@@ -111,7 +136,7 @@ static size_t node_alive(const struct index_node *node) {
         size_t n = 0;
 
         for (unsigned i = 0; i < node->n; i++)
-                n += node->is_leaf ? node->first[i]->alive : node->n_alive[i];
+                n += node->is_leaf ? node->first[i]->alive : inner(node)->n_alive[i];
         return n;
 }
 
@@ -122,7 +147,7 @@ struct key_entry *index_find(const struct index *index, struct bytes key) {
         if (!node)
                 return NULL;
         while (!node->is_leaf)
-                node = node->child[child_of(node, key)];
+                node = inner(node)->child[child_of(node, key)];
         i = node_search(node, key, false);
         if (i < node->n && bytes_equal(key_entry_key(node->first[i]), key))
                 return node->first[i];
@@ -136,10 +161,10 @@ static void node_insert_at(struct index_node *node, unsigned i, struct key_entry
         memmove(&node->first[i + 1], &node->first[i], behind * sizeof(node->first[0]));
         node->first[i] = first;
         if (!node->is_leaf) {
-                memmove(&node->child[i + 1], &node->child[i], behind * sizeof(node->child[0]));
-                memmove(&node->n_alive[i + 1], &node->n_alive[i], behind * sizeof(node->n_alive[0]));
-                node->child[i] = child;
-                node->n_alive[i] = n_alive;
+                memmove(&inner(node)->child[i + 1], &inner(node)->child[i], behind * sizeof(inner(node)->child[0]));
+                memmove(&inner(node)->n_alive[i + 1], &inner(node)->n_alive[i], behind * sizeof(inner(node)->n_alive[0]));
+                inner(node)->child[i] = child;
+                inner(node)->n_alive[i] = n_alive;
         }
         node->n++;
 }
@@ -155,8 +180,8 @@ static struct index_node *node_split(struct index *index, struct index_node *nod
                 right->next = node->next;
                 node->next = right;
         } else {
-                memcpy(right->child, &node->child[at], n * sizeof(node->child[0]));
-                memcpy(right->n_alive, &node->n_alive[at], n * sizeof(node->n_alive[0]));
+                memcpy(inner(right)->child, &inner(node)->child[at], n * sizeof(inner(node)->child[0]));
+                memcpy(inner(right)->n_alive, &inner(node)->n_alive[at], n * sizeof(inner(node)->n_alive[0]));
         }
         right->n = (uint16_t)n;
         node->n = (uint16_t)at;
@@ -183,12 +208,12 @@ static struct index_node *node_put(struct index *index, struct index_node *node,
         }
 
         i = child_of(node, key);
-        below = node_put(index, node->child[i], e);
-        node->first[i] = node->child[i]->first[0];
+        below = node_put(index, inner(node)->child[i], e);
+        node->first[i] = inner(node)->child[i]->first[0];
         if (!below)
                 return NULL;
 
-        node->n_alive[i] = node_alive(node->child[i]);
+        inner(node)->n_alive[i] = node_alive(inner(node)->child[i]);
         i++;
         if (node->n == FANOUT) {
                 right = node_split(index, node, i == FANOUT ? FANOUT - 1 : FANOUT / 2);
@@ -229,7 +254,7 @@ struct key_entry *index_get(struct index *index, struct bytes key) {
 /* The leaf that ends just before the leaf at the end of `path`; the list is singly linked, since this is rare. */
 static struct index_node *last_leaf(struct index_node *node) {
         while (!node->is_leaf)
-                node = node->child[node->n - 1];
+                node = inner(node)->child[node->n - 1];
         return node;
 }
 
@@ -243,8 +268,8 @@ static bool node_remove(struct index *index, struct index_node *node, struct key
                 check(i < node->n && node->first[i] == e);
         } else {
                 i = child_of(node, key);
-                if (!node_remove(index, node->child[i], e, i ? node->child[i - 1] : left)) {
-                        node->first[i] = node->child[i]->first[0];
+                if (!node_remove(index, inner(node)->child[i], e, i ? inner(node)->child[i - 1] : left)) {
+                        node->first[i] = inner(node)->child[i]->first[0];
                         return false;
                 }
         }
@@ -252,8 +277,8 @@ static bool node_remove(struct index *index, struct index_node *node, struct key
         behind = node->n - i - 1;
         memmove(&node->first[i], &node->first[i + 1], behind * sizeof(node->first[0]));
         if (!node->is_leaf) {
-                memmove(&node->child[i], &node->child[i + 1], behind * sizeof(node->child[0]));
-                memmove(&node->n_alive[i], &node->n_alive[i + 1], behind * sizeof(node->n_alive[0]));
+                memmove(&inner(node)->child[i], &inner(node)->child[i + 1], behind * sizeof(inner(node)->child[0]));
+                memmove(&inner(node)->n_alive[i], &inner(node)->n_alive[i + 1], behind * sizeof(inner(node)->n_alive[0]));
         }
         if (--node->n)
                 return false;
@@ -271,7 +296,7 @@ void index_remove(struct index *index, struct key_entry *e) {
                 index->root = NULL;
         while (index->root && !index->root->is_leaf && index->root->n == 1) {
                 root = index->root;
-                index->root = root->child[0];
+                index->root = inner(root)->child[0];
                 node_free(index, root);
         }
         index->n_entries--;
@@ -286,9 +311,9 @@ void index_set_alive(struct index *index, struct key_entry *e, bool alive) {
         if (e->alive == alive)
                 return;
         e->alive = alive;
-        for (node = index->root; !node->is_leaf; node = node->child[i]) {
+        for (node = index->root; !node->is_leaf; node = inner(node)->child[i]) {
                 i = child_of(node, key);
-                node->n_alive[i] += alive ? 1 : SIZE_MAX;
+                inner(node)->n_alive[i] += alive ? 1 : SIZE_MAX;
         }
         index->n_alive += alive ? 1 : SIZE_MAX;
 }
@@ -304,8 +329,8 @@ size_t index_rank(const struct index *index, struct bytes key) {
                 unsigned i = child_of(node, key);
 
                 for (unsigned j = 0; j < i; j++)
-                        rank += node->n_alive[j];
-                node = node->child[i];
+                        rank += inner(node)->n_alive[j];
+                node = inner(node)->child[i];
         }
         n = node_search(node, key, false);
         for (unsigned i = 0; i < n; i++)
@@ -320,7 +345,7 @@ void index_seek(const struct index *index, struct bytes key, struct index_cursor
         if (!node)
                 return;
         while (!node->is_leaf)
-                node = node->child[child_of(node, key)];
+                node = inner(node)->child[child_of(node, key)];
         ret->leaf = node;
         ret->position = node_search(node, key, false);
 }

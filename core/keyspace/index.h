@@ -38,6 +38,8 @@ static inline struct bytes key_entry_key(const struct key_entry *e) {
 }
 /* The version that a reader at this revision sees; NULL: none (a tombstone is returned as it is). */
 const struct key_version *key_entry_at(const struct key_entry *e, int64_t revision);
+/* The version that this record made; NULL: pruned. */
+const struct key_version *key_entry_by_seq(const struct key_entry *e, uint64_t seq);
 /* The version just before v, which is e's; NULL: none is known. */
 const struct key_version *key_entry_before(const struct key_entry *e, const struct key_version *v);
 /* Makes v the newest version. */

@@ -22,7 +22,6 @@ void call_list_init(struct call_list *list) {
         *list = (struct call_list){};
 }
 
-/* The list is singly reachable from `first`; `last` is the last call's. */
 void call_list_add(struct call_list *list, struct keyspace_call *call) {
         check(!call->own.list);
         call->own.next = NULL;
@@ -464,9 +463,8 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         ks->closed = done;
         ks->closed_userdata = userdata;
 
-        if (ks->subscribed)
-                datastore_unsubscribe(ks->datastore, &ks->subscription);
-        ks->subscribed = false;
+        if (ks->subscription)
+                datastore_unsubscribe(steal(ks->subscription));
         loop_timer_clear(&ks->reopen);
         loop_timer_clear(&ks->follow);
         loop_timer_clear(&ks->pause_timer);

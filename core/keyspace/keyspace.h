@@ -110,7 +110,7 @@ struct keyspace_call {
         /* The keyspace's own. */
         struct {
                 struct keyspace *keyspace;
-                struct keyspace_call *next, **previous; /* of the list it is on */
+                struct keyspace_call *next, *previous; /* on `list` */
                 struct call_list *list;
                 int (*evaluate)(struct keyspace_call *call, struct batch *batch);
                 void (*resume)(struct keyspace_call *call, enum keyspace_result result);

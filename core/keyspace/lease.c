@@ -10,7 +10,7 @@
 #include "keyspace/commit.h"
 
 /* As etcd with its default timing. */
-#define MIN_TTL 2
+#define MIN_TTL INT64_C(2)
 #define MAX_TTL INT64_C(9000000000)
 #define EXPIRE_AT_ONCE 64
 #define EXPIRE_RETRY_NS NSEC_PER_SEC
@@ -254,7 +254,7 @@ static int evaluate_grant(struct keyspace_call *call, struct batch *b) {
         else {
                 if (!c->id)
                         c->id = choose_id(b);
-                c->ttl = c->granted_ttl = max_of(c->ttl, INT64_C(MIN_TTL));
+                c->ttl = c->granted_ttl = max_of(c->ttl, MIN_TTL);
                 batch_add(b, RECORD_LEASE, b->revision, (struct bytes){}, NULL, 0, c->granted_ttl, c->id);
                 batch_set_lease(b, c->id, true);
                 call->own.result = KEYSPACE_OK;

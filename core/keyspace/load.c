@@ -159,8 +159,8 @@ static int load_run(struct datastore_job *job, struct stoke_session *session, st
 
 static void fail(struct keyspace *ks, struct load *l, int result);
 
-static void on_grown(struct datastore_subscription *subscription) {
-        struct keyspace *ks = container_of(subscription, struct keyspace, subscription);
+static void on_grown(void *userdata) {
+        struct keyspace *ks = userdata;
 
         if (ks->open && !ks->closing && ks->head == HEAD_IDLE)
                 load_tail(ks);
@@ -186,12 +186,8 @@ static void on_follow(struct loop_timer *timer) {
 }
 
 static void opened(struct keyspace *ks) {
-        if (!ks->exclusive && !ks->subscribed) {
-                ks->subscription.keyspace = ks->name;
-                ks->subscription.loop = ks->loop;
-                ks->subscription.on_grown = on_grown;
-                datastore_subscribe(ks->datastore, &ks->subscription);
-                ks->subscribed = true;
+        if (!ks->exclusive && !ks->follow.on_time) {
+                ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
                 ks->follow.on_time = on_follow;
                 loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
         }

@@ -157,7 +157,7 @@ size_t range_count(struct keyspace *ks, const struct key_range *range, int64_t r
                         struct history_item *item = history_at(h, i);
 
                         e = item->entry;
-                        if (item->revision != e->last.mod_revision || !range_has(range, key_entry_key(e)))
+                        if (item->seq != e->last.seq || !range_has(range, key_entry_key(e)))
                                 continue;
                         n += (size_t)alive_at(e, revision) - (size_t)e->alive;
                 }
@@ -510,6 +510,7 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
         s->ks = ks;
         s->revision = revision;
         s->next = r->range.key;
+        s->timer.on_time = on_time;
         c->own.state = s;
         step(s);
 }

@@ -19,7 +19,7 @@
 
 /* A list of calls; a call is on at most one. */
 struct call_list {
-        struct keyspace_call *first, **last; /* last: where the next one's address goes */
+        struct keyspace_call *first, *last;
         size_t n;
 };
 
@@ -157,8 +157,7 @@ struct keyspace {
         unsigned n_failed_opens;
         struct datastore_job release_job;
         struct stoke_keyspace release_name;
-        struct datastore_subscription subscription;
-        bool subscribed;
+        struct datastore_subscription *subscription; /* shared: tells of growth; owned */
         struct loop_timer follow; /* shared: asks each second in case a notice was missed */
         struct keyspace_call follow_call;
 

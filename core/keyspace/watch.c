@@ -99,11 +99,11 @@ static void fill_kv(struct kv *kv, const struct key_entry *e, const struct key_v
 /* Makes the event of a history item, as far as its values are in memory. */
 static enum event_result event_fill(struct keyspace *ks, const struct history_item *item, bool with_prev,
         const struct fetch *have, struct fetch *missing, struct watch_event *ret) {
-        const struct key_version *v = key_entry_at(item->entry, item->revision);
-        const struct key_version *prev = key_entry_before(item->entry, v);
+        const struct key_version *v = key_entry_by_seq(item->entry, item->seq);
+        const struct key_version *prev = v ? key_entry_before(item->entry, v) : NULL;
         enum event_result result = EVENT_READY;
 
-        check(v && v->mod_revision == item->revision);
+        check(v);
         ret->is_delete = v->version == 0;
         fill_kv(&ret->kv, item->entry, v);
         if (!ret->is_delete) {
@@ -133,7 +133,7 @@ static bool watcher_wants(const struct watcher *w, const struct history_item *it
         if (item->revision < w->next || !range_has(&w->range, key_entry_key(item->entry)))
                 return false;
         if (w->config.no_put || w->config.no_delete) {
-                const struct key_version *v = key_entry_at(item->entry, item->revision);
+                const struct key_version *v = key_entry_by_seq(item->entry, item->seq);
 
                 return v->version ? !w->config.no_put : !w->config.no_delete;
         }
