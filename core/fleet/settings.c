@@ -238,7 +238,7 @@ static int read_limit(const struct node_reader *reader, const struct node_at *at
 }
 
 static int read_limits(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
-        static const char *const known[] = {"requestBytes", "txnOperations", "streams", "connections", NULL};
+        static const char *const known[] = {"requestBytes", "streams", "connections", NULL};
         struct node_at at;
         int r;
 
@@ -253,9 +253,6 @@ static int read_limits(const struct node_reader *reader, const struct node_at *t
                 return r;
         if (s->limits.request_bytes < 64 * 1024 || s->limits.request_bytes > 64 * 1024 * 1024)
                 return node_field_fail(reader, &at, "requestBytes", "must be from 64Ki to 64Mi");
-        r = read_limit(reader, &at, "txnOperations", 1, 100000, &s->limits.txn_operations);
-        if (r < 0)
-                return r;
         r = read_limit(reader, &at, "streams", 1, 1 << 20, &s->limits.streams);
         if (r < 0)
                 return r;
@@ -368,7 +365,6 @@ int settings_load(const struct settings_options *options, struct settings **ret,
         s->auto_compaction_ns = 5 * 60 * NSEC_PER_SEC;
         s->socket_mode = 0660;
         s->limits.request_bytes = 1536 * 1024;
-        s->limits.txn_operations = 128;
         s->limits.streams = 65536;
         s->limits.connections = 65536;
 
@@ -426,7 +422,6 @@ char *settings_fixed_changes(const struct settings *old, const struct settings *
                 {"cache", old->cache_bytes != new->cache_bytes},
                 {"metrics.listen", !same(old->metrics_listen, new->metrics_listen)},
                 {"limits.requestBytes", old->limits.request_bytes != new->limits.request_bytes},
-                {"limits.txnOperations", old->limits.txn_operations != new->limits.txn_operations},
                 {"limits.streams", old->limits.streams != new->limits.streams},
                 {"limits.connections", old->limits.connections != new->limits.connections},
         };

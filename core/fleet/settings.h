@@ -52,7 +52,6 @@ struct settings {
 
         struct {
                 uint64_t request_bytes;  /* limits.requestBytes; 1.5 MiB */
-                uint32_t txn_operations; /* limits.txnOperations; 128 */
                 uint32_t streams;        /* limits.streams: of one connection; 65536 */
                 uint32_t connections;    /* limits.connections: of one tenant; 65536 */
         } limits;
