@@ -3,8 +3,8 @@
  * all that came before it, so whoever's append succeeds has seen the whole log. The keyspace's loop only; the append
  * itself runs on a worker.
  *
- * An append ends in one of four ways. It is done: applied, answered. It is stale: the tail is read, and the calls are
- * evaluated again, in a batch of another number. It failed for certain: tried again after a pause. Or its outcome is unknown: then the
+ * An append ends in one of four ways. It is done: applied, answered. It is stale: the tail is read, and unless the batch is
+ * found there (a pooler may have sent it twice) the calls are evaluated again, in a batch of another number. It failed for certain: tried again after a pause. Or its outcome is unknown: then the
  * tail tells whether it landed; as long as the log ends where the append expected it may still land, and an internal
  * record of ours behind that end settles it. Calls may give up meanwhile; they are never evaluated again then.
  */
@@ -231,16 +231,15 @@ static void on_appended(struct datastore_job *job) {
                 go_on(ks);
                 break;
         case STOKE_STALE:
-                ks->batch = NULL;
                 ks->n_alone = 0;
                 ks->was_stale = true;
-                batch_abandon(b);
-                load_tail(ks);
+                load_tail(ks); /* ks->batch stays: something between us and the datastore may have sent it twice */
                 break;
         case STOKE_UNKNOWN:
                 keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "the outcome of a commit is unknown: %s", job->reason);
                 keyspace_stalled(ks);
-                load_tail(ks); /* ks->batch stays: it is in limbo */
+                b->uncertain = true;
+                load_tail(ks); /* ks->batch stays: it may have landed, or land still */
                 break;
         case STOKE_MISSING:
                 ks->batch = NULL;
@@ -299,13 +298,14 @@ void commit_on_loaded(struct keyspace *ks) {
                         ks->n_failures = 0;
                         batch_end_calls(b, KEYSPACE_OK);
                         batch_free(b);
-                } else if (!end_equal(&b->base, &ks->end)) {
-                        ks->batch = NULL;
-                        ks->n_failures = 0;
-                        batch_abandon(b);
-                } else {
+                } else if (b->uncertain && end_equal(&b->base, &ks->end)) {
                         send_closer(ks);
                         return;
+                } else {
+                        ks->batch = NULL;
+                        if (!ks->loaded_nothing)
+                                ks->n_failures = 0;
+                        batch_abandon(b);
                 }
         }
         if (ks->was_stale && ks->loaded_nothing && ks->queue.n) {

@@ -35,7 +35,8 @@ struct batch {
         struct stoke_keyspace name;
         uint64_t sent_ns;
         bool is_noop;
-        bool landed; /* its outcome was unknown, and then its records were found in the log */
+        bool uncertain; /* its outcome is unknown */
+        bool landed;    /* its records were found in the log */
 };
 
 /* What an evaluation comes to, besides negative errno (-ENOMEM). */

@@ -282,8 +282,8 @@ void keyspace_leases(struct keyspace *ks, struct lease_call *call);
 struct watch_event {
         bool is_delete;
         struct kv kv;       /* a delete: key and mod_revision only */
-        bool has_prev;
-        struct kv prev;     /* with its value, if any watcher of this event asked for it */
+        bool has_prev;      /* if any watcher of this event asked for it */
+        struct kv prev;     /* with its value */
         /* For whoever sends the same event to many watchers: packed once, dropped by the hub. [1]: with prev. */
         struct blob *packed[2];
 };

@@ -221,8 +221,8 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                         ks->foreign = true;
                         ks->n_alone = 0;
                 }
-                if (ks->batch && r->origin.batch == ks->batch->number &&
-                        memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) == 0)
+                /* A batch lands right behind the end that it expected, or nowhere. */
+                if (ks->batch && origin_equal(&r->origin, &ks->batch->records[0].origin))
                         ks->batch->landed = true;
                 keyspace_apply(ks, r, l->blobs[l->n_applied]);
         }

@@ -318,7 +318,7 @@ static bool on_events(void *userdata, struct watch_event *const *events, size_t 
                 record(r, "%s %.*s%s%.*s", e->is_delete ? "delete" : "put", (int)e->kv.key.size,
                         (const char *)e->kv.key.data, e->is_delete ? "" : "=", (int)blob_bytes(e->kv.value).size,
                         (const char *)blob_bytes(e->kv.value).data);
-                if (e->has_prev)
+                if (e->has_prev && r->prev) /* it may be there for others */
                         record(r, " (prev %.*s)", (int)blob_bytes(e->prev.value).size,
                                 (const char *)blob_bytes(e->prev.value).data);
                 record(r, "\n");
@@ -357,6 +357,7 @@ void engine_watch(struct engine *e, struct keyspace *ks, struct recorder *r, con
                 .on_cancelled = on_cancelled,
         };
 
+        r->prev = prev;
         assert_int_equal(keyspace_watch(ks, &config, &r->watcher), 0);
         wait_for(e, &r->created);
 }

@@ -71,6 +71,7 @@ struct recorder {
         bool cancelled, created, synced;
         enum keyspace_result result;
         int64_t compact_revision;
+        bool prev; /* it asked for previous values */
         bool slow; /* pauses after each call */
 };
 void engine_watch(struct engine *e, struct keyspace *ks, struct recorder *r, const char *prefix, int64_t start, bool prev);
