@@ -113,6 +113,8 @@ class Daemon:
             wait_for("the daemon is ready", ready, 30)
         except AssertionError as e:
             raise AssertionError(f"{e}\n{self.log()[-4000:]}") from None
+        # Nobody reads on: a full queue would hold the daemon up at its next notice.
+        self.notified.close()
         return self
 
     def stop(self, timeout=30):
