@@ -181,13 +181,6 @@ def test_kamajis_manifest_is_understood(daemon, text):
     assert len(errors) <= 1 and all("driver" in e and "PostgreSQL" in e for e in errors), errors
 
 
-def test_kamajis_rules_have_their_messages(daemon):
-    """Who knows Kamaji's messages finds them here."""
-    daemon.define("kamaji.yaml", "apiVersion: kamaji.clastix.io/v1alpha1\nkind: DataStore\nmetadata: {name: bare}\nspec:\n  driver: PostgreSQL\n  endpoints: [db:5432]\n")
-    errors = daemon.reload_errors()
-    assert len(errors) == 1 and "When driver is not etcd, either tlsConfig or basicAuth must be provided" in errors[0], errors
-
-
 def test_manifest_with_status(daemon):
     """show -o yaml is what kubectl would print: the definition with ready, usedBy and conditions."""
     daemon.define("a.yaml", datastore("gold") + "---\n" + TENANT.format(name="one", spec="{datastore: gold}"))

@@ -31,7 +31,7 @@ def test_metrics(stopped):
     text = scrape(port)
     for line in text.splitlines():
         assert re.fullmatch(r'# (HELP|TYPE) [a-zA-Z_:][\w:]* .*|[a-zA-Z_:][\w:]*(\{.*\})? (NaN|[-+]?Inf|[-+]?[\d.]+(e[-+]?\d+)?)', line), line
-    for word in ("request", "commit", "cache", "connection"):
+    for word in ("grpc", "commit", "cache", "connection"):
         assert re.search(rf"^stokehold_\w*{word}", text, re.M), f"nothing about {word}:\n{text}"
     assert 'tenant="demo"' in text
     stopped.stokectl("tenant", "delete", "demo", "--yes")
