@@ -291,7 +291,7 @@ static void start_there(struct errand *errand) {
 
         memcpy(tenant.incarnation, a->record->incarnation, 16);
         memcpy(tenant.daemon, config->daemon, 16);
-        errand->result = tenant_open(&tenant, &a->serving, &err);
+        errand->result = tenant_open(&tenant, &a->started, &err);
         if (errand->result < 0)
                 snprintf(errand->reason, sizeof(errand->reason), "%s", error_text(&err));
         errand_return(errand);
@@ -313,6 +313,7 @@ static void start_back(struct errand *errand) {
                 fail(a, errand->reason);
                 return;
         }
+        a->serving = a->started;
         well(a);
         a->settled = true;
         log_at(LOG_LEVEL_INFO, &context, "served at %s/%s.sock", a->fleet->tenants_dir, a->name);

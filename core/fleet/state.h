@@ -108,6 +108,7 @@ struct assignment {
 
         struct shard *shard;         /* borrowed; NULL: on none */
         struct tenant_manner manner; /* as served; also read by the shard while busy */
+        struct tenant *started;      /* written by the shard while busy; then it is `serving` */
         struct tenant *serving;      /* the shard's; NULL: not served */
         struct fleet_store *store;   /* borrowed, while served or while a job runs */
 
