@@ -452,7 +452,8 @@ void assignment_step(struct assignment *a) {
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
                 store = store_of(a);
-                if (store)
+                /* A datastore that is being dialled for the first time says soon what it is; its end goes on here. */
+                if (store && !(store->check && store->validation.status == FLEET_UNKNOWN))
                         submit(a, store, run_create);
                 break;
         case REGISTRY_READY:

@@ -149,7 +149,8 @@ static void on_check_done(struct datastore_job *job) {
         struct store_check *c = container_of(job, struct store_check, job);
         struct fleet_store *store = c->store;
         const char *reason = job->reason[0] ? job->reason : job->result < 0 ? strerror(-job->result) : "";
-        bool good = job->result == 0;
+        bool first = store->validation.status == FLEET_UNKNOWN, good = job->result == 0;
+        struct assignment *a, *following;
 
         store->check = NULL;
         if (job->result != -ECANCELED)
@@ -160,6 +161,10 @@ static void on_check_done(struct datastore_job *job) {
         if (store->fleet->stage == FLEET_RUNNING || store->fleet->stage == FLEET_OPENING)
                 loop_timer_set(store->fleet->loop, &store->timer,
                         clock_now_ns() + (good ? CHECK_INTERVAL_NS : CHECK_RETRY_NS));
+        for (a = first ? LIST_FIRST(&store->fleet->assignments) : NULL; a; a = following) {
+                following = LIST_NEXT(a, entry);
+                assignment_step(a); /* some waited for this */
+        }
         fleet_settle(store->fleet);
 }
 
