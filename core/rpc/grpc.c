@@ -5,7 +5,7 @@
 #include "rpc/server.h"
 
 /*
- * The server: its methods, its figures, its end. Runs on its loop's thread. Connections are in http2.c, calls in call.c.
+ * The server: its methods, its figures, its end. Runs on its loop's thread. Connections are in connection.c and http2.c, calls in call.c.
  */
 
 const struct grpc_limits grpc_default_limits = {

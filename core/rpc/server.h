@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The inside of the gRPC server, shared by grpc.c (server, methods), http2.c (connections), call.c (calls), health.c and
- * reflection.c. Nobody else includes it.
+ * The inside of the gRPC server, shared by grpc.c (server, methods), connection.c, http2.c, keepalive.c and peer.c
+ * (connections), call.c and request.c (calls), health.c and reflection.c. Nobody else includes it.
  *
  * Lifetimes. A connection is freed only at the top of one of its own events, never while nghttp2 is on the stack. A call is freed
  * when nghttp2 closes its stream or the connection goes, which is after everything the handlers do to it. A handler may
@@ -127,19 +127,40 @@ struct connection {
         size_t n_first;
 };
 
+#define HTTP2_PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 /* The callbacks and options of all sessions. */
 int http2_prepare(struct grpc_server *s);
+/* A session, with our settings submitted. */
+int http2_open(struct connection *c);
+
+/* Credentials or address, and the name for logs. */
+int connection_identify(struct connection *c, int fd);
 int connection_new(struct grpc_server *s, int fd);
 /* At the top of an event only; otherwise connection_kill(). */
 void connection_free(struct connection *c);
 /* Ends the calls and closes the descriptor, now; the memory goes in server_leave(). */
 void connection_kill(struct connection *c);
+/* As connection_kill(), with a line for debugging if why is given; error: a negative errno, or 0. */
+void connection_over(struct connection *c, const char *why, int error);
+/* No more calls: writes what is queued and goes. */
+void connection_close(struct connection *c);
+/* The same, telling the peer and the log why. */
+void connection_goaway(struct connection *c, uint32_t error, const char *reason);
 /* Something was submitted. */
 void connection_dirty(struct connection *c);
 /* The two steps of a graceful end: the announcement, then the real GOAWAY when the peer has seen it. */
 void connection_drain(struct connection *c);
+void connection_drain_goaway(struct connection *c);
 /* Nothing runs any more on a connection that drains. */
 void connection_call_gone(struct connection *c);
+
+#define KEEPALIVE_MAX_RESETS 1000 /* a second */
+/* The peer's SETTINGS have come. */
+void keepalive_start(struct connection *c);
+void keepalive_on_time(struct connection *c);
+void keepalive_on_ping(struct connection *c);
+void keepalive_count_reset(struct connection *c);
+void keepalive_count_empty(struct connection *c, const char *reason);
 
 struct call_header {
         nghttp2_rcbuf *name, *value; /* refs */
@@ -188,11 +209,17 @@ struct grpc_call {
         max_align_t room[CALL_ROOM / sizeof(max_align_t)];
 };
 
+static inline bool vec_equal(nghttp2_vec v, const char *s) {
+        return v.len == strlen(s) && memcmp(v.base, s, v.len) == 0;
+}
+
 /* NULL: no memory. */
 struct grpc_call *call_new(struct connection *c, int32_t stream_id);
 /* The stream is over: cancels if it had not ended, and frees. */
 void call_free(struct grpc_call *call);
 void call_trim(struct grpc_server *s);
+/* Answers with a status. http: that of a response which is not even gRPC's, NULL: 200. */
+void call_end(struct grpc_call *call, enum grpc_code code, const char *message, const char *http);
 void call_on_header(struct grpc_call *call, nghttp2_rcbuf *name, nghttp2_rcbuf *value);
 void call_on_headers_end(struct grpc_call *call);
 void call_on_data(struct grpc_call *call, const uint8_t *data, size_t size);
