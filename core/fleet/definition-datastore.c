@@ -471,6 +471,9 @@ static int parse_own(const struct node_reader *reader, const struct node_at *spe
         r = node_bool(reader, spec, "system", &d->wants_system);
         if (r < 0)
                 return r;
+        d->capacity_line = capacity.node ? capacity.line : 0;
+        n = node_field(spec, "taints");
+        d->taints_line = n ? n->line : 0;
         n = node_field(spec, "default");
         d->default_line = n ? n->line : 0;
         n = node_field(spec, "system");

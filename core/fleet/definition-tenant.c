@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "fleet/definition-kind.h"
+#include "fleet/registry.h"
 
 void tenant_definition_free(struct tenant_definition *t) {
         if (!t)
@@ -190,6 +191,8 @@ int tenant_definition_parse(const struct document *document, const struct defini
         r = node_only(&reader, &top, known, NULL);
         if (r < 0)
                 return r;
+        if (strcmp(t->base.name, REGISTRY_KEYSPACE) == 0)
+                return node_fail(&reader, top.line, "metadata.name: is kept for the daemon's own keyspace");
         r = metadata_parse(&reader, &top, &t->labels, &t->annotations);
         if (r < 0)
                 return r;

@@ -40,10 +40,10 @@ struct definition_map {
 
 /* Kamaji's ContentRef. */
 struct content_ref {
-        bool present;      /* false: all below is empty */
+        bool present; /* false: all below is empty */
         unsigned line;
-        bool has_content;  /* written, if only as "" */
-        uint8_t *content;  /* decoded; NULL: none, or empty */
+        bool has_content; /* written, if only as "" */
+        uint8_t *content; /* decoded; NULL: none, or empty */
         size_t content_size;
         bool has_reference;
         char *name, *namespace, *key; /* of the reference; NULL: not written */
@@ -55,11 +55,11 @@ struct definition_taint {
 
 struct datastore_definition {
         struct definition base;
-        bool is_kamaji; /* kamaji.clastix.io/v1alpha1, else stokehold/v1alpha1 */
+        bool is_kamaji;                            /* kamaji.clastix.io/v1alpha1, else stokehold/v1alpha1 */
         struct definition_map labels, annotations; /* of the metadata */
         unsigned spec_line, driver_line;
 
-        char *driver; /* its name as the driver has it, also where an alias was written */
+        char *driver;     /* its name as the driver has it, also where an alias was written */
         char **endpoints; /* "host:port" */
         size_t n_endpoints;
         /* By enum stoke_secret; [0] is unused. */
@@ -71,9 +71,10 @@ struct datastore_definition {
         struct definition_taint *taints;
         size_t n_taints;
         uint64_t capacity_tenants, capacity_bytes; /* 0: not limited */
+        unsigned capacity_line, taints_line;       /* 0: not given */
         unsigned n_sessions;                       /* 0: the default */
-        bool wants_default, wants_system;          /* as written; who has it in the end: definitions.default_datastore */
-        unsigned default_line, system_line;        /* of these two */
+        bool wants_default, wants_system;   /* as written; who has it in the end: definitions.default_datastore */
+        unsigned default_line, system_line; /* of these two */
         bool allow_unsafe;
         char *path; /* absolute; NULL: has endpoints */
         struct definition_map parameters;
@@ -136,7 +137,8 @@ void secret_definition_unref(const struct secret_definition *s);
 /* NULL: there is none. */
 const struct datastore_definition *definitions_find_datastore(const struct definitions *set, const char *name);
 const struct tenant_definition *definitions_find_tenant(const struct definitions *set, const char *name);
-const struct secret_definition *definitions_find_secret(const struct definitions *set, const char *namespace, const char *name);
+const struct secret_definition *definitions_find_secret(
+        const struct definitions *set, const char *namespace, const char *name);
 
 /* ---- reading */
 
@@ -153,8 +155,8 @@ void definition_problems_done(struct definition_problems *problems);
 struct secret_source;
 
 struct definitions_config {
-        const char *directory; /* read: *.yaml and *.yml in it, in order of name */
-        const char *state_dir; /* absolute: for datastores' paths */
+        const char *directory;         /* read: *.yaml and *.yml in it, in order of name */
+        const char *state_dir;         /* absolute: for datastores' paths */
         struct secret_source *secrets; /* borrowed; to tell of references that resolve nowhere; NULL: not looked at */
         /* The driver's own name for a name or alias, borrowed for ever; NULL with the reason: it cannot be used. May be NULL: all can. */
         const char *(*driver)(void *userdata, const char *name, struct error *reterr);
@@ -191,12 +193,13 @@ struct datastore_status {
         const struct definition_condition *conditions;
         size_t n_conditions;
 };
-int datastore_definition_print(const struct datastore_definition *d, const struct datastore_status *status, struct buf *out);
+int datastore_definition_print(
+        const struct datastore_definition *d, const struct datastore_status *status, struct buf *out);
 
 struct tenant_status {
         const char *phase, *reason; /* reason NULL or "": none */
         const char *condition;
-        const char *datastore;   /* where it is */
+        const char *datastore; /* where it is */
         const char *incarnation;
         const char *socket;
         const char *const *endpoints;

@@ -33,13 +33,15 @@ int secret_resolve(struct secret_source *source, const struct content_ref *ref,
         void (*visit)(void *visitor, const void *data, size_t size), void *visitor, struct error *reterr);
 
 /* The same, looking for Secret documents in a set that is not in force yet. */
-int secret_resolve_in(struct secret_source *source, const struct definitions *definitions, const struct content_ref *ref,
-        void (*visit)(void *visitor, const void *data, size_t size), void *visitor, struct error *reterr);
+int secret_resolve_in(struct secret_source *source, const struct definitions *definitions,
+        const struct content_ref *ref, void (*visit)(void *visitor, const void *data, size_t size), void *visitor,
+        struct error *reterr);
 
 /* Whether all that a datastore refers to resolves. If not: the errno, the reason for the condition ("BasicAuthValidationFailed",
  * "TLSConfigurationValidationFailed") and the line of the reference. definitions: as above; NULL: those in force. */
 int secret_check(struct secret_source *source, const struct definitions *definitions,
-        const struct datastore_definition *datastore, const char **ret_reason, unsigned *ret_line, struct error *reterr);
+        const struct datastore_definition *datastore, const char **ret_reason, unsigned *ret_line,
+        struct error *reterr);
 
 /* What a datastore is given to ask for its secrets: pass datastore_secret_visit as datastore_config.secret and this as its userdata. */
 struct datastore_secret {

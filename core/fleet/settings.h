@@ -23,9 +23,9 @@ struct settings_options {
 
 /* All strings are owned; all paths absolute. */
 struct settings {
-        char *file;      /* stokehold.yaml as read; NULL: there was none, all is default */
-        char *root;      /* --root; NULL with --config */
-        bool root_only;  /* plugins must be root's: --config */
+        char *file;     /* stokehold.yaml as read; NULL: there was none, all is default */
+        char *root;     /* --root; NULL with --config */
+        bool root_only; /* plugins must be root's: --config */
 
         char *plugins_dir;     /* paths.plugins:     /usr/lib/stokehold/plugins  | plugins/ next to the executable */
         char *definitions_dir; /* paths.definitions: /etc/stokehold/definitions.d | DIR/definitions.d */
@@ -51,9 +51,9 @@ struct settings {
         mode_t socket_mode;           /* tenants.socketMode; 0660 */
 
         struct {
-                uint64_t request_bytes;  /* limits.requestBytes; 1.5 MiB */
-                uint32_t streams;        /* limits.streams: of one connection; 65536 */
-                uint32_t connections;    /* limits.connections: of one tenant; 65536 */
+                uint64_t request_bytes; /* limits.requestBytes; 1.5 MiB */
+                uint32_t streams;       /* limits.streams: of one connection; 65536 */
+                uint32_t connections;   /* limits.connections: of one tenant; 65536 */
         } limits;
 };
 
