@@ -91,6 +91,10 @@ void engine_open(struct engine *e, const struct stoke_driver *driver, const char
 }
 
 void engine_close(struct engine *e) {
+        if (e->n_open) {
+                print_message("# a test ended with %u keyspaces open: its remains are left\n", e->n_open);
+                return;
+        }
         datastore_close(e->datastore, 5 * NSEC_PER_SEC);
         value_cache_free(e->cache);
         loop_free(e->loop);
@@ -108,6 +112,7 @@ struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon) {
         memcpy(config.incarnation, e->incarnation, sizeof(e->incarnation));
         memset(config.daemon, daemon, sizeof(config.daemon));
         assert_int_equal(keyspace_new(&config, &ks), 0);
+        e->n_open++;
         return ks;
 }
 
@@ -121,6 +126,7 @@ void engine_keyspace_close(struct engine *e, struct keyspace *ks) {
         keyspace_close(ks, on_closed, &closed);
         wait_for(e, &closed);
         keyspace_free(ks);
+        e->n_open--;
 }
 
 static void on_done(struct keyspace_call *call, enum keyspace_result result) {

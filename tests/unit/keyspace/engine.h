@@ -23,6 +23,7 @@ struct engine {
         struct value_cache *cache;
         uint8_t incarnation[16];
         char directory[64]; /* SQLite */
+        unsigned n_open;    /* keyspaces; a failed assertion leaves them so */
 };
 
 /* driver: the store's; settings: NULL-ended pairs of name and value. Creates keyspace "t". */
