@@ -1,402 +1,18 @@
 /*
- * The queue of a datastore. Each keyspace with work has a lane, on which one job runs at a time; lanes that can run stand in the
- * ready list of their best class, and a worker takes from the lists by class. One mutex guards it all and is held for
- * a few instructions only; the idle worker that slept least is woken, alone, so that a busy one keeps its caches.
- *
- * The reaper thread ends jobs whose deadline passed in the queue, and interrupts calls that run past theirs. It sleeps
- * while there is nothing to do.
+ * An open datastore: a copy of its definition, the driver's store, and what the driver may ask of the host. Its jobs are in queue.c, the
+ * threads that run them in session.c.
  */
 #include "driver/datastore.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/queue.h>
 #include <time.h>
 
-#include <uthash.h>
-
 #include "base/log.h"
-#include "base/metrics.h"
-#include "driver/session.h"
-#include "driver/subscription.h"
+#include "driver/queue.h"
 
-#define N_CLASSES 3
 #define DEFAULT_SESSIONS 8
-#define N_LATENCIES 1024
-#define REAPER_NS (50 * NSEC_PER_MSEC)
-/* How long a call may run past its deadline before it is interrupted, and how often again. */
-#define INTERRUPT_GRACE_NS (250 * NSEC_PER_MSEC)
-#define INTERRUPT_AGAIN_NS NSEC_PER_SEC
-/* Each so many jobs the classes are asked in the other order, so that commits never starve the rest. */
-#define FAIRNESS 8
-
-struct lane {
-        char *name; /* owned; NULL: of one job that belongs to no keyspace */
-        UT_hash_handle hh;
-        TAILQ_ENTRY(lane) ready;
-        int ready_class; /* whose list it is on; -1: none */
-        struct datastore_job *first[N_CLASSES], **last[N_CLASSES];
-        struct datastore_job *running;
-        size_t n_jobs;
-};
-TAILQ_HEAD(lane_list, lane);
-
-struct datastore {
-        char *name; /* owned */
-        const struct stoke_driver *driver;
-        struct stoke_store *store; /* owned */
-        struct stoke_host host;
-        datastore_secret_fn secret;
-        void *secret_userdata;
-        /* The copy that the driver may look at until close. */
-        struct stoke_datastore definition;
-        char **endpoints;
-        struct stoke_setting *settings;
-
-        pthread_mutex_t mutex;
-        struct lane *lanes; /* by name */
-        struct lane_list ready[N_CLASSES];
-        size_t n_jobs, n_waiting;
-        size_t n_ready;    /* lanes on the ready lists */
-        unsigned n_waking; /* workers that were woken or made and have not looked yet */
-        unsigned n_bulk, n_taken;
-        bool stopping;
-
-        struct session **sessions; /* owned */
-        unsigned n_sessions, max_sessions, n_connected;
-        struct session *idle; /* the one that slept least is first */
-
-        pthread_t reaper;
-        bool reaper_asleep;
-        pthread_cond_t reaper_wake, settled;
-
-        struct subscriptions *subscriptions; /* owned */
-
-        uint32_t latencies_us[N_LATENCIES];
-        uint64_t n_latencies;
-        struct metric *append_seconds, *append_records, *sessions_gauge, *waiting_gauge;
-};
-
-/* ---- lanes. All with the mutex. */
-
-static int best_class(const struct lane *lane) {
-        for (int c = 0; c < N_CLASSES; c++)
-                if (lane->first[c])
-                        return c;
-        return -1;
-}
-
-/* Puts the lane where it belongs now, or frees it if it has nothing left. */
-static void lane_settle(struct datastore *ds, struct lane *lane) {
-        int c = lane->running ? -1 : best_class(lane);
-
-        if (c != lane->ready_class) {
-                if (lane->ready_class >= 0)
-                        TAILQ_REMOVE(&ds->ready[lane->ready_class], lane, ready);
-                ds->n_ready = ds->n_ready + (c >= 0) - (lane->ready_class >= 0);
-                if (c >= 0)
-                        TAILQ_INSERT_TAIL(&ds->ready[c], lane, ready);
-                lane->ready_class = c;
-        }
-        if (lane->n_jobs == 0) {
-                if (lane->name)
-                        HASH_DEL(ds->lanes, lane);
-                free(lane->name);
-                free(lane);
-        }
-}
-
-static struct lane *lane_get(struct datastore *ds, const char *name) {
-        struct lane *lane = NULL;
-
-        if (name)
-                HASH_FIND_STR(ds->lanes, name, lane);
-        if (lane)
-                return lane;
-        lane = new0(struct lane);
-        lane->ready_class = -1;
-        for (int c = 0; c < N_CLASSES; c++)
-                lane->last[c] = &lane->first[c];
-        if (name) {
-                lane->name = strdup(name);
-                check(lane->name);
-                HASH_ADD_KEYPTR(hh, ds->lanes, lane->name, strlen(lane->name), lane);
-        }
-        return lane;
-}
-
-static struct datastore_job *lane_pop(struct lane *lane, int c) {
-        struct datastore_job *job = lane->first[c];
-
-        lane->first[c] = job->next;
-        if (!job->next)
-                lane->last[c] = &lane->first[c];
-        job->next = NULL;
-        return job;
-}
-
-static bool class_may_run(const struct datastore *ds, int c) {
-        return c != JOB_BULK || ds->n_bulk < max_of(1u, ds->max_sessions / 2);
-}
-
-static struct datastore_job *next_job(struct datastore *ds) {
-        bool reversed = ++ds->n_taken % FAIRNESS == 0;
-
-        for (int i = 0; i < N_CLASSES; i++) {
-                int c = reversed ? N_CLASSES - 1 - i : i;
-                struct lane *lane = TAILQ_FIRST(&ds->ready[c]);
-                struct datastore_job *job;
-
-                if (!lane || !class_may_run(ds, c))
-                        continue;
-                job = lane_pop(lane, c);
-                lane->running = job;
-                job->lane = lane;
-                if (c == JOB_BULK)
-                        ds->n_bulk++;
-                ds->n_waiting--;
-                lane_settle(ds, lane);
-                return job;
-        }
-        return NULL;
-}
-
-/* Is there something that a worker could take now? */
-static bool runnable(const struct datastore *ds) {
-        for (int c = 0; c < N_CLASSES; c++)
-                if (!TAILQ_EMPTY(&ds->ready[c]) && class_may_run(ds, c))
-                        return true;
-        return false;
-}
-
-static void on_posted(struct loop_task *task) {
-        struct datastore_job *job = container_of(task, struct datastore_job, task);
-
-        job->done(job);
-}
-
-static void post(struct datastore_job *job) {
-        job->task.run = on_posted;
-        loop_post(job->loop, &job->task);
-}
-
-/* Wakes one idle worker, or makes one, unless as many as there is work for are on their way. */
-static void wake_one(struct datastore *ds) {
-        struct session *session = ds->idle;
-        int r;
-
-        if (!runnable(ds) || ds->n_waking >= ds->n_ready)
-                return;
-        if (session) {
-                ds->idle = session->next_idle;
-                session->woken = true;
-                ds->n_waking++;
-                pthread_cond_signal(&session->wake);
-                return;
-        }
-        if (ds->n_sessions == ds->max_sessions)
-                return;
-        session = new0(struct session);
-        session->woken = true;
-        r = session_start(session, ds);
-        if (r < 0) {
-                free(session);
-                /* With others at work the job waits its turn; with none it ends at its deadline. */
-                log_at(LOG_LEVEL_ERROR, &(struct log_context){.datastore = ds->name},
-                        "cannot start a session's thread: %s", strerror(-r));
-                return;
-        }
-        ds->n_waking++;
-        ds->sessions[ds->n_sessions++] = session;
-}
-
-/* ---- the workers' side */
-
-struct datastore_job *datastore_take(struct datastore *ds, struct session *session) {
-        struct datastore_job *job;
-
-        pthread_mutex_lock(&ds->mutex);
-        for (;;) {
-                if (session->woken) {
-                        session->woken = false;
-                        ds->n_waking--;
-                }
-                job = ds->stopping ? NULL : next_job(ds);
-                if (job || ds->stopping)
-                        break;
-                session->next_idle = ds->idle;
-                ds->idle = session;
-                while (!session->woken && !ds->stopping)
-                        pthread_cond_wait(&session->wake, &ds->mutex);
-        }
-        if (job) {
-                /* What became ready with the last job's end may be for somebody who sleeps. */
-                wake_one(ds);
-                session->job = job;
-                session->started_ns = clock_now_ns();
-                session->interrupted_ns = 0;
-        }
-        pthread_mutex_unlock(&ds->mutex);
-        return job;
-}
-
-void datastore_connected(struct datastore *ds, struct session *session, struct stoke_session *connection) {
-        pthread_mutex_lock(&ds->mutex);
-        while (session->interrupting)
-                pthread_cond_wait(&ds->settled, &ds->mutex);
-        ds->n_connected = ds->n_connected + (connection != NULL) - (session->connection != NULL);
-        session->connection = connection;
-        metric_set(ds->sessions_gauge, ds->n_connected);
-        pthread_mutex_unlock(&ds->mutex);
-}
-
-void datastore_finish(struct datastore *ds, struct session *session, struct datastore_job *job, uint64_t elapsed_ns) {
-        struct lane *lane = job->lane;
-
-        if (job->class == JOB_COMMIT && job->ran) {
-                metric_observe(ds->append_seconds, (double)elapsed_ns / 1e9);
-                if (job->result == 0 && job->n_records)
-                        metric_add(ds->append_records, (double)job->n_records);
-        }
-        pthread_mutex_lock(&ds->mutex);
-        /* Whoever interrupts this call must have ended, or it would hit the next one. */
-        while (session->interrupting)
-                pthread_cond_wait(&ds->settled, &ds->mutex);
-        session->job = NULL;
-        if (job->class == JOB_COMMIT && job->ran && job->result == 0)
-                ds->latencies_us[ds->n_latencies++ % N_LATENCIES] =
-                        (uint32_t)min_of(elapsed_ns / 1000, (uint64_t)UINT32_MAX);
-        if (job->class == JOB_BULK)
-                ds->n_bulk--;
-        ds->n_jobs--;
-        lane->n_jobs--;
-        lane->running = NULL;
-        job->lane = NULL;
-        lane_settle(ds, lane);
-        metric_set(ds->waiting_gauge, (double)ds->n_waiting);
-        pthread_mutex_unlock(&ds->mutex);
-        post(job);
-}
-
-/* ---- the reaper */
-
-/* Unlinks from the lanes what must not wait any longer (all: everything that waits) and returns it as a list. */
-static struct datastore_job *unqueue(struct datastore *ds, uint64_t now, bool all) {
-        struct datastore_job *out = NULL, **end = &out;
-
-        for (int ready = 0; ready < 2; ready++) {
-                /* Lanes without a name are found on the ready lists only, and always there while they wait. */
-                struct lane *lane, *next;
-
-                if (ready == 0) {
-                        HASH_ITER(hh, ds->lanes, lane, next) {
-                                for (int c = 0; c < N_CLASSES; c++)
-                                        for (struct datastore_job **p = &lane->first[c]; *p;) {
-                                                struct datastore_job *job = *p;
-
-                                                if (!all && now < job->deadline_ns) {
-                                                        p = &job->next;
-                                                        continue;
-                                                }
-                                                *p = job->next;
-                                                if (!job->next)
-                                                        lane->last[c] = p;
-                                                job->next = NULL;
-                                                *end = job;
-                                                end = &job->next;
-                                                lane->n_jobs--;
-                                                ds->n_jobs--;
-                                                ds->n_waiting--;
-                                        }
-                                lane_settle(ds, lane);
-                        }
-                        continue;
-                }
-                for (int c = 0; c < N_CLASSES; c++)
-                        for (lane = TAILQ_FIRST(&ds->ready[c]); lane; lane = next) {
-                                next = TAILQ_NEXT(lane, ready);
-                                if (lane->name || (!all && now < lane->first[c]->deadline_ns))
-                                        continue;
-                                *end = lane_pop(lane, c);
-                                end = &(*end)->next;
-                                lane->n_jobs--;
-                                ds->n_jobs--;
-                                ds->n_waiting--;
-                                lane_settle(ds, lane);
-                        }
-        }
-        return out;
-}
-
-static void post_all(struct datastore_job *jobs, int result, const char *reason) {
-        while (jobs) {
-                struct datastore_job *job = jobs;
-
-                jobs = job->next;
-                job->next = NULL;
-                job->result = result;
-                snprintf(job->reason, sizeof(job->reason), "%s", reason);
-                post(job);
-        }
-}
-
-/* Interrupts calls that run past their deadline (all: every call). The mutex is let go for each: interrupt may talk to a server. */
-static void interrupt_late(struct datastore *ds, uint64_t now, bool all) {
-        for (unsigned i = 0; i < ds->n_sessions; i++) {
-                struct session *session = ds->sessions[i];
-                struct stoke_session *connection = session->connection;
-                uint64_t deadline;
-
-                if (!session->job || !connection || session->interrupting)
-                        continue;
-                deadline = session->job->deadline_ns;
-                if (!all && (now < deadline || now - deadline < INTERRUPT_GRACE_NS))
-                        continue;
-                if (!all && session->interrupted_ns && now - session->interrupted_ns < INTERRUPT_AGAIN_NS)
-                        continue;
-                session->interrupted_ns = now;
-                session->interrupting = true;
-                pthread_mutex_unlock(&ds->mutex);
-                ds->driver->interrupt(connection);
-                pthread_mutex_lock(&ds->mutex);
-                session->interrupting = false;
-                pthread_cond_broadcast(&ds->settled);
-        }
-}
-
-static void *reap(void *userdata) {
-        struct datastore *ds = userdata;
-
-        pthread_mutex_lock(&ds->mutex);
-        while (!ds->stopping) {
-                struct datastore_job *late;
-                struct timespec until;
-                uint64_t now;
-
-                if (ds->n_jobs == 0) {
-                        ds->reaper_asleep = true;
-                        pthread_cond_wait(&ds->reaper_wake, &ds->mutex);
-                        ds->reaper_asleep = false;
-                }
-                now = clock_now_ns() + REAPER_NS;
-                until = (struct timespec){
-                        .tv_sec = (time_t)(now / NSEC_PER_SEC), .tv_nsec = (long)(now % NSEC_PER_SEC)};
-                while (!ds->stopping && pthread_cond_timedwait(&ds->reaper_wake, &ds->mutex, &until) != ETIMEDOUT)
-                        ;
-                now = clock_now_ns();
-                late = unqueue(ds, now, false);
-                interrupt_late(ds, now, false);
-                if (late) {
-                        pthread_mutex_unlock(&ds->mutex);
-                        post_all(late, -ETIMEDOUT, "the deadline passed while it waited for a session");
-                        pthread_mutex_lock(&ds->mutex);
-                }
-        }
-        pthread_mutex_unlock(&ds->mutex);
-        return NULL;
-}
 
 /* ---- what the driver may ask of us */
 
@@ -506,7 +122,7 @@ int datastore_open(const struct datastore_config *config, struct datastore **ret
         ds->subscriptions = subscriptions_new(ds->driver, ds->store);
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = -pthread_create(&ds->reaper, NULL, reap, ds);
+        r = -pthread_create(&ds->reaper, NULL, datastore_reap, ds);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         if (r < 0) {
                 subscriptions_free(ds->subscriptions);
@@ -528,12 +144,12 @@ void datastore_close(struct datastore *ds, uint64_t grace_ns) {
                 return;
         pthread_mutex_lock(&ds->mutex);
         ds->stopping = true;
-        waiting = unqueue(ds, 0, true);
+        waiting = datastore_unqueue(ds, 0, true);
         pthread_cond_broadcast(&ds->reaper_wake);
         for (unsigned i = 0; i < ds->n_sessions; i++)
                 pthread_cond_signal(&ds->sessions[i]->wake);
         pthread_mutex_unlock(&ds->mutex);
-        post_all(waiting, -ECANCELED, "the datastore is being closed");
+        datastore_post_all(waiting, -ECANCELED, "the datastore is being closed");
         pthread_join(ds->reaper, NULL);
 
         while (busy) {
@@ -541,7 +157,7 @@ void datastore_close(struct datastore *ds, uint64_t grace_ns) {
 
                 pthread_mutex_lock(&ds->mutex);
                 if (clock_now_ns() >= until) {
-                        interrupt_late(ds, clock_now_ns(), true);
+                        datastore_interrupt_late(ds, clock_now_ns(), true);
                         until = clock_now_ns() + 100 * NSEC_PER_MSEC;
                 }
                 busy = ds->n_jobs > 0;
@@ -558,7 +174,7 @@ void datastore_close(struct datastore *ds, uint64_t grace_ns) {
         datastore_free(ds);
 }
 
-/* ---- the submitters' side */
+/* ---- looking */
 
 const char *datastore_name(const struct datastore *ds) {
         return ds->name;
@@ -570,50 +186,6 @@ const struct stoke_driver *datastore_driver(const struct datastore *ds) {
 
 struct stoke_store *datastore_store(struct datastore *ds) {
         return ds->store;
-}
-
-void datastore_submit(struct datastore *ds, struct datastore_job *job) {
-        struct lane *lane;
-        bool stopping;
-
-        check((int)job->class >= 0 && job->class < N_CLASSES);
-        job->ds = ds;
-        job->result = 0;
-        job->ran = false;
-        job->reason[0] = '\0';
-        job->next = NULL;
-        job->lane = NULL;
-        job->submitted_ns = clock_now_ns();
-        pthread_mutex_lock(&ds->mutex);
-        stopping = ds->stopping;
-        if (!stopping) {
-                lane = lane_get(ds, job->keyspace ? job->keyspace->name : NULL);
-                *lane->last[job->class] = job;
-                lane->last[job->class] = &job->next;
-                lane->n_jobs++;
-                ds->n_jobs++;
-                ds->n_waiting++;
-                lane_settle(ds, lane);
-                wake_one(ds);
-                if (ds->reaper_asleep)
-                        pthread_cond_signal(&ds->reaper_wake);
-                metric_set(ds->waiting_gauge, (double)ds->n_waiting);
-        }
-        pthread_mutex_unlock(&ds->mutex);
-        if (stopping)
-                post_all(job, -ECANCELED, "the datastore is being closed");
-}
-
-size_t datastore_pending(struct datastore *ds, const char *keyspace) {
-        struct lane *lane = NULL;
-        size_t n;
-
-        pthread_mutex_lock(&ds->mutex);
-        if (keyspace)
-                HASH_FIND_STR(ds->lanes, keyspace, lane);
-        n = !keyspace ? ds->n_jobs : lane ? lane->n_jobs : 0;
-        pthread_mutex_unlock(&ds->mutex);
-        return n;
 }
 
 static int compare_latencies(const void *a, const void *b) {

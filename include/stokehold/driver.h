@@ -204,7 +204,9 @@ enum stoke_capability {
 struct stoke_limits {
         uint64_t record_bytes;  /* key and value of one record */
         uint64_t batch_bytes;   /* keys and values of one append */
-        uint32_t batch_records; /* records of one append */
+        /* Records of one append: no group begins behind so many. The last group may go beyond it, and one alone may have many times
+         * as many, since the host places a whole transaction in one append; batch_bytes holds always. */
+        uint32_t batch_records;
 };
 
 struct stoke_driver {

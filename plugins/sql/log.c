@@ -159,15 +159,16 @@ bool sql_origin_equal(const struct stoke_origin *a, const struct stoke_origin *b
         return a->batch == b->batch && memcmp(a->daemon, b->daemon, sizeof(a->daemon)) == 0;
 }
 
+static bool same_group(const struct stoke_record *a, const struct stoke_record *b) {
+        return (a->kind & b->kind & STOKE_KIND_GROUPED) && a->revision == b->revision;
+}
+
 int sql_records_check(const struct stoke_record *records, size_t n_records, uint64_t after,
         const struct stoke_limits *limits, struct stoke_call *call) {
         uint64_t total = 0, previous = after == UINT64_MAX ? 0 : after;
 
         if (n_records == 0)
                 return sql_fail(call, -EINVAL, "no records were given");
-        if (n_records > limits->batch_records)
-                return sql_fail(call, -EMSGSIZE, "%zu records are more than the %u that one append may have", n_records,
-                        limits->batch_records);
         for (size_t i = 0; i < n_records; i++) {
                 const struct stoke_record *r = &records[i];
                 uint64_t size = (uint64_t)r->key_size + r->value_size;
@@ -181,6 +182,10 @@ int sql_records_check(const struct stoke_record *records, size_t n_records, uint
                 if (size > limits->record_bytes)
                         return sql_fail(call, -EMSGSIZE, "a record of %llu bytes is above the limit of %llu",
                                 (unsigned long long)size, (unsigned long long)limits->record_bytes);
+                if (i >= limits->batch_records && !same_group(r, &records[i - 1]))
+                        return sql_fail(call, -EMSGSIZE,
+                                "%zu records in several groups are more than the %u that one append may have",
+                                n_records, limits->batch_records);
                 total += size;
                 previous = r->seq;
         }

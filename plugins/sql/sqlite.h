@@ -94,7 +94,7 @@ struct guard {
         struct stoke_session *session; /* may be NULL */
 };
 
-/* ---- sqlite_file.c: paths, locks, connections */
+/* ---- sqlite_path.c: paths, the directory, the lock on a name */
 
 int sqlite_store_log(struct stoke_store *store, int level, const char *format, ...)
         __attribute__((__format__(__printf__, 3, 4)));
@@ -114,6 +114,16 @@ int sqlite_lock(struct stoke_store *store, const char *name, struct stoke_call *
 /* last: the file goes too, if nothing else uses the lock. */
 void sqlite_unlock(struct stoke_store *store, struct name_lock *lock, bool last);
 
+/* ---- sqlite_connection.c */
+
+/* Deadline and interruption, at the beginning of each call. */
+int sqlite_begin_call(struct stoke_session *session, struct stoke_call *call);
+/* -ECANCELED, -ETIMEDOUT, or 0: go on. Both may be NULL. */
+int sqlite_guard_reason(const struct stoke_call *call, struct stoke_session *session);
+int sqlite_check_name(const struct stoke_keyspace *keyspace, struct stoke_call *call);
+/* A bare connection; and whether what it leads to is ours, and not of a later version. */
+int sqlite_open_raw(const char *path, struct stoke_call *call, sqlite3 **ret);
+int sqlite_check_format(sqlite3 *db, const char *path, struct stoke_call *call);
 /* A short-lived connection with the guard's deadline on it, to a database of ours (application and format are checked). The guard must outlive it. */
 int sqlite_open(const char *path, struct guard *guard, struct stoke_call *call, sqlite3 **ret);
 /* An empty file that only we can read, then a connection. */
@@ -128,8 +138,13 @@ int sqlite_make_tables(sqlite3 *db, const struct stoke_keyspace *keyspace, const
 /* What a database says of itself. 0; -EBADMSG: not what the file name says. */
 int sqlite_read_identity(
         sqlite3 *db, const struct stoke_keyspace *keyspace, struct sql_found *ret, struct stoke_call *call);
+/* Runs SQL_LAST. */
+int sqlite_step_end(sqlite3 *db, sqlite3_stmt *stmt, struct stoke_end *ret, bool *ret_found,
+        struct stoke_session *session, struct stoke_call *call);
 int sqlite_read_end(sqlite3 *db, struct stoke_end *ret, bool *ret_found, struct stoke_call *call);
 int sqlite_insert(sqlite3 *db, sqlite3_stmt *stmt, const struct stoke_record *record);
+
+/* ---- sqlite_file.c */
 
 /* Opens a database to be held; the lock's reference passes to the file. */
 int sqlite_file_new(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
@@ -150,8 +165,40 @@ bool sqlite_file_put(struct file *file);
 /* Out of the table, when the helper is done with it; NULL: not there. */
 struct file *sqlite_file_take(struct stoke_store *store, const struct stoke_keyspace *keyspace, const uint8_t *id);
 
-/* Deadline and interruption, at the beginning of each call. */
-int sqlite_begin_call(struct stoke_session *session, struct stoke_call *call);
+/* The acquired keyspace, locked for this call; STOKE_MISSING, or -ENOLCK if it was not acquired. */
+int sqlite_file_begin_acquired(struct stoke_session *session, const struct stoke_keyspace *keyspace,
+        struct stoke_call *call, struct file **ret);
+
+/* ---- the driver's functions: sqlite_keyspace.c */
+
+int sqlite_acquire(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call);
+void sqlite_release(struct stoke_session *session, const struct stoke_keyspace *keyspace);
+int sqlite_create(struct stoke_session *session, const struct stoke_keyspace *keyspace,
+        const struct stoke_record *first, struct stoke_call *call);
+int sqlite_drop(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call);
+int sqlite_list(struct stoke_session *session, struct stoke_call *call,
+        int (*visit)(void *userdata, const struct stoke_keyspace_info *info), void *userdata);
+int sqlite_stat(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
+        struct stoke_stat *ret);
+
+/* ---- sqlite_read.c */
+
+int sqlite_load(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
+        bool with_values, struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record),
+        void *userdata, struct stoke_end *ret_end);
+int sqlite_values(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint64_t *seqs,
+        size_t n_seqs, struct stoke_call *call,
+        int (*visit)(void *userdata, uint64_t seq, const void *data, size_t size), void *userdata);
+int sqlite_ends(struct stoke_session *session, const struct stoke_keyspace *keyspaces, size_t n_keyspaces,
+        struct stoke_call *call, int (*visit)(void *userdata, size_t index, const struct stoke_end *end),
+        void *userdata);
+
+/* ---- sqlite_append.c */
+
+int sqlite_append(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_append *append,
+        struct stoke_call *call);
+int sqlite_compact(struct stoke_session *session, const struct stoke_keyspace *keyspace,
+        const struct stoke_compact *compact, struct stoke_call *call);
 
 /* ---- sqlite_checkpoint.c */
 

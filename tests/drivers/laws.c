@@ -301,7 +301,7 @@ static bool exports_one_symbol(const char *path) {
 }
 
 int main(int argc, char **argv) {
-        const struct law *const suites[] = {laws_log, laws_install, laws_model, laws_crash};
+        const struct law *const suites[] = {laws_log, laws_limits, laws_install, laws_model, laws_crash};
         struct laws l = {.datastore = {.size = sizeof(l.datastore),
                                  .name = "check",
                                  .endpoints = endpoints,

@@ -117,42 +117,6 @@ static void law_bytes(struct laws *l) {
         EXPECT_R(l->driver->drop(l->session, &ks, law_call(l)), 0);
 }
 
-static void law_limits(struct laws *l) {
-        size_t big = (size_t)l->driver->limits.record_bytes, n = l->driver->limits.batch_records, each;
-        struct stoke_keyspace ks = law_keyspace(l, "limits");
-        struct stoke_end end, start;
-        struct loaded loaded = {};
-        char key[32];
-        struct stoke_record record;
-        struct stoke_append append = {.size = sizeof(append), .records = &record, .n_records = 1};
-
-        if (big > l->driver->limits.batch_bytes)
-                big = (size_t)l->driver->limits.batch_bytes;
-        if (big > (64u << 20))
-                big = 64u << 20;
-        if (n > 100000)
-                n = 100000;
-        EXPECT_R(law_make(l, &ks, &end), 0);
-        start = end;
-        /* One record of the greatest size. */
-        record = law_record(2, 1, 1, key);
-        free((void *)record.value);
-        record.value_size = big - record.key_size;
-        record.value = memset(malloc(record.value_size), 'v', record.value_size);
-        append.expected = end;
-        EXPECT_R(l->driver->append(l->session, &ks, &append, law_call(l)), 0);
-        end = (struct stoke_end){2, record.origin};
-        /* The greatest number of records. */
-        each = (size_t)(l->driver->limits.batch_bytes / n) - 32;
-        EXPECT_R(law_append(l, l->session, &ks, &end, n, each > 200 ? 200 : each), 0);
-        EXPECT_R(law_load(l, l->session, &ks, &start, true, &loaded), 0);
-        EXPECT(loaded.n == n + 1 && law_same(&loaded.records[0], &record) && law_same_end(&loaded.end, &end));
-        loaded_done(&loaded);
-        free((void *)record.value);
-        law_release(l, l->session, &ks);
-        EXPECT_R(l->driver->drop(l->session, &ks, law_call(l)), 0);
-}
-
 static int count_stop(void *userdata, const struct stoke_record *record) {
         (void)record;
         return --*(int *)userdata == 0;
@@ -481,7 +445,6 @@ const struct law laws_log[] = {
         {"create is idempotent, and names its incarnation", law_create, false},
         {"append happens only at the end that was named", law_append_end, false},
         {"any bytes and numbers come back as they were", law_bytes, false},
-        {"what the limits allow is taken", law_limits, false},
         {"load tells a forked and a compacted log", law_loading, false},
         {"compact deletes what is named, and only that; values tells what is missing", law_compact, false},
         {"ends tells of all keyspaces, missing ones among them", law_ends, false},

@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * The knobs of the memory driver, for tests that link it statically (memory.c, with the symbol stoke_driver). An instance is
+ * The knobs of the memory driver, for tests that link it statically (memory_source in meson.build, with the symbol stoke_driver). An instance is
  * named by the setting "instance"; all stores of a process that name the same one see the same data, and it lives until
  * memory_reset(). Any thread.
  *
@@ -35,7 +35,6 @@ enum memory_function {
         MEMORY_N_FUNCTIONS
 };
 
-#ifndef MEMORY_PLUGIN
 extern const struct stoke_driver stoke_driver;
 
 /* Forgets all data and settings of the instance. No store may have it open. */
@@ -54,4 +53,3 @@ void memory_forget(const char *instance, const char *keyspace, size_t n);
 void memory_fork(const char *instance, const char *keyspace);
 /* How often a function was called. */
 uint64_t memory_calls(const char *instance, enum memory_function function);
-#endif

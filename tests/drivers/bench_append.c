@@ -59,7 +59,8 @@ int main(int argc, char **argv) {
         static uint64_t times[4000000];
         double seconds = argc > 3 ? atof(argv[3]) : 3;
         struct stoke_setting settings[] = {{"path", argc > 2 ? argv[2] : ""}};
-        struct stoke_datastore datastore = {.size = sizeof(datastore), .name = "bench", .settings = settings, .n_settings = 1};
+        struct stoke_datastore datastore = {
+                .size = sizeof(datastore), .name = "bench", .settings = settings, .n_settings = 1};
         struct stoke_host host = {.size = sizeof(host), .log = on_log};
         struct stoke_record records[128] = {};
         char reason[256] = "", key[61], *value;
@@ -85,7 +86,10 @@ int main(int argc, char **argv) {
 
         for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
                 struct stoke_keyspace keyspace = {.name = "bench"};
-                struct stoke_call call = {.size = sizeof(call), .deadline_ns = UINT64_MAX, .reason = reason, .reason_size = sizeof(reason)};
+                struct stoke_call call = {.size = sizeof(call),
+                        .deadline_ns = UINT64_MAX,
+                        .reason = reason,
+                        .reason_size = sizeof(reason)};
                 struct stoke_record first = {.seq = 1, .revision = 1, .key = "", .value = ""};
                 struct stoke_append append = {.size = sizeof(append), .records = records, .n_records = sizes[s]};
                 struct rusage before, after;
@@ -106,8 +110,14 @@ int main(int argc, char **argv) {
                         uint64_t t;
 
                         for (unsigned i = 0; i < sizes[s]; i++) {
-                                records[i] = (struct stoke_record){.seq = ++seq, .revision = (int64_t)seq, .kind = 1, .key = key,
-                                        .key_size = 60, .value = value + 1024 * i, .value_size = 1024, .hash = seq * 77};
+                                records[i] = (struct stoke_record){.seq = ++seq,
+                                        .revision = (int64_t)seq,
+                                        .kind = 1,
+                                        .key = key,
+                                        .key_size = 60,
+                                        .value = value + 1024 * i,
+                                        .value_size = 1024,
+                                        .hash = seq * 77};
                                 records[i].origin.batch = n + 1;
                                 snprintf(key, sizeof(key), "/registry/pods/default/%037llu", (unsigned long long)seq);
                         }
@@ -119,15 +129,17 @@ int main(int argc, char **argv) {
                 }
                 getrusage(RUSAGE_SELF, &after);
                 wal = wal_size(argv[2]);
-                cpu = (uint64_t)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_stime.tv_sec) *
+                cpu = (uint64_t)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec -
+                              before.ru_stime.tv_sec) *
                                 1000000 +
-                        (uint64_t)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec - before.ru_stime.tv_usec);
+                        (uint64_t)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
+                                before.ru_stime.tv_usec);
                 qsort(times, n, sizeof(times[0]), compare);
                 printf("%4u a batch: %7.0f commits/s %8.0f rows/s, %6.2f CPU us/row, p50 %6.0f p99 %6.0f p99.9 %6.0f max %7.0f us, "
                        "WAL %.1f MiB\n",
-                        sizes[s], (double)n * 1e9 / (double)elapsed, (double)(seq - 1) * 1e9 / (double)elapsed, (double)cpu / (double)(seq - 1),
-                        (double)times[n / 2] / 1e3, (double)times[n * 99 / 100] / 1e3, (double)times[n * 999 / 1000] / 1e3,
-                        (double)times[n - 1] / 1e3, (double)wal / (1 << 20));
+                        sizes[s], (double)n * 1e9 / (double)elapsed, (double)(seq - 1) * 1e9 / (double)elapsed,
+                        (double)cpu / (double)(seq - 1), (double)times[n / 2] / 1e3, (double)times[n * 99 / 100] / 1e3,
+                        (double)times[n * 999 / 1000] / 1e3, (double)times[n - 1] / 1e3, (double)wal / (1 << 20));
                 fflush(stdout);
                 if (driver->release)
                         driver->release(session, &keyspace);
