@@ -27,6 +27,7 @@ static void member_list_reply(struct grpc_call *call) {
         ETCD_HEADER_FILL(&pb_header, &header);
         member.id = header.member_id;
         member.name = (char *)keyspace_name(ks);
+        member.clienturls = (char **)(uintptr_t)keyspace_endpoints(ks, &member.n_clienturls);
         response.header = &pb_header;
         response.members = members;
         response.n_members = 1;

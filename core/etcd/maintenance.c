@@ -53,7 +53,7 @@ static void status_reply(struct grpc_call *call) {
         response.storageversion = (char *)ETCD_CLUSTER_VERSION;
         response.dbsize = (int64_t)status.bytes_log;
         response.dbsizeinuse = (int64_t)status.bytes_live;
-        response.dbsizequota = DEFAULT_QUOTA;
+        response.dbsizequota = keyspace_quota(ks) ? (int64_t)keyspace_quota(ks) : DEFAULT_QUOTA;
         response.leader = header.member_id;
         response.raftterm = ETCD_RAFT_TERM;
         response.raftindex = status.seq;

@@ -126,6 +126,23 @@ static int listen_remote(struct tenant *t, const struct tenant_config *config, s
         return listener_new(config->loop, address, 0, on_accept, t, &t->remote, reterr);
 }
 
+/* What a client that asks for the members is told to dial. */
+static int tell_endpoints(struct tenant *t, const struct tenant_config *config) {
+        cleanup(freep) char *local = NULL, *remote = NULL;
+        const char *urls[2];
+        size_t n = 0;
+
+        if (asprintf(&local, "unix://%s/tenants/%s.sock", config->runtime_dir, config->name) < 0)
+                return -ENOMEM;
+        urls[n++] = local;
+        if (t->remote) {
+                if (asprintf(&remote, "http://%s", listener_address(t->remote) + strlen("tcp:")) < 0)
+                        return -ENOMEM;
+                urls[n++] = remote;
+        }
+        return keyspace_set_endpoints(t->keyspace, urls, n);
+}
+
 int tenant_open(const struct tenant_config *config, struct tenant **ret, struct error *reterr) {
         cleanup(tenant_freep) struct tenant *t = NULL;
         struct keyspace_config keyspace_config = {
@@ -185,6 +202,9 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
         if (r < 0)
                 return r;
         r = listen_remote(t, config, reterr);
+        if (r < 0)
+                return r;
+        r = tell_endpoints(t, config);
         if (r < 0)
                 return r;
 

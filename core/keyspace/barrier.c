@@ -83,15 +83,17 @@ static void on_ends(struct datastore_job *job) {
         b->job = NULL;
         if (!ks->closing && ks->open) {
                 if (r == 0 && !j->found)
-                        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST,
-                                "the datastore has no keyspace of this incarnation");
+                        keyspace_set_condition(
+                                ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
                 else if (r == 0) {
                         if (ks->condition == KEYSPACE_UNREACHABLE && ks->head == HEAD_IDLE)
                                 keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
                         wait_for(ks, &j->end);
                 } else {
                         keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s",
-                                job->reason[0] ? job->reason : r < 0 ? strerror(-r) : "");
+                                job->reason[0]  ? job->reason
+                                        : r < 0 ? strerror(-r)
+                                                : "");
                         call_list_join(&b->waiting, &b->asked);
                         b->retry.on_time = on_retry;
                         loop_timer_set(ks->loop, &b->retry, loop_now_ns(ks->loop) + RETRY_NS);

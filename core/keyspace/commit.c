@@ -15,7 +15,7 @@
 
 #include "base/log.h"
 
-#define BATCH_RECORDS 1024                  /* where evaluation stops, though the last group may go beyond it */
+#define BATCH_RECORDS 1024 /* where evaluation stops, though the last group may go beyond it */
 #define BATCH_BYTES ((size_t)4 * 1024 * 1024)
 #define APPEND_PATIENCE_NS (10 * NSEC_PER_SEC)
 #define PAUSE_NS (2 * NSEC_PER_MSEC)

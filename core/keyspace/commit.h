@@ -41,9 +41,9 @@ struct batch {
 
 /* What an evaluation comes to, besides negative errno (-ENOMEM). */
 enum evaluation {
-        EVALUATED = 0,    /* call->own.result and what is answered are set; given when the batch stands */
-        EVALUATE_FETCH,   /* own.fetch holds values that it needs first; nothing was changed */
-        EVALUATE_HOLD,    /* a Compact that must wait for the previous one's deletions; nothing was changed */
+        EVALUATED = 0,  /* call->own.result and what is answered are set; given when the batch stands */
+        EVALUATE_FETCH, /* own.fetch holds values that it needs first; nothing was changed */
+        EVALUATE_HOLD,  /* a Compact that must wait for the previous one's deletions; nothing was changed */
 };
 
 /* Adds a record at the next seq. value: a reference is taken over, NULL: none. */

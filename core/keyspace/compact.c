@@ -216,7 +216,10 @@ static void on_compacted(struct datastore_job *job) {
                 for (size_t i = 0; i < j->compact.n_seqs; i++)
                         seq_list_add(&c->dead, j->seqs[i]);
                 log_warning("%s: compaction could not delete %zu records, it will be tried again: %s", ks->name,
-                        j->compact.n_seqs, job->reason[0] ? job->reason : r < 0 ? strerror(-r) : "");
+                        j->compact.n_seqs,
+                        job->reason[0]  ? job->reason
+                                : r < 0 ? strerror(-r)
+                                        : "");
                 c->retry.on_time = on_retry;
                 if (!ks->closing)
                         loop_timer_set(ks->loop, &c->retry, loop_now_ns(ks->loop) + RETRY_NS);

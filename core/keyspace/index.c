@@ -5,7 +5,7 @@
 struct index_node {
         uint16_t n;
         bool is_leaf;
-        struct index_node *next; /* leaves: the right neighbour */
+        struct index_node *next;         /* leaves: the right neighbour */
         struct key_entry *first[FANOUT]; /* leaf: its entries; inner: the first entry below each child */
 };
 
@@ -154,15 +154,16 @@ struct key_entry *index_find(const struct index *index, struct bytes key) {
         return NULL;
 }
 
-static void node_insert_at(struct index_node *node, unsigned i, struct key_entry *first, struct index_node *child,
-        size_t n_alive) {
+static void node_insert_at(
+        struct index_node *node, unsigned i, struct key_entry *first, struct index_node *child, size_t n_alive) {
         unsigned behind = node->n - i;
 
         memmove(&node->first[i + 1], &node->first[i], behind * sizeof(node->first[0]));
         node->first[i] = first;
         if (!node->is_leaf) {
                 memmove(&inner(node)->child[i + 1], &inner(node)->child[i], behind * sizeof(inner(node)->child[0]));
-                memmove(&inner(node)->n_alive[i + 1], &inner(node)->n_alive[i], behind * sizeof(inner(node)->n_alive[0]));
+                memmove(&inner(node)->n_alive[i + 1], &inner(node)->n_alive[i],
+                        behind * sizeof(inner(node)->n_alive[0]));
                 inner(node)->child[i] = child;
                 inner(node)->n_alive[i] = n_alive;
         }
@@ -278,7 +279,8 @@ static bool node_remove(struct index *index, struct index_node *node, struct key
         memmove(&node->first[i], &node->first[i + 1], behind * sizeof(node->first[0]));
         if (!node->is_leaf) {
                 memmove(&inner(node)->child[i], &inner(node)->child[i + 1], behind * sizeof(inner(node)->child[0]));
-                memmove(&inner(node)->n_alive[i], &inner(node)->n_alive[i + 1], behind * sizeof(inner(node)->n_alive[0]));
+                memmove(&inner(node)->n_alive[i], &inner(node)->n_alive[i + 1],
+                        behind * sizeof(inner(node)->n_alive[0]));
         }
         if (--node->n)
                 return false;

@@ -99,7 +99,7 @@ static void detach(struct keyspace_call *call) {
 }
 
 void call_end(struct keyspace_call *call, enum keyspace_result result) {
-        void (*forget)(struct keyspace_call *call) = call->own.forget;
+        void (*forget)(struct keyspace_call * call) = call->own.forget;
 
         detach(call);
         /* A range's state goes with it; a transaction's results are its caller's now. */
@@ -242,8 +242,8 @@ static void on_ageing(struct loop_timer *timer) {
         call_list_age(ks, &ks->compaction.held);
         call_list_age(ks, &ks->compaction.physical);
         age_batch(ks);
-        if (ks->opening.n || ks->queue.n || ks->fetching.n || ks->barrier.waiting.n || ks->barrier.asked.n || ks->barrier.loading.n ||
-                ks->compaction.held.n || ks->compaction.physical.n || ks->batch)
+        if (ks->opening.n || ks->queue.n || ks->fetching.n || ks->barrier.waiting.n || ks->barrier.asked.n ||
+                ks->barrier.loading.n || ks->compaction.held.n || ks->compaction.physical.n || ks->batch)
                 keyspace_stalled(ks);
 }
 
@@ -299,7 +299,8 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
         if (condition == KEYSPACE_UNREACHABLE)
                 log_at(LOG_LEVEL_WARNING, &context, "keyspace is not reachable: %s", reason ? reason : "");
         else if (condition == KEYSPACE_HISTORY_LOST)
-                log_at(LOG_LEVEL_ERROR, &context, "keyspace is stopped, its history was lost: %s", reason ? reason : "");
+                log_at(LOG_LEVEL_ERROR, &context, "keyspace is stopped, its history was lost: %s",
+                        reason ? reason : "");
         else if (condition == KEYSPACE_SERVING && before != KEYSPACE_SERVING)
                 log_at(LOG_LEVEL_INFO, &context, "keyspace is open at revision %lld, %zu keys", (long long)ks->revision,
                         ks->index.n_alive);
@@ -329,7 +330,7 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                 .bytes_live = ks->bytes_live,
                 .bytes_log = ks->bytes_log,
                 .bytes_memory = ks->index.bytes + ks->n_versions * sizeof(struct key_version) +
-                                ks->history.capacity * sizeof(struct history_item),
+                        ks->history.capacity * sizeof(struct history_item),
                 .n_watchers = ks->hub.n_watchers,
                 .n_leases = HASH_COUNT(ks->leases.table),
         };
@@ -345,6 +346,36 @@ const uint8_t *keyspace_incarnation(const struct keyspace *ks) {
 
 struct loop *keyspace_loop(const struct keyspace *ks) {
         return ks->loop;
+}
+
+uint64_t keyspace_quota(const struct keyspace *ks) {
+        return ks->config.quota_bytes;
+}
+
+static void free_endpoints(struct keyspace *ks) {
+        for (size_t i = 0; i < ks->n_endpoints; i++)
+                free(ks->endpoints[i]);
+        free(ks->endpoints);
+        ks->endpoints = NULL;
+        ks->n_endpoints = 0;
+}
+
+int keyspace_set_endpoints(struct keyspace *ks, const char *const *urls, size_t n_urls) {
+        free_endpoints(ks);
+        ks->endpoints = calloc(n_urls ? n_urls : 1, sizeof(char *));
+        if (!ks->endpoints)
+                return -ENOMEM;
+        for (; ks->n_endpoints < n_urls; ks->n_endpoints++) {
+                ks->endpoints[ks->n_endpoints] = strdup(urls[ks->n_endpoints]);
+                if (!ks->endpoints[ks->n_endpoints])
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+const char *const *keyspace_endpoints(const struct keyspace *ks, size_t *ret_n) {
+        *ret_n = ks->n_endpoints;
+        return (const char *const *)ks->endpoints;
 }
 
 /* ---- life */
@@ -404,6 +435,7 @@ void keyspace_free(struct keyspace *ks) {
         compaction_done(ks);
         keyspace_forget(ks);
         values_done(&ks->values);
+        free_endpoints(ks);
         free(ks->reason);
         free(ks->name);
         free(ks);

@@ -30,25 +30,25 @@ struct call_list;
 /* How calls end: 0, or an outcome; core/etcd/status.c has etcd's code and text for each. */
 enum keyspace_result {
         KEYSPACE_OK = 0,
-        KEYSPACE_COMPACTED,       /* "mvcc: required revision has been compacted" */
-        KEYSPACE_FUTURE_REVISION, /* "mvcc: required revision is a future revision" */
-        KEYSPACE_LEASE_NOT_FOUND, /* "requested lease not found" */
-        KEYSPACE_LEASE_EXISTS,    /* "lease already exists" */
+        KEYSPACE_COMPACTED,           /* "mvcc: required revision has been compacted" */
+        KEYSPACE_FUTURE_REVISION,     /* "mvcc: required revision is a future revision" */
+        KEYSPACE_LEASE_NOT_FOUND,     /* "requested lease not found" */
+        KEYSPACE_LEASE_EXISTS,        /* "lease already exists" */
         KEYSPACE_LEASE_TTL_TOO_LARGE, /* "too large lease TTL" */
-        KEYSPACE_KEY_NOT_FOUND,   /* ignore_value or ignore_lease on a key that is not there: "key not found" */
-        KEYSPACE_NO_SPACE,        /* quota, or the datastore is full: "mvcc: database space exceeded" */
-        KEYSPACE_TOO_LARGE,       /* more than the driver can take: "request is too large" */
-        KEYSPACE_TIMEOUT,         /* the call's deadline has passed: "request timed out" */
-        KEYSPACE_UNAVAILABLE,     /* datastore not reachable, or a write's outcome unknown at its deadline: "unhealthy cluster" */
-        KEYSPACE_STOPPED,         /* being closed: "server stopped" */
-        KEYSPACE_LOST,            /* HistoryLost, or corrupt: "corrupt cluster" */
+        KEYSPACE_KEY_NOT_FOUND,       /* ignore_value or ignore_lease on a key that is not there: "key not found" */
+        KEYSPACE_NO_SPACE,            /* quota, or the datastore is full: "mvcc: database space exceeded" */
+        KEYSPACE_TOO_LARGE,           /* more than the driver can take: "request is too large" */
+        KEYSPACE_TIMEOUT,             /* the call's deadline has passed: "request timed out" */
+        KEYSPACE_UNAVAILABLE, /* datastore not reachable, or a write's outcome unknown at its deadline: "unhealthy cluster" */
+        KEYSPACE_STOPPED,           /* being closed: "server stopped" */
+        KEYSPACE_LOST,              /* HistoryLost, or corrupt: "corrupt cluster" */
         KEYSPACE_TOO_MANY_REQUESTS, /* a queue is full: "too many requests" */
 };
 
 struct keyspace_config {
-        const char *name;        /* the tenant's, copied */
+        const char *name; /* the tenant's, copied */
         uint8_t incarnation[16];
-        uint8_t daemon[16];      /* this daemon's incarnation, for origins */
+        uint8_t daemon[16];          /* this daemon's incarnation, for origins */
         struct datastore *datastore; /* borrowed */
         struct loop *loop;           /* borrowed */
         struct value_cache *cache;   /* borrowed, the shard's */
@@ -73,23 +73,23 @@ DEFINE_FREEP(keyspace)
 void keyspace_first_record(const uint8_t daemon[16], struct stoke_record *ret);
 
 enum keyspace_condition {
-        KEYSPACE_CLOSED,      /* not opened yet */
+        KEYSPACE_CLOSED, /* not opened yet */
         KEYSPACE_OPENING,
         KEYSPACE_SERVING,
-        KEYSPACE_UNREACHABLE, /* opening failed, or the last commit or barrier did; tried again */
-        KEYSPACE_HISTORY_LOST,/* the log is not the one that was known */
+        KEYSPACE_UNREACHABLE,  /* opening failed, or the last commit or barrier did; tried again */
+        KEYSPACE_HISTORY_LOST, /* the log is not the one that was known */
 };
 struct keyspace_status {
         enum keyspace_condition condition;
-        const char *reason;        /* "" or why it is not serving; valid until the next event */
-        int64_t revision;          /* applied */
+        const char *reason; /* "" or why it is not serving; valid until the next event */
+        int64_t revision;   /* applied */
         int64_t compacted;
-        uint64_t seq;              /* the applied end of the log */
-        uint64_t n_keys;           /* living */
-        uint64_t n_versions;       /* in the index */
-        uint64_t bytes_live;       /* keys and values of living keys: etcd's dbSizeInUse */
-        uint64_t bytes_log;        /* keys and values of all records not yet deleted: etcd's dbSize */
-        uint64_t bytes_memory;     /* index and history, without cached values */
+        uint64_t seq;          /* the applied end of the log */
+        uint64_t n_keys;       /* living */
+        uint64_t n_versions;   /* in the index */
+        uint64_t bytes_live;   /* keys and values of living keys: etcd's dbSizeInUse */
+        uint64_t bytes_log;    /* keys and values of all records not yet deleted: etcd's dbSize */
+        uint64_t bytes_memory; /* index and history, without cached values */
         uint64_t n_watchers;
         uint64_t n_leases;
 };
@@ -97,6 +97,10 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret);
 const char *keyspace_name(const struct keyspace *ks);
 const uint8_t *keyspace_incarnation(const struct keyspace *ks);
 struct loop *keyspace_loop(const struct keyspace *ks);
+uint64_t keyspace_quota(const struct keyspace *ks);
+/* Where clients reach it, as URLs: only carried, for MemberList. Copied; 0, -ENOMEM. */
+int keyspace_set_endpoints(struct keyspace *ks, const char *const *urls, size_t n_urls);
+const char *const *keyspace_endpoints(const struct keyspace *ks, size_t *ret_n);
 
 /* ---- calls. Embedded in the caller's structure, zeroed before first use, alive until done or cancelled. */
 
@@ -115,9 +119,9 @@ struct keyspace_call {
                 int (*evaluate)(struct keyspace_call *call, struct batch *batch);
                 void (*resume)(struct keyspace_call *call, enum keyspace_result result);
                 void (*forget)(struct keyspace_call *call); /* drops what the call holds */
-                struct fetch *fetch; /* owned: values that it needs */
-                struct batch *batch; /* that it was evaluated in */
-                size_t slot;         /* there */
+                struct fetch *fetch;                        /* owned: values that it needs */
+                struct batch *batch;                        /* that it was evaluated in */
+                size_t slot;                                /* there */
                 uint64_t arrived_ns;
                 enum keyspace_result result;
                 bool fresh; /* the index holds all that was acknowledged before the call */
@@ -128,10 +132,10 @@ void keyspace_cancel(struct keyspace_call *call);
 
 /* A key's version, as answered. */
 struct kv {
-        struct bytes key;      /* in the call's arena, or valid as long as said where it is given */
+        struct bytes key; /* in the call's arena, or valid as long as said where it is given */
         int64_t create_revision, mod_revision, version, lease;
-        struct blob *value;    /* a reference of its holder's; NULL: not asked for */
-        uint32_t value_size;   /* of the stored value, also without it */
+        struct blob *value;  /* a reference of its holder's; NULL: not asked for */
+        uint32_t value_size; /* of the stored value, also without it */
 };
 
 /* range_end as in etcd: empty: the one key; "\0": all from key on; otherwise up to it, exclusive. */
@@ -156,7 +160,7 @@ struct compare {
         enum { COMPARE_EQUAL, COMPARE_GREATER, COMPARE_LESS, COMPARE_NOT_EQUAL } result;
         enum { COMPARE_VERSION, COMPARE_CREATE, COMPARE_MOD, COMPARE_VALUE, COMPARE_LEASE } target;
         struct key_range range;
-        int64_t number;     /* for all targets but COMPARE_VALUE */
+        int64_t number; /* for all targets but COMPARE_VALUE */
         struct bytes value;
 };
 
@@ -261,10 +265,10 @@ struct lease_call {
         struct keyspace_call call;
         int64_t id;  /* grant: 0: one is chosen */
         int64_t ttl; /* seconds. grant: asked for, then granted; keepalive: answered, 0 with KEYSPACE_LEASE_NOT_FOUND */
-        bool with_keys;      /* lease_time_to_live: keys are wanted */
+        bool with_keys; /* lease_time_to_live: keys are wanted */
         /* Answered by grant and time_to_live: seconds. */
         int64_t granted_ttl;
-        struct bytes *keys;  /* time_to_live: in the arena, ascending */
+        struct bytes *keys; /* time_to_live: in the arena, ascending */
         size_t n_keys;
         /* Answered by leases. */
         int64_t *ids;
@@ -281,17 +285,17 @@ void keyspace_leases(struct keyspace *ks, struct lease_call *call);
 
 struct watch_event {
         bool is_delete;
-        struct kv kv;       /* a delete: key and mod_revision only */
-        bool has_prev;      /* if any watcher of this event asked for it */
-        struct kv prev;     /* with its value */
+        struct kv kv;   /* a delete: key and mod_revision only */
+        bool has_prev;  /* if any watcher of this event asked for it */
+        struct kv prev; /* with its value */
         /* For whoever sends the same event to many watchers: packed once, dropped by the hub. [1]: with prev. */
         struct blob *packed[2];
 };
 
 struct watcher;
 struct watcher_config {
-        struct key_range range;     /* copied */
-        int64_t start_revision;     /* 0: behind the present one; in the future: silent until then */
+        struct key_range range; /* copied */
+        int64_t start_revision; /* 0: behind the present one; in the future: silent until then */
         bool prev_kv, no_put, no_delete;
         void *userdata;
         /* The watch stands; comes first. revision: the keyspace's at this time. */

@@ -99,7 +99,8 @@ static int visit_record(void *userdata, const struct stoke_record *record) {
                 l->capacity = capacity;
         }
         if (record->value_size > UINT32_MAX || record->key_size > UINT32_MAX) {
-                (void)snprintf(l->damage, sizeof(l->damage), "record %llu is too large", (unsigned long long)record->seq);
+                (void)snprintf(
+                        l->damage, sizeof(l->damage), "record %llu is too large", (unsigned long long)record->seq);
                 return 1;
         }
         r = &l->records[l->n_records];
@@ -151,7 +152,8 @@ static int load_run(struct datastore_job *job, struct stoke_session *session, st
                 if (r != STOKE_STOPPED || !l->again)
                         return r;
         }
-        (void)snprintf(call->reason, call->reason_size, "the log was compacted while it was read, %d times", MAX_ROUNDS);
+        (void)snprintf(
+                call->reason, call->reason_size, "the log was compacted while it was read, %d times", MAX_ROUNDS);
         return -EAGAIN;
 }
 
@@ -287,7 +289,8 @@ static void rebuild(struct keyspace *ks) {
         if (!same) {
                 cleanup(freep) char *reason = NULL;
 
-                if (asprintf(&reason, "the log known to record %llu, revision %lld, is now another one that ends at record %llu, revision %lld",
+                if (asprintf(&reason,
+                            "the log known to record %llu, revision %lld, is now another one that ends at record %llu, revision %lld",
                             (unsigned long long)end_before.seq, (long long)revision_before,
                             (unsigned long long)ks->end.seq, (long long)ks->revision) < 0)
                         reason = NULL;
@@ -401,7 +404,8 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
-                lose(ks, "the datastore's log is not the one that this daemon knew: a replica that lagged, or a restored backup");
+                lose(ks,
+                        "the datastore's log is not the one that this daemon knew: a replica that lagged, or a restored backup");
                 return;
         }
 

@@ -16,7 +16,8 @@ enum record_kind {
         RECORD_NOOP = 2,      /* closes the question whether an append of unknown outcome may still land */
         RECORD_LEASE = 3,     /* lease: its id; version: TTL granted, seconds */
         RECORD_KEEPALIVE = 4, /* lease */
-        RECORD_REVOKE = 5,    /* lease has ended. With its keys' tombstones: RECORD_REVOKE | STOKE_KIND_GROUPED, before them */
+        RECORD_REVOKE =
+                5, /* lease has ended. With its keys' tombstones: RECORD_REVOKE | STOKE_KIND_GROUPED, before them */
         RECORD_MARK = 6,      /* create_revision: the revision compacted at */
         RECORD_INSTALLED = 7, /* a migration, restore or clone ends here */
         RECORD_PUT = STOKE_KIND_GROUPED | 1,

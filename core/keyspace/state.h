@@ -38,8 +38,8 @@ struct barrier {
         struct call_list free;    /* serializable: pass in the deferred work */
         struct loop_task free_task;
         uint64_t wanted;
-        bool must_load; /* since `wanted` was told, no load was begun */
-        struct ends_job *job;     /* owned, under way */
+        bool must_load;       /* since `wanted` was told, no load was begun */
+        struct ends_job *job; /* owned, under way */
         struct loop_task task;
         struct loop_timer retry;
 };
@@ -47,9 +47,9 @@ struct barrier {
 struct lease {
         UT_hash_handle hh;
         int64_t id;
-        int64_t ttl;          /* seconds */
-        uint64_t expires_ns;  /* from when this daemon learnt of it, or of its last keep-alive */
-        uint64_t seq;         /* of its record */
+        int64_t ttl;              /* seconds */
+        uint64_t expires_ns;      /* from when this daemon learnt of it, or of its last keep-alive */
+        uint64_t seq;             /* of its record */
         struct lease_item *items; /* owned, uthash by entry: the keys attached to it */
         struct loop_timer timer;
         struct keyspace *ks;
@@ -75,11 +75,11 @@ struct seq_list {
 };
 
 struct compaction {
-        uint64_t mark;       /* seq of the newest mark applied; 0: none */
-        bool own;            /* this daemon appended it */
-        bool pruning;        /* history items below `compacted` are left */
-        struct loop_timer timer;  /* the next slice of pruning */
-        struct loop_timer retry;  /* the next try to delete */
+        uint64_t mark;                 /* seq of the newest mark applied; 0: none */
+        bool own;                      /* this daemon appended it */
+        bool pruning;                  /* history items below `compacted` are left */
+        struct loop_timer timer;       /* the next slice of pruning */
+        struct loop_timer retry;       /* the next try to delete */
         struct seq_list pending;       /* dead once a later mark stands */
         struct seq_list pending_later; /* tombstones likewise, one mark later still */
         struct seq_list later;         /* tombstones that the next mark may name */
@@ -93,7 +93,7 @@ struct compaction {
 struct watch_hub {
         TAILQ_HEAD(watcher_list, watcher) watchers; /* all */
         size_t n_watchers;
-        struct watcher **sorted; /* synced ones by the start of their range, for publishing; owned */
+        struct watcher **sorted;   /* synced ones by the start of their range, for publishing; owned */
         struct watcher **furthest; /* a tree over sorted[]: whose range reaches furthest below each node; owned */
         size_t n_sorted, sorted_capacity;
         bool stale;        /* sorted[] must be made anew */
@@ -113,9 +113,12 @@ struct keyspace {
         struct keyspace_config config;     /* without the strings */
         bool exclusive;                    /* nobody else can append: the index is current */
 
+        char **endpoints; /* owned: URLs, only carried */
+        size_t n_endpoints;
+
         enum keyspace_condition condition;
         char *reason; /* owned, or NULL */
-        bool open; /* the index is the log's; a reachable datastore is `condition` */
+        bool open;    /* the index is the log's; a reachable datastore is `condition` */
         bool acquired, closing, released;
         size_t n_jobs; /* at the datastore */
         void (*closed)(void *userdata);
@@ -133,24 +136,24 @@ struct keyspace {
         /* commit.c */
         struct call_list queue;
         enum head_state head;
-        struct batch *batch; /* owned: the one at the datastore, or of unknown outcome */
-        struct batch *closer; /* owned: a noop that shall settle the outcome of `batch` */
+        struct batch *batch;       /* owned: the one at the datastore, or of unknown outcome */
+        struct batch *closer;      /* owned: a noop that shall settle the outcome of `batch` */
         struct call_list fetching; /* calls whose values are being read */
         struct call_list late;     /* calls that end in this iteration's deferred work */
         struct loop_task late_task;
-        size_t max_calls; /* of the next batch; 0: as many as fit */
+        size_t max_calls;    /* of the next batch; 0: as many as fit */
         uint64_t next_batch; /* number */
         struct loop_task begin_task;
         struct loop_timer pause_timer;
-        unsigned n_failures; /* in a row, with the end unchanged: the pause before the next try grows */
-        unsigned n_alone;    /* commits in a row without foreign records */
-        bool was_stale;      /* the load under way was asked for by a refused append */
-        bool loaded_nothing; /* the last load found no new record */
-        bool reload;         /* the last load failed: again after the pause */
-        bool foreign;              /* somebody else has appended since this daemon opened it */
-        uint64_t append_ns;        /* a moving mean of what an append takes */
-        struct loop_timer ageing;  /* ends calls whose time is over while nothing moves */
-        struct call_list opening;  /* calls from before it was open */
+        unsigned n_failures;      /* in a row, with the end unchanged: the pause before the next try grows */
+        unsigned n_alone;         /* commits in a row without foreign records */
+        bool was_stale;           /* the load under way was asked for by a refused append */
+        bool loaded_nothing;      /* the last load found no new record */
+        bool reload;              /* the last load failed: again after the pause */
+        bool foreign;             /* somebody else has appended since this daemon opened it */
+        uint64_t append_ns;       /* a moving mean of what an append takes */
+        struct loop_timer ageing; /* ends calls whose time is over while nothing moves */
+        struct call_list opening; /* calls from before it was open */
 
         struct load *load; /* owned, under way */
         struct loop_timer reopen;
@@ -158,7 +161,7 @@ struct keyspace {
         struct datastore_job release_job;
         struct stoke_keyspace release_name;
         struct datastore_subscription *subscription; /* shared: tells of growth; owned */
-        struct loop_timer follow; /* shared: asks each second in case a notice was missed */
+        struct loop_timer follow;                    /* shared: asks each second in case a notice was missed */
         struct keyspace_call follow_call;
 
         struct barrier barrier;

@@ -24,7 +24,7 @@ struct evaluator {
         int64_t write_revision; /* what this transaction writes gets */
         bool wrote;
         struct path path;
-        struct fetch *missing;  /* probing: what is not in memory; NULL: executing */
+        struct fetch *missing; /* probing: what is not in memory; NULL: executing */
         size_t n_missing;
 };
 
@@ -282,11 +282,20 @@ static bool take_branch(struct evaluator *e) {
         return e->path.passes[e->path.at++];
 }
 
+/* Deleting and compacting are always possible: they are how room is made. */
+static bool has_room(const struct batch *b, const struct txn_op *op) {
+        uint64_t quota = b->ks->config.quota_bytes;
+
+        return !quota || b->ks->bytes_log + b->bytes + op->put.key.size + op->put.value.size <= quota;
+}
+
 static int check_put(struct evaluator *e, const struct txn_op *op) {
         if ((op->put.ignore_value || op->put.ignore_lease) && !find_alive(e, op->put.key))
                 return KEYSPACE_KEY_NOT_FOUND;
         if (op->put.lease && !batch_has_lease(e->batch, op->put.lease))
                 return KEYSPACE_LEASE_NOT_FOUND;
+        if (!has_room(e->batch, op))
+                return KEYSPACE_NO_SPACE;
         return 0;
 }
 

@@ -30,12 +30,13 @@ void values_drop(struct values *values, uint64_t seq);
 
 /* Values that are to be read; owned by whoever asked, alive until done was called or fetch_cancel() returned. */
 struct fetch {
-        uint64_t *seqs; /* owned, ascending; as many blobs */
+        uint64_t *seqs;      /* owned, ascending; as many blobs */
         struct blob **blobs; /* owned, one reference each; NULL: there is no such record */
         size_t n, capacity;
-        void (*done)(struct fetch *fetch, int result); /* 0, or negative errno: nothing was read then; outcomes of driver.values */
+        void (*done)(struct fetch *fetch,
+                int result);        /* 0, or negative errno: nothing was read then; outcomes of driver.values */
         struct keyspace_call *call; /* that it is for; its user's */
-        struct fetch_job *job; /* under way */
+        struct fetch_job *job;      /* under way */
 };
 
 void fetch_add(struct fetch *fetch, uint64_t seq);

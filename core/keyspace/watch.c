@@ -12,9 +12,9 @@
 #include "base/log.h"
 #include "keyspace/state.h"
 
-#define PUBLISH_EVENTS 512       /* made at a time, whole revisions */
+#define PUBLISH_EVENTS 512 /* made at a time, whole revisions */
 #define CATCH_UP_EVENTS 256
-#define CATCH_UP_ITEMS 8192      /* of history looked at in a slice */
+#define CATCH_UP_ITEMS 8192 /* of history looked at in a slice */
 #define CATCH_UP_BYTES (1024 * 1024)
 
 enum watcher_state {
@@ -28,8 +28,8 @@ struct watcher {
         TAILQ_ENTRY(watcher) link;
         struct keyspace *ks;
         struct watcher_config config;
-        struct key_range range;  /* of the copies below; a single key as [key, key\0) */
-        uint8_t *bytes;          /* owned */
+        struct key_range range; /* of the copies below; a single key as [key, key\0) */
+        uint8_t *bytes;         /* owned */
         enum watcher_state state;
         bool paused, freed, in_callback;
         int64_t next;            /* the first revision that was not delivered */
@@ -247,8 +247,8 @@ static void sort_watchers(struct watch_hub *hub) {
 
 typedef void (*found_fn)(struct watcher *w, void *userdata);
 
-static void find_watchers(struct watch_hub *hub, size_t low, size_t high, struct bytes key, found_fn found,
-        void *userdata) {
+static void find_watchers(
+        struct watch_hub *hub, size_t low, size_t high, struct bytes key, found_fn found, void *userdata) {
         size_t middle = low + (high - low) / 2;
 
         if (low == high)
@@ -557,8 +557,8 @@ static void on_created(struct loop_task *task) {
         }
         hub_enter(hub);
         TAILQ_FOREACH_REVERSE(w, &hub->watchers, watcher_list, link) /* new ones are at the end */
-                if (w->state != WATCHER_NEW)
-                        break;
+        if (w->state != WATCHER_NEW)
+                break;
         for (w = w ? TAILQ_NEXT(w, link) : TAILQ_FIRST(&hub->watchers); w; w = TAILQ_NEXT(w, link))
                 if (w->state == WATCHER_NEW && !w->freed)
                         watcher_begin(w);

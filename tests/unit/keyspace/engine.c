@@ -192,8 +192,8 @@ struct answer engine_txn(struct engine *e, struct keyspace *ks, const struct txn
         return a;
 }
 
-struct answer engine_put_lease(struct engine *e, struct keyspace *ks, const char *key, const char *value,
-        int64_t lease) {
+struct answer engine_put_lease(
+        struct engine *e, struct keyspace *ks, const char *key, const char *value, int64_t lease) {
         struct txn_op op = {.kind = OP_PUT,
                 .put = {.key = bytes_of_string(key), .value = bytes_of_string(value), .lease = lease, .prev_kv = true}};
         struct txn txn = {.success = &op, .n_success = 1};
@@ -215,10 +215,8 @@ struct answer engine_delete(struct engine *e, struct keyspace *ks, const char *k
 }
 
 struct answer engine_put_if(struct engine *e, struct keyspace *ks, const char *key, int64_t mod, const char *value) {
-        struct compare compare = {.result = COMPARE_EQUAL,
-                .target = COMPARE_MOD,
-                .range = {.key = bytes_of_string(key)},
-                .number = mod};
+        struct compare compare = {
+                .result = COMPARE_EQUAL, .target = COMPARE_MOD, .range = {.key = bytes_of_string(key)}, .number = mod};
         struct txn_op put = {.kind = OP_PUT, .put = {.key = bytes_of_string(key), .value = bytes_of_string(value)}};
         struct txn_op get = {.kind = OP_RANGE, .range = {.range = {.key = bytes_of_string(key)}}};
         struct txn txn = {&compare, 1, &put, &get, 1, 1};
@@ -349,8 +347,8 @@ static void on_cancelled(void *userdata, enum keyspace_result result, int64_t co
         r->compact_revision = compact_revision;
 }
 
-void engine_watch(struct engine *e, struct keyspace *ks, struct recorder *r, const char *prefix, int64_t start,
-        bool prev) {
+void engine_watch(
+        struct engine *e, struct keyspace *ks, struct recorder *r, const char *prefix, int64_t start, bool prev) {
         char end[64];
         struct watcher_config config = {
                 .range = engine_prefix(prefix, end, sizeof(end)),

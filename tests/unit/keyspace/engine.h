@@ -51,7 +51,8 @@ struct answer {
 
 struct answer engine_txn(struct engine *e, struct keyspace *ks, const struct txn *txn);
 struct answer engine_put(struct engine *e, struct keyspace *ks, const char *key, const char *value);
-struct answer engine_put_lease(struct engine *e, struct keyspace *ks, const char *key, const char *value, int64_t lease);
+struct answer engine_put_lease(
+        struct engine *e, struct keyspace *ks, const char *key, const char *value, int64_t lease);
 /* end NULL: the one key. */
 struct answer engine_delete(struct engine *e, struct keyspace *ks, const char *key, const char *end);
 /* As Kubernetes creates (mod 0) and updates. */
@@ -75,4 +76,5 @@ struct recorder {
         bool prev; /* it asked for previous values */
         bool slow; /* pauses after each call */
 };
-void engine_watch(struct engine *e, struct keyspace *ks, struct recorder *r, const char *prefix, int64_t start, bool prev);
+void engine_watch(
+        struct engine *e, struct keyspace *ks, struct recorder *r, const char *prefix, int64_t start, bool prev);

@@ -138,7 +138,8 @@ static void pages(void **state) {
 static void several_operations(void **state) {
         struct engine *e = *state;
         struct keyspace *ks = engine_keyspace(e, 1);
-        struct txn_op inner_op = {.kind = OP_PUT, .put = {.key = bytes_of_string("/n"), .value = bytes_of_string("in")}};
+        struct txn_op inner_op = {
+                .kind = OP_PUT, .put = {.key = bytes_of_string("/n"), .value = bytes_of_string("in")}};
         struct compare compare = {.result = COMPARE_EQUAL,
                 .target = COMPARE_VALUE,
                 .range = {.key = bytes_of_string("/x")},
@@ -219,8 +220,7 @@ static void watches(void **state) {
         engine_txn(e, ks, &txn);
         engine_delete(e, ks, "/w/b", NULL);
         engine_run(e, 50, NULL);
-        assert_string_equal(live->text,
-                "put /w/a=1 (prev 0)\nput /w/a=t (prev 1)\nput /w/b=t\ndelete /w/b (prev t)\n");
+        assert_string_equal(live->text, "put /w/a=1 (prev 0)\nput /w/a=t (prev 1)\nput /w/b=t\ndelete /w/b (prev t)\n");
         assert_int_equal(watcher_position(live->watcher), 6);
         assert_string_equal(slow->text, "put /w/a=1\n");
         assert_string_equal(future->text, "put /w/a=t\nput /w/b=t\ndelete /w/b\n");
@@ -252,8 +252,8 @@ static void compaction(void **state) {
                 engine_put(e, ks, "/c/a", "x");
         engine_put(e, ks, "/c/gone", "x");
         engine_delete(e, ks, "/c/gone", NULL); /* revision 8 */
-        engine_put(e, ks, "/c/b", "x");         /* 9 */
-        engine_put(e, ks, "/c/b", "y");         /* 10 */
+        engine_put(e, ks, "/c/b", "x");        /* 9 */
+        engine_put(e, ks, "/c/b", "y");        /* 10 */
         assert_int_equal(engine_compact(e, ks, 11), KEYSPACE_FUTURE_REVISION);
         assert_int_equal(engine_compact(e, ks, 9), KEYSPACE_OK);
         assert_int_equal(engine_compact(e, ks, 9), KEYSPACE_COMPACTED);

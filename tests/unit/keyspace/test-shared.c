@@ -279,8 +279,8 @@ static void next_operation(struct run *run, unsigned worker) {
         if (o->is_delete)
                 o->ops[0] = (struct txn_op){.kind = OP_DELETE, .delete.range.key = bytes_of_string(o->key)};
         else
-                o->ops[0] = (struct txn_op){.kind = OP_PUT,
-                        .put = {.key = bytes_of_string(o->key), .value = bytes_of_string(o->value)}};
+                o->ops[0] = (struct txn_op){
+                        .kind = OP_PUT, .put = {.key = bytes_of_string(o->key), .value = bytes_of_string(o->value)}};
         o->ops[1] = (struct txn_op){.kind = OP_RANGE, .range.range.key = bytes_of_string(o->key)};
         o->tree = (struct txn){&o->compare, 1, &o->ops[0], &o->ops[1], 1, 1};
         o->txn.txn = &o->tree;
