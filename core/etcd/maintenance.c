@@ -44,6 +44,7 @@ static void status_reply(struct grpc_call *call) {
         Etcdserverpb__StatusResponse response = ETCDSERVERPB__STATUS_RESPONSE__INIT;
         Etcdserverpb__DowngradeInfo downgrade = ETCDSERVERPB__DOWNGRADE_INFO__INIT;
         Etcdserverpb__ResponseHeader header;
+        uint64_t quota = keyspace_quota(grpc_call_server_userdata(call));
         struct keyspace_status status;
         char *errors[1];
 
@@ -53,7 +54,7 @@ static void status_reply(struct grpc_call *call) {
         response.storageversion = (char *)ETCD_CLUSTER_VERSION;
         response.dbsize = (int64_t)status.bytes_log;
         response.dbsizeinuse = (int64_t)status.bytes_live;
-        response.dbsizequota = keyspace_quota(ks) ? (int64_t)keyspace_quota(ks) : DEFAULT_QUOTA;
+        response.dbsizequota = quota ? (int64_t)quota : DEFAULT_QUOTA;
         response.leader = header.member_id;
         response.raftterm = ETCD_RAFT_TERM;
         response.raftindex = status.seq;

@@ -33,7 +33,7 @@ static void pass(struct keyspace *ks, struct call_list *list) {
                         call->own.resume(call, KEYSPACE_OK);
                 else {
                         call->revision = ks->revision;
-                        call_end(call, KEYSPACE_OK);
+                        keyspace_call_end(call, KEYSPACE_OK);
                 }
         }
 }

@@ -84,7 +84,7 @@ static void batch_abandon(struct batch *b) {
 static void batch_end_calls(struct batch *b, enum keyspace_result result) {
         for (size_t i = 0; i < b->n_calls; i++)
                 if (b->calls[i])
-                        call_end(b->calls[i], result == KEYSPACE_OK ? b->calls[i]->own.result : result);
+                        keyspace_call_end(b->calls[i], result == KEYSPACE_OK ? b->calls[i]->own.result : result);
 }
 
 /* ---- sending */
@@ -270,7 +270,7 @@ static void on_appended(struct datastore_job *job) {
                         batch_end_calls(ks->batch, KEYSPACE_UNAVAILABLE);
                         batch_free(steal(ks->batch));
                 }
-                call_end_all(&ks->queue, KEYSPACE_STOPPED);
+                call_list_end(&ks->queue, KEYSPACE_STOPPED);
         }
         keyspace_check_closed(ks);
 }
@@ -345,17 +345,17 @@ static void on_fetched(struct fetch *fetch, int result) {
         struct keyspace *ks = call->own.keyspace;
 
         if (result != 0) {
-                call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
+                keyspace_call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
                 return;
         }
         for (size_t i = 0; i < fetch->n; i++)
                 if (!fetch->blobs[i] && fetch->seqs[i] > ks->compaction.mark) {
                         log_error("%s: the value of record %llu is not in the datastore", ks->name,
                                 (unsigned long long)fetch->seqs[i]);
-                        call_end(call, KEYSPACE_LOST);
+                        keyspace_call_end(call, KEYSPACE_LOST);
                         return;
                 }
-        call_unlink(call);
+        keyspace_call_unlink(call);
         call_list_add_first(&ks->queue, call);
         commit_kick(ks);
 }
@@ -381,14 +381,14 @@ static void gather(struct batch *b) {
 
         while ((call = ks->queue.first) && b->n_records < max_records && b->bytes < max_bytes &&
                 (!ks->max_calls || b->n_calls < ks->max_calls)) {
-                call_unlink(call);
+                keyspace_call_unlink(call);
                 r = call->own.evaluate(call, b);
                 if (r == EVALUATE_FETCH)
                         fetch_for(ks, call);
                 else if (r == EVALUATE_HOLD)
                         call_list_add(&ks->compaction.held, call);
                 else if (r < 0)
-                        call_end(call, KEYSPACE_UNAVAILABLE);
+                        keyspace_call_end(call, KEYSPACE_UNAVAILABLE);
                 else
                         batch_add_call(b, call);
                 if (b->bytes > limits->batch_bytes)
@@ -415,7 +415,7 @@ static void answer_without_append(struct batch *b) {
                 if (!call)
                         continue;
                 if (ks->exclusive || call->own.fresh) {
-                        call_end(call, call->own.result);
+                        keyspace_call_end(call, call->own.result);
                         continue;
                 }
                 b->calls[i] = NULL;
@@ -477,7 +477,7 @@ void keyspace_queue(struct keyspace *ks, struct keyspace_call *call,
         if (!open)
                 return;
         if (ks->queue.n >= max) {
-                call_end_later(call, KEYSPACE_TOO_MANY_REQUESTS);
+                keyspace_call_end_later(call, KEYSPACE_TOO_MANY_REQUESTS);
                 return;
         }
         call_list_add(&ks->queue, call);

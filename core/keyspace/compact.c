@@ -275,7 +275,7 @@ void compaction_kick(struct keyspace *ks) {
         }
         seq_list_done(&c->dead);
         while ((call = call_list_take(&c->physical)))
-                call_end_later(call, KEYSPACE_OK);
+                keyspace_call_end_later(call, KEYSPACE_OK);
         while ((call = call_list_take(&c->held)))
                 call_list_add(&ks->queue, call);
         commit_kick(ks);

@@ -48,7 +48,7 @@ void call_list_add_first(struct call_list *list, struct keyspace_call *call) {
         call->own.list = list;
 }
 
-void call_unlink(struct keyspace_call *call) {
+void keyspace_call_unlink(struct keyspace_call *call) {
         struct call_list *list = call->own.list;
 
         if (!list)
@@ -70,7 +70,7 @@ struct keyspace_call *call_list_take(struct call_list *list) {
         struct keyspace_call *call = list->first;
 
         if (call)
-                call_unlink(call);
+                keyspace_call_unlink(call);
         return call;
 }
 
@@ -85,7 +85,7 @@ void call_list_join(struct call_list *to, struct call_list *from) {
 
 /* Takes the call off everything that knows it. */
 static void detach(struct keyspace_call *call) {
-        call_unlink(call);
+        keyspace_call_unlink(call);
         if (call->own.batch) {
                 call->own.batch->calls[call->own.slot] = NULL;
                 call->own.batch = NULL;
@@ -98,7 +98,7 @@ static void detach(struct keyspace_call *call) {
         call->own.keyspace = NULL;
 }
 
-void call_end(struct keyspace_call *call, enum keyspace_result result) {
+void keyspace_call_end(struct keyspace_call *call, enum keyspace_result result) {
         void (*forget)(struct keyspace_call * call) = call->own.forget;
 
         detach(call);
@@ -108,13 +108,13 @@ void call_end(struct keyspace_call *call, enum keyspace_result result) {
         call->done(call, result);
 }
 
-void call_end_all(struct call_list *list, enum keyspace_result result) {
+void call_list_end(struct call_list *list, enum keyspace_result result) {
         struct call_list all = {};
         struct keyspace_call *call;
 
         call_list_join(&all, list);
         while ((call = call_list_take(&all)))
-                call_end(call, result);
+                keyspace_call_end(call, result);
 }
 
 void keyspace_cancel(struct keyspace_call *call) {
@@ -142,7 +142,7 @@ bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
         if (ks->open && !ks->closing)
                 return true;
         if (ks->closing || ks->condition == KEYSPACE_HISTORY_LOST) {
-                call_end_later(call, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
+                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
                 return false;
         }
         call_list_add(&ks->opening, call);
@@ -158,14 +158,14 @@ static void on_late(struct loop_task *task) {
 
         call_list_join(&all, &ks->late);
         while ((call = call_list_take(&all)))
-                call_end(call, call->own.result);
+                keyspace_call_end(call, call->own.result);
 }
 
-void call_end_later(struct keyspace_call *call, enum keyspace_result result) {
+void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result result) {
         struct keyspace *ks = call->own.keyspace;
 
         call->own.result = result;
-        call_unlink(call);
+        keyspace_call_unlink(call);
         call_list_add(&ks->late, call);
         loop_defer(ks->loop, &ks->late_task);
 }
@@ -213,12 +213,12 @@ void call_list_age(struct keyspace *ks, struct call_list *list) {
                 next = call->own.next;
                 if (!is_over(ks, call, &result))
                         continue;
-                call_unlink(call);
+                keyspace_call_unlink(call);
                 call->own.result = result;
                 call_list_add(&over, call);
         }
         while ((call = call_list_take(&over)))
-                call_end(call, call->own.result);
+                keyspace_call_end(call, call->own.result);
 }
 
 /* While a batch's outcome is unknown its calls may give up; they are never sent again by us. */
@@ -227,7 +227,7 @@ static void age_batch(struct keyspace *ks) {
 
         for (size_t i = 0; ks->batch && i < ks->batch->n_calls; i++)
                 if (ks->batch->calls[i] && is_over(ks, ks->batch->calls[i], &result))
-                        call_end(ks->batch->calls[i], result);
+                        keyspace_call_end(ks->batch->calls[i], result);
 }
 
 static void on_ageing(struct loop_timer *timer) {
@@ -306,12 +306,12 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
                         ks->index.n_alive);
         if (condition == KEYSPACE_HISTORY_LOST) {
                 ks->open = false;
-                call_end_all(&ks->opening, KEYSPACE_LOST);
-                call_end_all(&ks->queue, KEYSPACE_LOST);
-                call_end_all(&ks->fetching, KEYSPACE_LOST);
-                call_end_all(&ks->barrier.waiting, KEYSPACE_LOST);
-                call_end_all(&ks->barrier.asked, KEYSPACE_LOST);
-                call_end_all(&ks->barrier.loading, KEYSPACE_LOST);
+                call_list_end(&ks->opening, KEYSPACE_LOST);
+                call_list_end(&ks->queue, KEYSPACE_LOST);
+                call_list_end(&ks->fetching, KEYSPACE_LOST);
+                call_list_end(&ks->barrier.waiting, KEYSPACE_LOST);
+                call_list_end(&ks->barrier.asked, KEYSPACE_LOST);
+                call_list_end(&ks->barrier.loading, KEYSPACE_LOST);
                 watch_end_all(ks, KEYSPACE_LOST);
         }
         if (ks->config.on_condition)
@@ -500,14 +500,14 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         loop_timer_clear(&ks->reopen);
         loop_timer_clear(&ks->follow);
         loop_timer_clear(&ks->pause_timer);
-        call_end_all(&ks->opening, KEYSPACE_STOPPED);
-        call_end_all(&ks->queue, KEYSPACE_STOPPED);
-        call_end_all(&ks->fetching, KEYSPACE_STOPPED);
-        call_end_all(&ks->barrier.waiting, KEYSPACE_STOPPED);
-        call_end_all(&ks->barrier.asked, KEYSPACE_STOPPED);
-        call_end_all(&ks->barrier.loading, KEYSPACE_STOPPED);
-        call_end_all(&ks->compaction.held, KEYSPACE_STOPPED);
-        call_end_all(&ks->compaction.physical, KEYSPACE_STOPPED);
+        call_list_end(&ks->opening, KEYSPACE_STOPPED);
+        call_list_end(&ks->queue, KEYSPACE_STOPPED);
+        call_list_end(&ks->fetching, KEYSPACE_STOPPED);
+        call_list_end(&ks->barrier.waiting, KEYSPACE_STOPPED);
+        call_list_end(&ks->barrier.asked, KEYSPACE_STOPPED);
+        call_list_end(&ks->barrier.loading, KEYSPACE_STOPPED);
+        call_list_end(&ks->compaction.held, KEYSPACE_STOPPED);
+        call_list_end(&ks->compaction.physical, KEYSPACE_STOPPED);
         watch_end_all(ks, KEYSPACE_STOPPED);
         /* A batch that is at the datastore is answered when its outcome is known: it may well have been written. */
         loop_defer(ks->loop, &ks->close_task);

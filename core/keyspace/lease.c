@@ -318,7 +318,7 @@ static void on_time_to_live(struct keyspace_call *call, enum keyspace_result res
 
                         key.data = c->keys ? arena_copy(call->arena, key.data, key.size) : NULL;
                         if (!key.data) {
-                                call_end(call, KEYSPACE_UNAVAILABLE);
+                                keyspace_call_end(call, KEYSPACE_UNAVAILABLE);
                                 return;
                         }
                         c->keys[n++] = key;
@@ -327,7 +327,7 @@ static void on_time_to_live(struct keyspace_call *call, enum keyspace_result res
                 if (n)
                         qsort(c->keys, n, sizeof(*c->keys), compare_keys);
         }
-        call_end(call, KEYSPACE_OK);
+        keyspace_call_end(call, KEYSPACE_OK);
 }
 
 static int compare_ids(const void *a, const void *b) {
@@ -346,14 +346,14 @@ static void on_leases(struct keyspace_call *call, enum keyspace_result result) {
         c->n_ids = 0;
         c->ids = arena_alloc(call->arena, HASH_COUNT(ks->leases.table) * sizeof(*c->ids));
         if (!c->ids) {
-                call_end(call, KEYSPACE_UNAVAILABLE);
+                keyspace_call_end(call, KEYSPACE_UNAVAILABLE);
                 return;
         }
         HASH_ITER(hh, ks->leases.table, l, next)
                 c->ids[c->n_ids++] = l->id;
         if (c->n_ids)
                 qsort(c->ids, c->n_ids, sizeof(*c->ids), compare_ids);
-        call_end(call, KEYSPACE_OK);
+        keyspace_call_end(call, KEYSPACE_OK);
 }
 
 void keyspace_lease_grant(struct keyspace *ks, struct lease_call *c) {

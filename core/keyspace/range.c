@@ -213,7 +213,7 @@ static void on_fetched(struct fetch *fetch, int result) {
 
         s->fetching = false;
         if (result != 0) {
-                call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
+                keyspace_call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
                 return;
         }
         step(s);
@@ -318,7 +318,7 @@ static bool bring_values(struct range_state *s) {
 
                 if (!compacted)
                         log_error("%s: values of %zu records are not in the datastore", s->ks->name, n_missing);
-                call_end(&s->call->call, compacted ? KEYSPACE_COMPACTED : KEYSPACE_LOST);
+                keyspace_call_end(&s->call->call, compacted ? KEYSPACE_COMPACTED : KEYSPACE_LOST);
                 return false;
         }
         s->fetch.done = on_fetched;
@@ -407,7 +407,7 @@ static void step(struct range_state *s) {
         int r;
 
         if (s->revision < s->ks->compacted && !(s->is_sorted && c->request.keys_only)) {
-                call_end(call, KEYSPACE_COMPACTED);
+                keyspace_call_end(call, KEYSPACE_COMPACTED);
                 return;
         }
         if (range_request_sorts(&c->request) && !s->is_sorted) {
@@ -415,7 +415,7 @@ static void step(struct range_state *s) {
                 if (r == -EINPROGRESS)
                         return;
                 if (r != 0) {
-                        call_end(call, r < 0 ? KEYSPACE_UNAVAILABLE : (enum keyspace_result)r);
+                        keyspace_call_end(call, r < 0 ? KEYSPACE_UNAVAILABLE : (enum keyspace_result)r);
                         return;
                 }
         }
@@ -437,7 +437,7 @@ static void step(struct range_state *s) {
                 return; /* cancelled from within */
         slice_clear(s);
         if (s->at_end) {
-                call_end(call, KEYSPACE_OK);
+                keyspace_call_end(call, KEYSPACE_OK);
                 return;
         }
         if (!s->is_sorted) { /* only `next` is still needed */
@@ -484,7 +484,7 @@ static bool answer_single(struct keyspace *ks, struct range_call *c, int64_t rev
                 if (!c->call.own.keyspace)
                         return true; /* cancelled from within */
         }
-        call_end(&c->call, KEYSPACE_OK);
+        keyspace_call_end(&c->call, KEYSPACE_OK);
         return true;
 }
 
@@ -498,11 +498,11 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
         (void)result;
         call->revision = ks->revision;
         if (revision > ks->revision) {
-                call_end(call, KEYSPACE_FUTURE_REVISION);
+                keyspace_call_end(call, KEYSPACE_FUTURE_REVISION);
                 return;
         }
         if (revision < ks->compacted) {
-                call_end(call, KEYSPACE_COMPACTED);
+                keyspace_call_end(call, KEYSPACE_COMPACTED);
                 return;
         }
         if (range_is_single(&r->range) && answer_single(ks, c, revision))
@@ -510,7 +510,7 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
 
         c->count = (int64_t)range_count(ks, &r->range, revision);
         if (r->count_only) {
-                call_end(call, KEYSPACE_OK);
+                keyspace_call_end(call, KEYSPACE_OK);
                 return;
         }
         s = new0(struct range_state);

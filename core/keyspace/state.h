@@ -178,18 +178,18 @@ void call_list_init(struct call_list *list);
 void call_list_add(struct call_list *list, struct keyspace_call *call);
 void call_list_add_first(struct call_list *list, struct keyspace_call *call);
 /* Harmless when it is on none. */
-void call_unlink(struct keyspace_call *call);
+void keyspace_call_unlink(struct keyspace_call *call);
 struct keyspace_call *call_list_take(struct call_list *list);
 /* Moves all of `from` to the end of `to`. */
 void call_list_join(struct call_list *to, struct call_list *from);
 /* Begins a call: true: go on; false: it waits for the opening (resume(call, 0) is called then, or the call ends). */
 bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
         void (*resume)(struct keyspace_call *call, enum keyspace_result result));
-/* Takes the call off everything and calls done. Not from within the function that the caller called: call_end_later(). */
-void call_end(struct keyspace_call *call, enum keyspace_result result);
-void call_end_all(struct call_list *list, enum keyspace_result result);
+/* Takes the call off everything and calls done. Not from within the function that the caller called: keyspace_call_end_later(). */
+void keyspace_call_end(struct keyspace_call *call, enum keyspace_result result);
+void call_list_end(struct call_list *list, enum keyspace_result result);
 /* Ends the call later in this iteration: for use within the function that the caller called. */
-void call_end_later(struct keyspace_call *call, enum keyspace_result result);
+void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result result);
 /* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE. */
 void call_list_age(struct keyspace *ks, struct call_list *list);
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
