@@ -433,6 +433,7 @@ void keyspace_free(struct keyspace *ks) {
         barrier_done(ks);
         watch_done(ks);
         compaction_done(ks);
+        auto_compaction_stop(ks);
         keyspace_forget(ks);
         values_done(&ks->values);
         free_endpoints(ks);
@@ -500,6 +501,7 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         loop_timer_clear(&ks->reopen);
         loop_timer_clear(&ks->follow);
         loop_timer_clear(&ks->pause_timer);
+        auto_compaction_stop(ks);
         call_list_end(&ks->opening, KEYSPACE_STOPPED);
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);

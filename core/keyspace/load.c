@@ -194,6 +194,7 @@ static void opened(struct keyspace *ks) {
                 loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
         }
         ks->open = true;
+        auto_compaction_start(ks);
         ks->n_failed_opens = 0;
         keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
         ks->head = HEAD_IDLE;

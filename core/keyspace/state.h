@@ -90,6 +90,19 @@ struct compaction {
         struct call_list held;         /* Compact calls that wait for the previous mark's deletions */
 };
 
+/* Automatic compaction: what the revision was, some times ago. */
+#define AUTO_SAMPLES 10
+struct auto_compaction {
+        struct loop_timer timer;
+        int64_t samples[AUTO_SAMPLES]; /* a ring of revisions, `interval / AUTO_SAMPLES` apart */
+        unsigned n_samples, at;
+        unsigned quiet;    /* samples since somebody else compacted */
+        bool others;       /* somebody else has compacted */
+        int64_t compacted; /* as seen at the last sample */
+        struct compact_call call;
+        bool calling;
+};
+
 struct watch_hub {
         TAILQ_HEAD(watcher_list, watcher) watchers; /* all */
         size_t n_watchers;
@@ -167,6 +180,7 @@ struct keyspace {
         struct barrier barrier;
         struct leases leases;
         struct compaction compaction;
+        struct auto_compaction automatic;
         struct watch_hub hub;
 
         struct metric *m_commits, *m_records, *m_batch, *m_seconds;
@@ -251,6 +265,10 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
 void compaction_kick(struct keyspace *ks);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);
+
+/* autocompact.c: from when the keyspace is open until it is closed */
+void auto_compaction_start(struct keyspace *ks);
+void auto_compaction_stop(struct keyspace *ks);
 
 /* range.c */
 size_t range_count(struct keyspace *ks, const struct key_range *range, int64_t revision);

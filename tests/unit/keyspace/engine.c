@@ -106,6 +106,7 @@ struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon) {
                 .datastore = e->datastore,
                 .loop = e->loop,
                 .cache = e->cache,
+                .auto_compact_ns = e->auto_compact_ns,
         };
         struct keyspace *ks;
 

@@ -22,8 +22,9 @@ struct engine {
         struct datastore *datastore;
         struct value_cache *cache;
         uint8_t incarnation[16];
-        char directory[64]; /* SQLite */
-        unsigned n_open;    /* keyspaces; a failed assertion leaves them so */
+        char directory[64];       /* SQLite */
+        uint64_t auto_compact_ns; /* of keyspaces made from now on */
+        unsigned n_open;          /* keyspaces; a failed assertion leaves them so */
 };
 
 /* driver: the store's; settings: NULL-ended pairs of name and value. Creates keyspace "t". */

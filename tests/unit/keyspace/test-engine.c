@@ -295,6 +295,27 @@ static void compaction(void **state) {
         free(at);
 }
 
+static void compacts_by_itself(void **state) {
+        struct engine *e = *state;
+        struct keyspace *ks;
+        struct keyspace_status status;
+        int64_t last = 0;
+
+        e->auto_compact_ns = 1; /* a sample a second, at the shortest */
+        ks = engine_keyspace(e, 1);
+        for (int i = 0; i < 5; i++)
+                last = engine_put(e, ks, "/auto", "x").revision;
+        for (uint64_t end = clock_now_ns() + 40 * NSEC_PER_SEC; clock_now_ns() < end;) {
+                keyspace_get_status(ks, &status);
+                if (status.compacted == last)
+                        break;
+                engine_run(e, 100, NULL);
+        }
+        assert_int_equal(status.compacted, last);
+        assert_string_equal(engine_get(e, ks, "/auto").kvs[0].value, "x");
+        engine_keyspace_close(e, ks);
+}
+
 struct lease_answer {
         struct lease_call c;
         enum keyspace_result result;
@@ -379,6 +400,7 @@ int main(int argc, char **argv) {
                 cmocka_unit_test_setup_teardown(survives_reopening, setup, teardown),
                 cmocka_unit_test_setup_teardown(watches, setup, teardown),
                 cmocka_unit_test_setup_teardown(compaction, setup, teardown),
+                cmocka_unit_test_setup_teardown(compacts_by_itself, setup, teardown),
                 cmocka_unit_test_setup_teardown(leases, setup, teardown),
         };
         void *library;

@@ -1,0 +1,73 @@
+/*
+ * Automatic compaction: keeps as much history as the tenant's settings say, for tenants whose clients do not compact
+ * themselves. As long as a client does (kube-apiserver, each five minutes) it stands back, and begins again when none has
+ * for two intervals. The revision is sampled ten times an interval; what was the revision an interval ago is compacted at.
+ * The keyspace's loop only.
+ */
+
+#include "keyspace/state.h"
+
+#define SHORTEST_SAMPLE_NS NSEC_PER_SEC
+
+static uint64_t sample_ns(const struct keyspace *ks) {
+        return max_of(ks->config.auto_compact_ns / AUTO_SAMPLES, SHORTEST_SAMPLE_NS);
+}
+
+static void on_done(struct keyspace_call *call, enum keyspace_result result) {
+        struct compact_call *c = container_of(call, struct compact_call, call);
+        struct keyspace *ks = container_of(c, struct keyspace, automatic.call);
+
+        ks->automatic.calling = false;
+        if (result == KEYSPACE_OK && !ks->closing)
+                ks->automatic.compacted = ks->compacted; /* ours is not somebody else's */
+}
+
+static void compact(struct keyspace *ks, int64_t revision) {
+        struct auto_compaction *a = &ks->automatic;
+
+        a->calling = true;
+        a->call = (struct compact_call){.revision_wanted = revision};
+        a->call.call.done = on_done;
+        a->call.call.deadline_ns = UINT64_MAX;
+        keyspace_compact(ks, &a->call);
+}
+
+static void on_sample(struct loop_timer *timer) {
+        struct keyspace *ks = container_of(timer, struct keyspace, automatic.timer);
+        struct auto_compaction *a = &ks->automatic;
+        int64_t before = a->samples[a->at];
+
+        loop_timer_set(ks->loop, &a->timer, loop_now_ns(ks->loop) + sample_ns(ks));
+        if (!ks->open || a->calling)
+                return;
+
+        if (ks->compacted != a->compacted) {
+                a->quiet = 0;
+                a->others = true;
+        } else if (a->quiet < 2 * AUTO_SAMPLES)
+                a->quiet++;
+        a->compacted = ks->compacted;
+        a->samples[a->at] = ks->revision;
+        a->at = (a->at + 1) % AUTO_SAMPLES;
+        if (a->n_samples < AUTO_SAMPLES) {
+                a->n_samples++;
+                return;
+        }
+        /* A keyspace that nobody has ever compacted need not wait to see whether somebody does. */
+        if ((a->quiet == 2 * AUTO_SAMPLES || !a->others) && before > ks->compacted)
+                compact(ks, before);
+}
+
+void auto_compaction_start(struct keyspace *ks) {
+        struct auto_compaction *a = &ks->automatic;
+
+        if (!ks->config.auto_compact_ns || a->timer.position)
+                return;
+        a->timer.on_time = on_sample;
+        a->compacted = ks->compacted;
+        loop_timer_set(ks->loop, &a->timer, loop_now_ns(ks->loop) + sample_ns(ks));
+}
+
+void auto_compaction_stop(struct keyspace *ks) {
+        loop_timer_clear(&ks->automatic.timer);
+}
