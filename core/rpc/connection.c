@@ -43,6 +43,18 @@ void connection_dirty(struct connection *c) {
 
 /* The end. */
 
+void connection_free_calls(struct connection *c) {
+        struct grpc_call *call;
+
+        do { /* from the start each time: what a call does in its end may end others */
+                LIST_FOREACH(call, &c->calls, entry)
+                        if (!call->gone)
+                                break;
+                if (call)
+                        call_free(call);
+        } while (call);
+}
+
 void connection_kill(struct connection *c) {
         struct grpc_server *s = c->server;
 
@@ -55,8 +67,7 @@ void connection_kill(struct connection *c) {
         transport_close(&c->transport);
         LIST_REMOVE(c, entry);
         LIST_INSERT_HEAD(&s->dead, c, entry);
-        while (!LIST_EMPTY(&c->calls))
-                call_free(LIST_FIRST(&c->calls));
+        connection_free_calls(c);
         s->n_connections--;
         if (s->metric_connections)
                 metric_add(s->metric_connections, -1);
@@ -182,8 +193,6 @@ static void connection_flush(struct connection *c) {
                         connection_over(c, "write", r);
                         return;
                 }
-                if (size)
-                        c->written_ns = loop_now_ns(c->server->config.loop);
                 run_drained(c);
                 if (c->state == CONNECTION_DEAD)
                         return;
@@ -197,9 +206,11 @@ static void connection_flush(struct connection *c) {
         update_events(c);
         if (output_blocked(&c->output))
                 return;
-        if (c->state == CONNECTION_CLOSING ||
-                (c->state == CONNECTION_OPEN &&
-                        ((c->goaway_sent && !c->n_calls) || (!nghttp2_session_want_read(c->session) && !c->n_calls))))
+        /* nghttp2 wants neither: it has told the peer of an error, and calls may still be running. */
+        if (c->state == CONNECTION_OPEN && !nghttp2_session_want_read(c->session) &&
+                !nghttp2_session_want_write(c->session))
+                connection_close(c);
+        if (c->state == CONNECTION_CLOSING || (c->state == CONNECTION_OPEN && c->goaway_sent && !c->n_calls))
                 connection_linger(c);
 }
 
@@ -310,11 +321,12 @@ static void on_io(struct loop_io *io, uint32_t events) {
 
         server_enter(s);
         if (events & EPOLLOUT) {
+                if (output_blocked(&c->output))
+                        c->written_ns = loop_now_ns(s->config.loop); /* it has taken of what waits */
                 r = output_flush(&c->output, &c->transport);
                 if (r < 0)
                         connection_over(c, "write", r);
                 else if (r > 0) {
-                        c->written_ns = loop_now_ns(s->config.loop);
                         update_events(c);
                         connection_dirty(c);
                 }

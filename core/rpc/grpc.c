@@ -270,12 +270,17 @@ void grpc_server_drain(struct grpc_server *s, uint64_t timeout_ns, void (*done)(
 }
 
 void grpc_server_free(struct grpc_server *s) {
+        struct connection *c;
+
         if (!s || s->zombie)
                 return;
         server_enter(s);
         s->zombie = true;
         while (!LIST_EMPTY(&s->connections))
                 connection_kill(LIST_FIRST(&s->connections));
+        /* One whose end has led here has calls left too. */
+        LIST_FOREACH(c, &s->dead, entry)
+                connection_free_calls(c);
         loop_timer_clear(&s->drain_timer);
         loop_undefer(s->config.loop, &s->drain_task);
         server_leave(s);

@@ -42,6 +42,8 @@ static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
                 return NGHTTP2_ERR_WOULDBLOCK;
         }
         call->promised = false;
+        if (length)
+                c->written_ns = loop_now_ns(c->server->config.loop);
         output_batch_copy(c->batch, framehd, 9);
         send_queue_emit(&call->queue, c->batch, length);
         c->pending -= length;
@@ -60,6 +62,10 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         struct grpc_call *call;
 
         (void)session;
+        /* What the peer makes us reset is as cheap for it as what it resets. */
+        if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR &&
+                frame->rst_stream.error_code != NGHTTP2_CANCEL)
+                keepalive_count_reset(c);
         if (frame->hd.type > NGHTTP2_HEADERS) {
                 /* Whoever answers this has seen the announcement. (Submitted together, nghttp2 would send the ping first.) */
                 if (frame->hd.type == NGHTTP2_GOAWAY && c->server->draining && !c->goaway_sent &&
@@ -164,7 +170,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         case NGHTTP2_PING:
                 if (!(frame->hd.flags & NGHTTP2_FLAG_ACK))
                         keepalive_on_ping(c);
-                else if (memcmp(frame->ping.opaque_data, drain_ping, sizeof(drain_ping)) == 0)
+                else if (c->server->draining && memcmp(frame->ping.opaque_data, drain_ping, sizeof(drain_ping)) == 0)
                         connection_drain_goaway(c);
                 break;
         default:

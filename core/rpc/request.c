@@ -120,6 +120,31 @@ void call_on_header(struct grpc_call *call, nghttp2_rcbuf *name, nghttp2_rcbuf *
         keep_header(call, name, value);
 }
 
+/* Ends the call for what the client did. */
+static void call_fail(struct grpc_call *call, enum grpc_code code, const char *message) {
+        message_reader_done(&call->reader);
+        call_abort(call, code, message);
+}
+
+/* The bytes that the call keeps of its request; too many on one connection end the call that brings the last of them. */
+static void account_held(struct grpc_call *call) {
+        struct connection *c = call->conn;
+        size_t held = call->header_bytes + call->reader.partial.size + call->request.size;
+
+        c->held += held - call->held;
+        call->held = held;
+        if (c->held > max_of((size_t)CONNECTION_MAX_HELD, 32 * c->server->config.limits.max_message))
+                call_fail(call, GRPC_RESOURCE_EXHAUSTED, "grpc: too many bytes of requests on one connection");
+}
+
+/* A peer that takes nothing of much gets nothing more to wait for. Pings that it sends or answers are no excuse. */
+static bool takes_nothing(const struct connection *c) {
+        return c->pending > CONNECTION_MOST_PENDING ||
+                (c->pending > CONNECTION_MAX_PENDING &&
+                        loop_now_ns(c->server->config.loop) > c->written_ns + CONNECTION_STALL_NS);
+}
+#define TAKES_NOTHING "grpc: too many bytes wait to be read by the client"
+
 void call_on_headers_end(struct grpc_call *call) {
         struct connection *c = call->conn;
         struct grpc_server *s = c->server;
@@ -161,9 +186,8 @@ void call_on_headers_end(struct grpc_call *call) {
                 call_end(call, GRPC_UNAVAILABLE, "etcdserver: server stopped", NULL);
                 return;
         }
-        /* A peer that takes nothing of much gets nothing more to wait for. */
-        if (c->pending > CONNECTION_MAX_PENDING && now > c->written_ns + CONNECTION_STALL_NS) {
-                call_end(call, GRPC_RESOURCE_EXHAUSTED, "grpc: too many bytes wait to be read by the client", NULL);
+        if (takes_nothing(c)) {
+                call_end(call, GRPC_RESOURCE_EXHAUSTED, TAKES_NOTHING, NULL);
                 return;
         }
         if (method->user_size) {
@@ -180,18 +204,7 @@ void call_on_headers_end(struct grpc_call *call) {
                         call->deadline_ns = UINT64_MAX;
         }
         call->known = true;
-}
-
-/* The bytes of received messages that the call keeps in memory. */
-static void account_held(struct grpc_call *call, size_t held) {
-        call->conn->held += held - call->held;
-        call->held = held;
-}
-
-/* Ends the call for what the client did. */
-static void call_fail(struct grpc_call *call, enum grpc_code code, const char *message) {
-        message_reader_done(&call->reader);
-        call_abort(call, code, message);
+        account_held(call);
 }
 
 static bool on_request(void *userdata, struct bytes message) {
@@ -247,9 +260,7 @@ void call_on_data(struct grpc_call *call, const uint8_t *data, size_t size) {
                 call_fail(call, GRPC_RESOURCE_EXHAUSTED, "out of memory");
                 return;
         }
-        account_held(call, call->reader.partial.size + call->request.size);
-        if (c->held > max_of((size_t)CONNECTION_MAX_HELD, 32 * max))
-                call_fail(call, GRPC_RESOURCE_EXHAUSTED, "grpc: too many bytes of requests on one connection");
+        account_held(call);
 }
 
 void call_on_half_close(struct grpc_call *call) {
@@ -269,6 +280,8 @@ void call_on_half_close(struct grpc_call *call) {
                         method->on_half_close(call);
         } else if (!call->has_request)
                 call_fail(call, GRPC_INTERNAL, "grpc: received no request message");
+        else if (takes_nothing(call->conn)) /* it may have opened its streams in time */
+                call_fail(call, GRPC_RESOURCE_EXHAUSTED, TAKES_NOTHING);
         else
                 method->on_message(call, call->request);
 }

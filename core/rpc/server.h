@@ -24,10 +24,12 @@
 #define CALL_ROOM 768
 #define CALL_HEADERS 8
 #define N_CODES 17
-/* Bytes that wait to be sent on one connection, beyond which a peer that took nothing for a while gets no new calls. */
+/* Bytes that wait to be sent on one connection, beyond which a peer that took none of them for a while gets no new answers, and
+ * beyond which no peer does. */
 #define CONNECTION_MAX_PENDING (64 * 1024 * 1024)
+#define CONNECTION_MOST_PENDING ((size_t)1024 * 1024 * 1024)
 #define CONNECTION_STALL_NS (5 * NSEC_PER_SEC)
-/* Bytes of requests that one connection may have in memory (or 32 of the largest, if that is more). */
+/* Bytes of requests, their headers included, that one connection may have in memory (or 32 of the largest, if that is more). */
 #define CONNECTION_MAX_HELD (64 * 1024 * 1024)
 
 struct server_method {
@@ -109,7 +111,7 @@ struct connection {
         size_t n_calls;
         size_t pending;               /* bytes in all send queues */
         size_t held;                  /* bytes of received messages */
-        uint64_t read_ns, written_ns; /* last time that something came, or was taken */
+        uint64_t read_ns, written_ns; /* last time that something came, or that some of a message was taken */
         uint64_t ping_sent_ns;        /* 0: no keepalive ping on its way */
 
         uint64_t last_ping_ns;
@@ -140,6 +142,8 @@ int connection_new(struct grpc_server *s, int fd);
 void connection_free(struct connection *c);
 /* Ends the calls and closes the descriptor, now; the memory goes in server_leave(). */
 void connection_kill(struct connection *c);
+/* All that are not being freed already, further up the stack. */
+void connection_free_calls(struct connection *c);
 /* As connection_kill(), with a line for debugging if why is given; error: a negative errno, or 0. */
 void connection_over(struct connection *c, const char *why, int error);
 /* No more calls: writes what is queued and goes. */

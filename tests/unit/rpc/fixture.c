@@ -103,6 +103,28 @@ static void tell_peer(struct grpc_call *call, struct bytes data) {
         grpc_call_reply(call, blob_copy(text, strlen(text)));
 }
 
+/* Each supplementary group of the peer. */
+static void tell_groups(struct grpc_call *call, struct bytes data) {
+        const struct grpc_peer *peer = grpc_call_peer(call);
+        cleanup(buf_done) struct buf text = {};
+
+        (void)data;
+        for (size_t i = 0; i < peer->n_groups; i++)
+                check(buf_printf(&text, "%u ", peer->groups[i]) == 0);
+        grpc_call_reply(call, blob_copy(text.data, text.size));
+}
+
+/* An owner that goes when the first of its calls does: all the others must have gone when grpc_server_free() returns. */
+static void on_cancel_free(struct grpc_call *call) {
+        struct fixture *f = fixture_of(call);
+
+        f->n_cancels++;
+        if (!f->server)
+                return;
+        grpc_server_free(steal(f->server));
+        f->n_frees_when_freed = f->n_frees;
+}
+
 static void on_cancel(struct grpc_call *call) {
         fixture_of(call)->n_cancels++;
         check(grpc_call_ended(call));
@@ -130,6 +152,8 @@ static const struct grpc_method methods[] = {
                 .on_free = on_free,
                 .user_size = sizeof(unsigned long)},
         {.path = "/test.Echo/Peer", .on_message = tell_peer},
+        {.path = "/test.Echo/Groups", .on_message = tell_groups},
+        {.path = "/test.Echo/FreeOnCancel", .on_message = hold, .on_cancel = on_cancel_free, .on_free = on_free},
         {.path = "/test.Echo/Fail", .on_message = fail},
         {.path = "/test.Echo/Free", .on_message = free_server, .on_cancel = on_cancel, .on_free = on_free},
 };

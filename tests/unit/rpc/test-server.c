@@ -6,6 +6,10 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <nghttp2/nghttp2.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "fixture.h"
 
@@ -350,6 +354,86 @@ static void test_client_freed_from_within(void **state) {
         env_close(&e);
 }
 
+struct at_once {
+        struct loop_timer timer;
+        struct grpc_client_call *call;
+        struct result *result;
+        bool ended;
+};
+
+static void cancel_at_once(struct loop_timer *timer) {
+        struct at_once *a = container_of(timer, struct at_once, timer);
+
+        grpc_client_cancel(a->call);
+        a->ended = a->result->ended;
+}
+
+/* A malformed answer, and in the same iteration a cancel: whoever has cancelled will not hear of the call again. */
+static void test_cancel_after_malformed(void **state) {
+        static const uint8_t answer[] = {0, 0, 0, NGHTTP2_SETTINGS, 0, 0, 0, 0, 0,    /**/
+                0, 0, 1, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 0, 0, 0, 1, 0x88, /* :status 200 */
+                0, 0, 5, NGHTTP2_DATA, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0};
+        struct sockaddr_un sun = {.sun_family = AF_UNIX, .sun_path = "/tmp/test-rpc-malformed.XXXXXX"};
+        struct at_once at_once = {.timer.on_time = cancel_at_once};
+        struct grpc_client *client;
+        struct result r = {};
+        struct loop *loop;
+        char address[128];
+        int fd, peer;
+
+        (void)state;
+        fd = mkstemp(sun.sun_path);
+        assert_true(fd >= 0);
+        close(fd);
+        (void)unlink(sun.sun_path);
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+        assert_int_equal(listen(fd, 1), 0);
+        (void)snprintf(address, sizeof(address), "unix:%s", sun.sun_path);
+        assert_int_equal(loop_new("client", &loop), 0);
+        assert_int_equal(grpc_client_new(loop, address, &client, NULL), 0);
+        peer = accept(fd, NULL, NULL);
+        assert_true(peer >= 0);
+        (void)unlink(sun.sun_path);
+        close(fd);
+
+        r.loop = loop;
+        assert_int_equal(grpc_client_start(client, "/a/b", 0, &handler, &r, &at_once.call), 0);
+        run_for(loop, 10);
+        assert_int_equal(send(peer, answer, sizeof(answer), MSG_NOSIGNAL), sizeof(answer));
+        at_once.result = &r;
+        loop_timer_set(loop, &at_once.timer, clock_now_ns());
+        run_for(loop, 10);
+        assert_true(at_once.ended);
+        assert_int_equal(r.code, GRPC_CANCELLED);
+        assert_int_equal(r.n_messages, 0);
+        grpc_client_free(client);
+        loop_free(loop);
+        close(peer);
+}
+
+/* A call on a connection whose server is going away may be made elsewhere: its code must say so. */
+static void test_call_while_draining(void **state) {
+        struct env e;
+        struct result held, later;
+
+        (void)state;
+        env_open(&e, NULL);
+        grpc_client_half_close(start(&e, &held, "/test.Echo/Hold", 2 * NSEC_PER_SEC, "x"));
+        for (unsigned i = 0; i < 100 && !e.f.n_calls; i++)
+                run_for(e.loop, 10);
+        e.f.drain_ns = 10 * NSEC_PER_SEC;
+        fixture_run(&e.f, drain);
+        run_for(e.loop, 100);
+        assert_false(held.ended);
+        unary(&e, &later, "/test.Echo/Unary", "x");
+        assert_int_equal(later.code, GRPC_UNAVAILABLE);
+        assert_false(held.ended);
+        run(&e, &held);
+        assert_int_equal(held.code, GRPC_DEADLINE_EXCEEDED);
+        env_close(&e);
+}
+
 static void test_no_server(void **state) {
         struct loop *loop;
         struct grpc_client *client;
@@ -423,6 +507,8 @@ int main(void) {
                 cmocka_unit_test(test_drain_timeout),
                 cmocka_unit_test(test_free_from_within),
                 cmocka_unit_test(test_client_freed_from_within),
+                cmocka_unit_test(test_cancel_after_malformed),
+                cmocka_unit_test(test_call_while_draining),
                 cmocka_unit_test(test_no_server),
                 cmocka_unit_test(test_health),
                 cmocka_unit_test(test_reflection),
