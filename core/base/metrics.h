@@ -15,8 +15,8 @@ struct metric;
 struct metric *metric_counter(const char *name, const char *help, const char *labels);
 struct metric *metric_gauge(const char *name, const char *help, const char *labels);
 /* bounds: ascending upper bounds, borrowed for ever (a static array). */
-struct metric *metric_histogram(const char *name, const char *help, const char *labels, const double *bounds,
-        size_t n_bounds);
+struct metric *metric_histogram(
+        const char *name, const char *help, const char *labels, const double *bounds, size_t n_bounds);
 /* 0.1 ms to 10 s, for durations in seconds. */
 extern const double metric_seconds_bounds[];
 extern const size_t metric_seconds_n_bounds;

@@ -12,16 +12,16 @@ enum yaml_kind { YAML_SCALAR, YAML_SEQUENCE, YAML_MAPPING };
 
 struct yaml_node {
         enum yaml_kind kind;
-        unsigned line; /* from 1 */
-        bool plain;    /* a scalar without quotes: null, true, 12 mean more than text then */
-        char *text;    /* scalar: its text, ended by NUL; may hold no NUL itself */
+        unsigned line;            /* from 1 */
+        bool plain;               /* a scalar without quotes: null, true, 12 mean more than text then */
+        char *text;               /* scalar: its text, ended by NUL; may hold no NUL itself */
         struct yaml_node **items; /* sequence: its items; mapping: its values */
         struct yaml_node **keys;  /* mapping: its keys (scalars), as many */
         size_t n_items;
 };
 
 struct yaml_document {
-        unsigned line; /* where it begins */
+        unsigned line;          /* where it begins */
         struct yaml_node *root; /* NULL: an empty document */
 };
 

@@ -35,5 +35,6 @@ void grpc_client_cancel(struct grpc_client_call *call);
 
 /* One request, any number of responses: on_message for each (may be NULL for none wanted); returns the code, with the server's message
  * in reterr. Runs the client's loop until the end: not from within that loop. */
-enum grpc_code grpc_client_unary(struct grpc_client *client, const char *path, uint64_t timeout_ns, struct bytes request,
-        void (*on_message)(void *userdata, struct bytes data), void *userdata, struct error *reterr);
+enum grpc_code grpc_client_unary(struct grpc_client *client, const char *path, uint64_t timeout_ns,
+        struct bytes request, void (*on_message)(void *userdata, struct bytes data), void *userdata,
+        struct error *reterr);

@@ -44,7 +44,7 @@ struct grpc_server;
 
 /* Who is at the other end of a connection. */
 struct grpc_peer {
-        bool local;  /* Unix socket: the next fields are the kernel's word (SO_PEERCRED, SO_PEERGROUPS) */
+        bool local; /* Unix socket: the next fields are the kernel's word (SO_PEERCRED, SO_PEERGROUPS) */
         uint32_t uid, gid;
         int32_t pid;
         const uint32_t *groups; /* owned by the connection: supplementary groups */
@@ -80,26 +80,26 @@ struct grpc_service {
 
 /* Zero is the default, but for slow_ns. */
 struct grpc_limits {
-        size_t max_message;        /* bytes received; over it RESOURCE_EXHAUSTED; default 2 MiB (1.5 MiB + 512 KiB) */
-        uint32_t max_streams;      /* a connection's; default 65536 */
-        uint32_t max_connections;  /* default 65536: more are accepted and closed at once, with a log line */
-        size_t max_header_list;    /* bytes; default 16 KiB */
-        uint64_t min_ping_ns;      /* pings more often than this are too many (ENHANCE_YOUR_CALM after a few); 5 s */
-        uint64_t keepalive_ns;     /* silence after which the server pings; 2 h */
+        size_t max_message;       /* bytes received; over it RESOURCE_EXHAUSTED; default 2 MiB (1.5 MiB + 512 KiB) */
+        uint32_t max_streams;     /* a connection's; default 65536 */
+        uint32_t max_connections; /* default 65536: more are accepted and closed at once, with a log line */
+        size_t max_header_list;   /* bytes; default 16 KiB */
+        uint64_t min_ping_ns;     /* pings more often than this are too many (ENHANCE_YOUR_CALM after a few); 5 s */
+        uint64_t keepalive_ns;    /* silence after which the server pings; 2 h */
         uint64_t keepalive_timeout_ns; /* 20 s */
-        uint64_t slow_ns;          /* unary calls that take longer are logged; 0: never */
-        size_t low_mark;           /* bytes, see on_drained; 256 KiB */
+        uint64_t slow_ns;              /* unary calls that take longer are logged; 0: never */
+        size_t low_mark;               /* bytes, see on_drained; 256 KiB */
 };
 extern const struct grpc_limits grpc_default_limits;
 
 struct http1_responder; /* rpc/http1.h; NULL: HTTP/2 only */
 
 struct grpc_server_config {
-        struct loop *loop;          /* borrowed */
-        const char *name;           /* for logs and metrics: the tenant, or "control"; copied */
+        struct loop *loop; /* borrowed */
+        const char *name;  /* for logs and metrics: the tenant, or "control"; copied */
         struct grpc_limits limits;
         struct http1_responder *http1; /* borrowed; answers HTTP/1.1 on the same listeners */
-        void *userdata;             /* grpc_call_server_userdata() */
+        void *userdata;                /* grpc_call_server_userdata() */
         /* Admits a peer (after its credentials are known); NULL: everyone. False: closed at once, with a log line. */
         bool (*admit)(void *userdata, const struct grpc_peer *peer);
         /* Called when a first connection has come and when the last one has gone; may be NULL. */

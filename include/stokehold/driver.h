@@ -42,7 +42,7 @@ extern "C" {
 #endif
 
 #define STOKE_DRIVER_MAGIC UINT64_C(0x73746f6b65647276) /* "stokedrv" */
-#define STOKE_ABI_MAJOR 1 /* must be equal */
+#define STOKE_ABI_MAJOR 1                               /* must be equal */
 #define STOKE_ABI_MINOR 0 /* grows by appending to structures; look at their size member */
 #define STOKE_DRIVER_SYMBOL "stoke_driver"
 #define STOKE_EXPORT __attribute__((__visibility__("default")))
@@ -95,7 +95,7 @@ struct stoke_record {
         int64_t version;
         int64_t lease;
         struct stoke_origin origin;
-        uint64_t hash; /* the host's, over the record; carried, never computed by a driver */
+        uint64_t hash;   /* the host's, over the record; carried, never computed by a driver */
         const void *key; /* any bytes, case-sensitive; size 0 is allowed */
         size_t key_size;
         const void *value; /* NULL if the reader did without values; then value_size is still the stored size */
@@ -115,8 +115,8 @@ enum stoke_severity { STOKE_INFO = 0, STOKE_WARNING = 1, STOKE_PROBLEM = 2 };
 struct stoke_call {
         size_t size;          /* of this structure, as the host saw it */
         uint64_t deadline_ns; /* CLOCK_MONOTONIC */
-        char *reason;         /* filled by the driver with a sentence without a full stop, for a negative result, for STOKE_BUSY and for STOKE_UNKNOWN; "" at first */
-        size_t reason_size;   /* bytes, with the final NUL; at least 256 */
+        char *reason; /* filled by the driver with a sentence without a full stop, for a negative result, for STOKE_BUSY and for STOKE_UNKNOWN; "" at first */
+        size_t reason_size; /* bytes, with the final NUL; at least 256 */
 };
 
 /* Secrets of a datastore, asked for anew for every connection, so that they can be rotated. */
@@ -136,8 +136,9 @@ struct stoke_host {
         /* A line in the daemon's log, with the datastore's name beside it. level: as in syslog, 3 (error) to 7 (debug). */
         void (*log)(void *userdata, int level, const char *message);
         /* Visits the secret's bytes. 0; -ENOENT: not configured; negative errno with the reason. */
-        int (*secret)(void *userdata, enum stoke_secret which, void (*visit)(void *visitor, const void *data, size_t size),
-                void *visitor, char *reason, size_t reason_size);
+        int (*secret)(void *userdata, enum stoke_secret which,
+                void (*visit)(void *visitor, const void *data, size_t size), void *visitor, char *reason,
+                size_t reason_size);
         uint8_t daemon[16]; /* the incarnation of this daemon */
 };
 
@@ -162,7 +163,7 @@ struct stoke_keyspace_info {
         size_t size;
         const char *name;
         uint8_t incarnation[16];
-        bool installing;        /* an installation that was not committed yet; install_id is its */
+        bool installing; /* an installation that was not committed yet; install_id is its */
         uint8_t install_id[16];
 };
 
@@ -174,7 +175,7 @@ struct stoke_stat {
 
 struct stoke_append {
         size_t size;
-        struct stoke_end expected; /* where the log must end */
+        struct stoke_end expected;          /* where the log must end */
         const struct stoke_record *records; /* seqs follow expected.seq without a hole; values present */
         size_t n_records;
         /* Optional on both sides: a driver that was refused twice may lock, visit the bounded gap with `gap`, and ask for the records
@@ -187,8 +188,8 @@ struct stoke_append {
 
 struct stoke_compact {
         size_t size;
-        uint64_t mark;        /* seq of the mark that names them, durable before this call */
-        bool first;           /* the first step for this mark: before it deletes anything the driver makes sure that no append
+        uint64_t mark; /* seq of the mark that names them, durable before this call */
+        bool first;    /* the first step for this mark: before it deletes anything the driver makes sure that no append
                                  begun before the mark was durable can still land */
         const uint64_t *seqs; /* ascending, all below mark, at most 4,096 */
         size_t n_seqs;
@@ -202,8 +203,8 @@ enum stoke_capability {
 };
 
 struct stoke_limits {
-        uint64_t record_bytes;  /* key and value of one record */
-        uint64_t batch_bytes;   /* keys and values of one append */
+        uint64_t record_bytes; /* key and value of one record */
+        uint64_t batch_bytes;  /* keys and values of one append */
         /* Records of one append: no group begins behind so many. The last group may go beyond it, and one alone may have many times
          * as many, since the host places a whole transaction in one append; batch_bytes holds always. */
         uint32_t batch_records;
@@ -213,8 +214,8 @@ struct stoke_driver {
         uint64_t magic;     /* STOKE_DRIVER_MAGIC */
         uint32_t abi_major; /* STOKE_ABI_MAJOR */
         uint32_t abi_minor;
-        size_t size;        /* sizeof(struct stoke_driver), as the plugin saw it */
-        const char *name;   /* as in spec.driver: "PostgreSQL"; [A-Za-z][A-Za-z0-9-]{0,31} */
+        size_t size;                /* sizeof(struct stoke_driver), as the plugin saw it */
+        const char *name;           /* as in spec.driver: "PostgreSQL"; [A-Za-z][A-Za-z0-9-]{0,31} */
         const char *const *aliases; /* more names, ended by NULL; or NULL */
         const char *version;
         enum stoke_maturity maturity;
@@ -266,8 +267,9 @@ struct stoke_driver {
          * visited before it is void). with_values false: the driver may leave values out.
          * STOKE_FORKED, STOKE_COMPACTED, STOKE_MISSING, STOKE_STOPPED. */
         int (*load)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
-                bool with_values, struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record),
-                void *userdata, struct stoke_end *ret_end);
+                bool with_values, struct stoke_call *call,
+                int (*visit)(void *userdata, const struct stoke_record *record), void *userdata,
+                struct stoke_end *ret_end);
         /* Visits the values of the seqs given (ascending, at most 4,096), in order; data NULL: there is no such record.
          * STOKE_MISSING, STOKE_STOPPED. */
         int (*values)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint64_t *seqs,
@@ -284,8 +286,8 @@ struct stoke_driver {
                 void *userdata);
         /* STOKE_NOTIFIES only: blocks until keyspaces have grown or the deadline has passed, and visits their names. May wake for
          * nothing, may miss. On a session of its own. */
-        int (*wait)(struct stoke_session *session, struct stoke_call *call, void (*grown)(void *userdata, const char *name),
-                void *userdata);
+        int (*wait)(struct stoke_session *session, struct stoke_call *call,
+                void (*grown)(void *userdata, const char *name), void *userdata);
         /* Deletes the records named; those gone already are no error. STOKE_MISSING. */
         int (*compact)(struct stoke_session *session, const struct stoke_keyspace *keyspace,
                 const struct stoke_compact *compact, struct stoke_call *call);
@@ -302,8 +304,8 @@ struct stoke_driver {
                 struct stoke_call *call, uint64_t *ret_seq);
         int (*install_feed)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t id[16],
                 const struct stoke_record *records, size_t n_records, struct stoke_call *call);
-        int (*install_commit)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t id[16],
-                const struct stoke_record *last, struct stoke_call *call);
+        int (*install_commit)(struct stoke_session *session, const struct stoke_keyspace *keyspace,
+                const uint8_t id[16], const struct stoke_record *last, struct stoke_call *call);
         int (*install_abort)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t id[16],
                 struct stoke_call *call);
 };

@@ -33,7 +33,8 @@ struct law {
         void (*run)(struct laws *l);
         bool bears_faults;
 };
-extern const struct law laws_log[], laws_limits[], laws_install[], laws_model[], laws_crash[]; /* ended by a NULL name */
+extern const struct law laws_log[], laws_limits[], laws_install[], laws_model[],
+        laws_crash[]; /* ended by a NULL name */
 
 #define LAW_TEXT2(x) #x
 #define LAW_TEXT(x) LAW_TEXT2(x)
