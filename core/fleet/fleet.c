@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/fleet.h"
 
 /*
  * The fleet from its start to its stop. Start: plugins, definitions, datastores, the registry in one of them, then the tenants
@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fleet/state.h"
 #include "fleet/uuid.h"
 
 #define REGISTRY_RETRY_NS (2 * NSEC_PER_SEC)
