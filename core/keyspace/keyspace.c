@@ -185,7 +185,7 @@ void keyspace_on_open(struct keyspace *ks) {
         watch_on_open(ks);
 }
 
-static bool is_over(struct keyspace *ks, struct keyspace_call *call, enum keyspace_result *ret) {
+static bool is_over(struct keyspace *ks, struct keyspace_call *call, bool patient, enum keyspace_result *ret) {
         uint64_t now = loop_now_ns(ks->loop);
 
         if (now >= call->deadline_ns) {
@@ -197,21 +197,21 @@ static bool is_over(struct keyspace *ks, struct keyspace_call *call, enum keyspa
                 return true;
         }
         /* Just before the deadline the client still hears why. */
-        if (now - call->own.arrived_ns >= CALL_PATIENCE_NS || now + AGEING_NS >= call->deadline_ns) {
+        if ((!patient && now - call->own.arrived_ns >= CALL_PATIENCE_NS) || now + AGEING_NS >= call->deadline_ns) {
                 *ret = ks->condition == KEYSPACE_HISTORY_LOST ? KEYSPACE_LOST : KEYSPACE_UNAVAILABLE;
                 return true;
         }
         return false;
 }
 
-void call_list_age(struct keyspace *ks, struct call_list *list) {
+void call_list_age(struct keyspace *ks, struct call_list *list, bool patient) {
         struct keyspace_call *call, *next;
         struct call_list over = {};
         enum keyspace_result result = KEYSPACE_OK;
 
         for (call = list->first; call; call = next) {
                 next = call->own.next;
-                if (!is_over(ks, call, &result))
+                if (!is_over(ks, call, patient, &result))
                         continue;
                 keyspace_call_unlink(call);
                 call->own.result = result;
@@ -226,21 +226,21 @@ static void age_batch(struct keyspace *ks) {
         enum keyspace_result result = KEYSPACE_OK;
 
         for (size_t i = 0; ks->batch && i < ks->batch->n_calls; i++)
-                if (ks->batch->calls[i] && is_over(ks, ks->batch->calls[i], &result))
+                if (ks->batch->calls[i] && is_over(ks, ks->batch->calls[i], false, &result))
                         keyspace_call_end(ks->batch->calls[i], result);
 }
 
 static void on_ageing(struct loop_timer *timer) {
         struct keyspace *ks = container_of(timer, struct keyspace, ageing);
 
-        call_list_age(ks, &ks->opening);
-        call_list_age(ks, &ks->queue);
-        call_list_age(ks, &ks->fetching);
-        call_list_age(ks, &ks->barrier.waiting);
-        call_list_age(ks, &ks->barrier.asked);
-        call_list_age(ks, &ks->barrier.loading);
-        call_list_age(ks, &ks->compaction.held);
-        call_list_age(ks, &ks->compaction.physical);
+        call_list_age(ks, &ks->opening, false);
+        call_list_age(ks, &ks->queue, false);
+        call_list_age(ks, &ks->fetching, false);
+        call_list_age(ks, &ks->barrier.waiting, false);
+        call_list_age(ks, &ks->barrier.asked, false);
+        call_list_age(ks, &ks->barrier.loading, false);
+        call_list_age(ks, &ks->compaction.held, true);
+        call_list_age(ks, &ks->compaction.physical, true);
         age_batch(ks);
         if (ks->opening.n || ks->queue.n || ks->fetching.n || ks->barrier.waiting.n || ks->barrier.asked.n ||
                 ks->barrier.loading.n || ks->compaction.held.n || ks->compaction.physical.n || ks->batch)
@@ -309,6 +309,7 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
                 call_list_end(&ks->opening, KEYSPACE_LOST);
                 call_list_end(&ks->queue, KEYSPACE_LOST);
                 call_list_end(&ks->fetching, KEYSPACE_LOST);
+                call_list_end(&ks->ranging, KEYSPACE_LOST);
                 call_list_end(&ks->barrier.waiting, KEYSPACE_LOST);
                 call_list_end(&ks->barrier.asked, KEYSPACE_LOST);
                 call_list_end(&ks->barrier.loading, KEYSPACE_LOST);
@@ -505,6 +506,7 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         call_list_end(&ks->opening, KEYSPACE_STOPPED);
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);
+        call_list_end(&ks->ranging, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.waiting, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.asked, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.loading, KEYSPACE_STOPPED);

@@ -521,6 +521,7 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
         s->next = r->range.key;
         s->timer.on_time = on_time;
         c->own.state = s;
+        call_list_add(&ks->ranging, call);
         step(s);
 }
 

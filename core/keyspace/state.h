@@ -152,6 +152,7 @@ struct keyspace {
         struct batch *batch;       /* owned: the one at the datastore, or of unknown outcome */
         struct batch *closer;      /* owned: a noop that shall settle the outcome of `batch` */
         struct call_list fetching; /* calls whose values are being read */
+        struct call_list ranging;  /* ranges that are answered in slices */
         struct call_list late;     /* calls that end in this iteration's deferred work */
         struct loop_task late_task;
         size_t max_calls;    /* of the next batch; 0: as many as fit */
@@ -204,8 +205,9 @@ void keyspace_call_end(struct keyspace_call *call, enum keyspace_result result);
 void call_list_end(struct call_list *list, enum keyspace_result result);
 /* Ends the call later in this iteration: for use within the function that the caller called. */
 void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result result);
-/* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE. */
-void call_list_age(struct keyspace *ks, struct call_list *list);
+/* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE
+ * (patient: they may wait for as long as it takes). */
+void call_list_age(struct keyspace *ks, struct call_list *list, bool patient);
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
         printf_like(3, 4);
 /* The index is the log's: calls and watches that waited go on. */
