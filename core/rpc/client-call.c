@@ -168,22 +168,6 @@ static int on_data_chunk(
         return 0;
 }
 
-/* A request that was submitted after the server had said that it goes away. Its stream is closed next. */
-static int on_frame_not_send(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user_data) {
-        struct grpc_client_call *call;
-
-        (void)user_data;
-        if (frame->hd.type != NGHTTP2_HEADERS || error != NGHTTP2_ERR_START_STREAM_NOT_ALLOWED)
-                return 0;
-        call = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-        if (call && !call->cancelled) {
-                call->cancelled = true;
-                call->local = GRPC_UNAVAILABLE;
-                call->local_text = "the server is going away";
-        }
-        return 0;
-}
-
 static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data) {
         struct grpc_client *c = user_data;
         struct grpc_client_call *call = nghttp2_session_get_stream_user_data(session, stream_id);
@@ -232,7 +216,6 @@ int client_session(struct grpc_client *c) {
         }
         nghttp2_session_callbacks_set_send_callback(callbacks, on_send);
         nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
-        nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_send);
         nghttp2_session_callbacks_set_on_header_callback2(callbacks, on_header);
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
         nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);

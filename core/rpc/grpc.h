@@ -120,9 +120,9 @@ size_t grpc_server_n_connections(const struct grpc_server *server);
 /* GOAWAY on all connections; running calls may end within the time, streams of server_streaming methods are cancelled with
  * UNAVAILABLE "etcdserver: server stopped"; then all is closed and done(userdata) is called. */
 void grpc_server_drain(struct grpc_server *server, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata);
-/* Closes what is left at once: each call gets on_cancel() (if it had not ended) and on_free() before this returns. May be called from
- * within a method's handlers and from done(), which must not touch a call or the server afterwards; not from within admit() or
- * on_busy(). The server's metrics (label server="NAME") stay: whoever retires the name drops them with metric_drop(). */
+/* Closes what is left at once: each call gets on_cancel() (if it had not ended) and on_free() before this returns (where a call's
+ * own on_cancel() calls this, its on_free() may come after). May be called from within a method's handlers and from done(), which
+ * must not touch a call or the server afterwards; not from within admit() or on_busy(). The server's metrics (label server="NAME") stay: whoever retires the name drops them with metric_drop(). */
 void grpc_server_free(struct grpc_server *server);
 DEFINE_FREEP(grpc_server)
 
