@@ -8,15 +8,14 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <dlfcn.h>
-#include <elf.h>
 #include <fcntl.h>
-#include <link.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "driver/elf.h"
 
 struct plugin_table {
         char *directory; /* owned */
@@ -116,13 +115,7 @@ static int check_directories(const struct plugin_table *table, const char *path,
 }
 
 static int check_file(const struct plugin_table *table, int fd, struct error *reterr) {
-        union {
-                unsigned char ident[EI_NIDENT];
-                ElfW(Ehdr) header;
-        } elf, own;
         struct stat st;
-        ssize_t n;
-        int self;
 
         if (fstat(fd, &st) < 0)
                 return error_set(reterr, -errno, "%s", strerror(errno));
@@ -133,21 +126,8 @@ static int check_file(const struct plugin_table *table, int fd, struct error *re
         if (st.st_mode & 022)
                 return error_set(reterr, -EPERM, "it can be written by its group or others (mode %04o)",
                         (unsigned)st.st_mode & 07777);
-        n = pread(fd, &elf, sizeof(elf), 0);
-        if (n < (ssize_t)sizeof(elf) || memcmp(elf.ident, ELFMAG, SELFMAG) != 0)
-                return error_set(reterr, -ENOEXEC, "not a shared object");
-        /* Whether it was made for this machine: as our own executable says of itself. */
-        self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-        n = self < 0 ? -1 : pread(self, &own, sizeof(own), 0);
-        if (self >= 0)
-                close(self);
-        if (n == (ssize_t)sizeof(own) &&
-                (elf.ident[EI_CLASS] != own.ident[EI_CLASS] || elf.ident[EI_DATA] != own.ident[EI_DATA] ||
-                        elf.header.e_machine != own.header.e_machine))
-                return error_set(reterr, -ENOEXEC, "a shared object for another machine");
-        if (elf.header.e_type != ET_DYN)
-                return error_set(reterr, -ENOEXEC, "not a shared object");
-        return 0;
+        /* Before it is opened as a library: that runs what is in it. */
+        return elf_check(fd, STOKE_DRIVER_SYMBOL, reterr);
 }
 
 /* ---- what is in it */

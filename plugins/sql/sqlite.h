@@ -23,7 +23,9 @@
 #define SQLITE_LOG_FORMAT 1
 #define SQLITE_LOG_PAGE_SIZE 8192
 /* A WAL of so many pages (8 MiB) is written back by the helper; at so many times that, by the append itself. */
+#ifndef SQLITE_LOG_WAL_PAGES
 #define SQLITE_LOG_WAL_PAGES 1024
+#endif
 #define SQLITE_LOG_WAL_FACTOR 8
 #define SQLITE_LOG_BUCKETS 256
 
@@ -63,10 +65,16 @@ struct file {
         struct stoke_session *session;
         const struct stoke_call *call;
 
+        /* A sync has failed, so the kernel may have dropped what it had to write and call the pages clean: no later sync says anything of
+         * them. Opened anew, from the WAL alone, before it is used again. */
+        atomic_bool doubtful;
+        atomic_bool
+                syncing; /* the helper syncs the database: a checkpoint of the append's must not call it done meanwhile */
+
         /* The helper's: store->mutex. */
         struct file *queue_next;
-        bool queued, checkpointing;
-        sqlite3 *checkpoint_db; /* of whoever has checkpointing set */
+        bool queued, checkpointing; /* checkpointing: by the helper, or being opened anew */
+        sqlite3 *checkpoint_db;     /* of whoever has checkpointing set */
 };
 
 struct stoke_store {
@@ -155,9 +163,14 @@ int sqlite_file_statement(struct file *file, enum sql_statement which, struct st
 int sqlite_file_end(struct file *file, struct stoke_call *call);
 /* After an error in a transaction; deadlines do not bound it. */
 void sqlite_file_rollback(struct file *file);
-/* The held database of this keyspace, for this call; NULL: none. begin locks its mutex. */
-struct file *sqlite_file_begin(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
-        struct stoke_call *call);
+/* A transaction could not be committed: rolls it back, and looks whether the database must be opened anew. */
+void sqlite_file_commit_failed(struct file *file, int rc);
+/* The same of a checkpoint. */
+void sqlite_file_checkpoint_failed(struct file *file, int rc);
+/* The held database of this keyspace, for this call, with its mutex locked; *ret NULL: none. -errno if it had to be opened anew and could
+ * not be. */
+int sqlite_file_begin(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
+        struct stoke_call *call, struct file **ret);
 void sqlite_file_finish(struct file *file);
 bool sqlite_file_held(struct stoke_store *store, const struct stoke_keyspace *keyspace, const uint8_t *id);
 /* false: there is one of this name and incarnation. */
@@ -206,6 +219,9 @@ int sqlite_compact(struct stoke_session *session, const struct stoke_keyspace *k
 void sqlite_checkpoint_later(struct file *file);
 /* Within an append that finds the helper far behind; with the file's mutex. */
 void sqlite_checkpoint_now(struct file *file);
+/* Before a database is opened that we have the lock of: writes all of its WAL over itself and syncs it. What is in there may have been
+ * written and never synced, or worse, synced in vain, and whatever is appended stands or falls with what is before it. */
+int sqlite_wal_renew(const char *path, struct stoke_call *call);
 void sqlite_checkpoint_stop(struct stoke_store *store);
 
 /* ---- sqlite_install.c */

@@ -52,7 +52,7 @@ static int append_records(struct file *file, const struct stoke_append *append, 
                 default:
                         r = STOKE_UNKNOWN;
                 }
-                sqlite_file_rollback(file);
+                sqlite_file_commit_failed(file, rc);
                 return r;
         }
         file->end.seq = records[n - 1].seq;
@@ -118,7 +118,7 @@ int sqlite_compact(struct stoke_session *session, const struct stoke_keyspace *k
         }
         if (rc != SQLITE_DONE) {
                 r = sqlite_fail(file->db, rc, session, call);
-                sqlite_file_rollback(file);
+                sqlite_file_commit_failed(file, rc);
                 file->counted = false;
         } else {
                 file->n_records -= n_gone;

@@ -9,7 +9,9 @@
  */
 #include "sqlite.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static int on_busy(void *userdata, int n) {
@@ -35,17 +37,32 @@ static sqlite3 *checkpoint_connection(struct file *file) {
         return db;
 }
 
-static void sync_database(sqlite3 *db) {
+/* To have it behind us before the appender is held off; the checkpoint syncs again. If this one fails, the next will not tell. */
+static int sync_database(struct file *file, sqlite3 *db) {
         sqlite3_file *f = NULL;
+        int rc = SQLITE_OK;
 
-        /* Only to have it behind us before the appender is held off; the checkpoint syncs again, and looks at the result. */
+        atomic_store(&file->syncing, true);
         if (sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &f) == SQLITE_OK && f && f->pMethods)
-                (void)f->pMethods->xSync(f, SQLITE_SYNC_NORMAL);
+                rc = f->pMethods->xSync(f, SQLITE_SYNC_NORMAL);
+        if (rc != SQLITE_OK)
+                atomic_store(&file->doubtful, true);
+        atomic_store(&file->syncing, false);
+        return rc;
+}
+
+static void tell(struct file *file, int rc) {
+        sqlite_file_checkpoint_failed(file, rc);
+        sqlite_store_log(file->store, 4, "keyspace %s: cannot write back its WAL: %s", file->name, sqlite3_errstr(rc));
 }
 
 static void write_back(struct file *file) {
-        sqlite3 *db = checkpoint_connection(file);
         int rc, n_log = 0, n_done = 0, rounds;
+        sqlite3 *db;
+
+        if (atomic_load(&file->doubtful))
+                return;
+        db = checkpoint_connection(file);
 
         if (!db) {
                 sqlite_store_log(file->store, 4, "keyspace %s: cannot open it to write back its WAL", file->name);
@@ -57,12 +74,12 @@ static void write_back(struct file *file) {
                 rc = sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &n_done);
                 if (rc == SQLITE_BUSY) /* another process reads the log, or writes back itself: next time */
                         return;
+                if (rc == SQLITE_OK)
+                        rc = sync_database(file, db);
                 if (rc != SQLITE_OK) {
-                        sqlite_store_log(file->store, 4, "keyspace %s: cannot write back its WAL: %s", file->name,
-                                sqlite3_errmsg(db));
+                        tell(file, rc);
                         return;
                 }
-                sync_database(db);
                 if (n_done <= before || n_done - before < SQLITE_LOG_WAL_PAGES / 4)
                         break;
         }
@@ -72,8 +89,7 @@ static void write_back(struct file *file) {
                 file->wal_pages = 0;
         pthread_mutex_unlock(&file->mutex);
         if (rc != SQLITE_OK && rc != SQLITE_BUSY)
-                sqlite_store_log(
-                        file->store, 4, "keyspace %s: cannot write back its WAL: %s", file->name, sqlite3_errmsg(db));
+                tell(file, rc);
 }
 
 static void *helper(void *userdata) {
@@ -128,12 +144,61 @@ void sqlite_checkpoint_later(struct file *file) {
 }
 
 void sqlite_checkpoint_now(struct file *file) {
-        int n_log = 0, n_done = 0;
+        int rc, n_log = 0, n_done = 0;
 
         file->next_inline = file->wal_pages + SQLITE_LOG_WAL_PAGES;
-        if (sqlite3_wal_checkpoint_v2(file->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &n_done) == SQLITE_OK &&
-                n_log == n_done)
+        if (atomic_load(&file->syncing))
+                return;
+        rc = sqlite3_wal_checkpoint_v2(file->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &n_done);
+        if (rc != SQLITE_OK)
+                sqlite_file_checkpoint_failed(file, rc);
+        else if (n_log == n_done)
                 file->next_inline = SQLITE_LOG_WAL_PAGES * SQLITE_LOG_WAL_FACTOR;
+}
+
+/* Through SQLite's own file layer, as all that touches these files. A WAL carries no locks that closing it could drop, and nobody else writes
+ * it while the name is locked. */
+int sqlite_wal_renew(const char *path, struct stoke_call *call) {
+        sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+        enum { CHUNK = 1 << 16 }; /* the file layer writes no more than 128 KiB at once */
+        sqlite3_filename name;
+        sqlite3_int64 size = 0;
+        sqlite3_file *f = NULL;
+        char *wal = NULL, *chunk = NULL;
+        int rc, r = -ENOMEM, flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_WAL;
+
+        if (asprintf(&wal, "%s-wal", path) < 0)
+                return -ENOMEM;
+        name = sqlite3_create_filename(path, "", wal, 0, NULL);
+        chunk = malloc(CHUNK);
+        f = calloc(1, (size_t)vfs->szOsFile);
+        if (!name || !chunk || !f)
+                goto out;
+        r = 0;
+        if (!sqlite_exists(wal))
+                goto out;
+        rc = vfs->xOpen(vfs, sqlite3_filename_wal(name), f, flags, &flags);
+        if (rc == SQLITE_OK)
+                rc = f->pMethods->xFileSize(f, &size);
+        for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += CHUNK) {
+                int n = size - at < CHUNK ? (int)(size - at) : CHUNK;
+
+                rc = f->pMethods->xRead(f, chunk, n, at);
+                if (rc == SQLITE_OK)
+                        rc = f->pMethods->xWrite(f, chunk, n, at);
+        }
+        if (rc == SQLITE_OK && size > 0)
+                rc = f->pMethods->xSync(f, SQLITE_SYNC_NORMAL);
+        if (f->pMethods)
+                (void)f->pMethods->xClose(f);
+        if (rc != SQLITE_OK)
+                r = sqlite_fail(NULL, rc, NULL, call);
+out:
+        sqlite3_free_filename(name);
+        free(f);
+        free(chunk);
+        free(wal);
+        return r;
 }
 
 void sqlite_checkpoint_stop(struct stoke_store *store) {

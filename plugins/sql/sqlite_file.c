@@ -89,9 +89,90 @@ void sqlite_file_rollback(struct file *file) {
         file->session = session;
 }
 
+/* Ends what was begun; the deadline of the call does not bound it. */
+void sqlite_file_commit_failed(struct file *file, int rc) {
+        switch (rc & 0xff) {
+        case SQLITE_FULL: /* nothing was synced, and what was written lies behind the end, where the next append overwrites it */
+        case SQLITE_BUSY:
+        case SQLITE_INTERRUPT:
+                break;
+        default:
+                atomic_store(&file->doubtful, true);
+        }
+        sqlite_file_rollback(file);
+}
+
+void sqlite_file_checkpoint_failed(struct file *file, int rc) {
+        switch (rc & 0xff) {
+        case SQLITE_BUSY:
+        case SQLITE_LOCKED:
+        case SQLITE_INTERRUPT:
+                break;
+        default:
+                atomic_store(&file->doubtful, true);
+        }
+}
+
+static int open_connection(struct file *file, struct stoke_call *call) {
+        struct stoke_keyspace keyspace = {.name = file->name};
+        struct sql_found found = {};
+        int r;
+
+        memcpy(keyspace.incarnation, file->incarnation, 16);
+        r = sqlite_wal_renew(file->path, call);
+        if (r == 0)
+                r = sqlite_open_raw(file->path, call, &file->db);
+        if (r < 0)
+                return r;
+        sqlite3_progress_handler(file->db, 2000, on_file_progress, file);
+        sqlite3_busy_handler(file->db, on_file_busy, file);
+        r = sqlite_check_format(file->db, file->path, call);
+        if (r == 0)
+                r = sqlite_read_identity(file->db, &keyspace, &found, call);
+        if (r == 0 && !file->installing && found.state != SQL_LIVE)
+                r = sql_fail(call, -EBADMSG, "%s is an installation that was never committed", file->path);
+        if (r == 0)
+                r = sqlite_exec(file->db,
+                        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY; "
+                        "PRAGMA cache_size=-1024; PRAGMA secure_delete=OFF; PRAGMA wal_autocheckpoint=0;",
+                        file->session, call);
+        if (r == 0) {
+                sqlite3_wal_hook(file->db, on_wal, file);
+                r = prepare_kept(file, "BEGIN IMMEDIATE", &file->begin, call);
+        }
+        if (r == 0)
+                r = prepare_kept(file, "COMMIT", &file->commit, call);
+        if (r == 0)
+                r = prepare_kept(file, "ROLLBACK", &file->rollback, call);
+        if (r == 0)
+                r = sqlite_file_end(file, call);
+        return r;
+}
+
+/* Nothing is written back from a database that is in doubt: its WAL has all of it, and is read from its beginning next time. */
+static void close_one(struct file *file, sqlite3 **db) {
+        if (*db && atomic_load(&file->doubtful))
+                sqlite3_db_config(*db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+        sqlite_close(*db);
+        *db = NULL;
+}
+
+static void close_connection(struct file *file) {
+        for (size_t i = 0; i < SQL_N_STATEMENTS; i++) {
+                sqlite3_finalize(file->statements[i]);
+                file->statements[i] = NULL;
+        }
+        sqlite3_finalize(file->begin);
+        sqlite3_finalize(file->commit);
+        sqlite3_finalize(file->rollback);
+        file->begin = file->commit = file->rollback = NULL;
+        file->end_known = file->counted = false;
+        close_one(file, &file->checkpoint_db);
+        close_one(file, &file->db);
+}
+
 int sqlite_file_new(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
         struct name_lock *lock, struct stoke_call *call, struct file **ret) {
-        struct sql_found found;
         struct file *file;
         int r;
 
@@ -113,31 +194,7 @@ int sqlite_file_new(struct stoke_session *session, const struct stoke_keyspace *
         r = -ENOMEM;
         file->path = sqlite_path(file->store, keyspace, id, id ? ".installing" : ".db");
         if (file->path)
-                r = sqlite_open_raw(file->path, call, &file->db);
-        if (r == 0) {
-                sqlite3_progress_handler(file->db, 2000, on_file_progress, file);
-                sqlite3_busy_handler(file->db, on_file_busy, file);
-                r = sqlite_check_format(file->db, file->path, call);
-        }
-        if (r == 0)
-                r = sqlite_read_identity(file->db, keyspace, &found, call);
-        if (r == 0 && !id && found.state != SQL_LIVE)
-                r = sql_fail(call, -EBADMSG, "%s is an installation that was never committed", file->path);
-        if (r == 0)
-                r = sqlite_exec(file->db,
-                        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY; "
-                        "PRAGMA cache_size=-1024; PRAGMA secure_delete=OFF; PRAGMA wal_autocheckpoint=0;",
-                        session, call);
-        if (r == 0) {
-                sqlite3_wal_hook(file->db, on_wal, file);
-                r = prepare_kept(file, "BEGIN IMMEDIATE", &file->begin, call);
-        }
-        if (r == 0)
-                r = prepare_kept(file, "COMMIT", &file->commit, call);
-        if (r == 0)
-                r = prepare_kept(file, "ROLLBACK", &file->rollback, call);
-        if (r == 0)
-                r = sqlite_file_end(file, call);
+                r = open_connection(file, call);
         file->session = NULL;
         file->call = NULL;
         if (r < 0) {
@@ -152,17 +209,26 @@ int sqlite_file_new(struct stoke_session *session, const struct stoke_keyspace *
 void sqlite_file_free(struct file *file) {
         if (!file)
                 return;
-        for (size_t i = 0; i < SQL_N_STATEMENTS; i++)
-                sqlite3_finalize(file->statements[i]);
-        sqlite3_finalize(file->begin);
-        sqlite3_finalize(file->commit);
-        sqlite3_finalize(file->rollback);
-        sqlite_close(file->checkpoint_db);
-        sqlite_close(file->db);
+        close_connection(file);
         sqlite_unlock(file->store, file->lock, false);
         pthread_mutex_destroy(&file->mutex);
         free(file->path);
         free(file);
+}
+
+/* With the file's mutex, and without the helper, which is kept off by `checkpointing`. */
+static int open_anew(struct file *file, struct stoke_call *call) {
+        int r;
+
+        close_connection(file);
+        file->wal_pages = 0;
+        r = open_connection(file, call);
+        if (r < 0)
+                return r; /* still in doubt: tried again with the next call */
+        atomic_store(&file->doubtful, false);
+        sqlite_store_log(file->store, 5, "keyspace %s: opened anew after an error, its log ends at %llu", file->name,
+                (unsigned long long)file->end.seq);
+        return 0;
 }
 
 /* An incarnation is random: its first byte spreads well. Installations and acquired keyspaces share the table. */
@@ -179,21 +245,41 @@ static struct file **find(struct stoke_store *store, const struct stoke_keyspace
         return p;
 }
 
-struct file *sqlite_file_begin(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
-        struct stoke_call *call) {
+int sqlite_file_begin(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
+        struct stoke_call *call, struct file **ret) {
         struct stoke_store *store = session->store;
+        bool anew = false;
         struct file *file;
+        int r = 0;
 
+        *ret = NULL;
         pthread_mutex_lock(&store->mutex);
         file = *find(store, keyspace, id);
+        if (file && atomic_load(&file->doubtful)) {
+                while (file->checkpointing)
+                        pthread_cond_wait(&store->changed, &store->mutex);
+                file->checkpointing = anew = true;
+        }
         pthread_mutex_unlock(&store->mutex);
         if (!file)
-                return NULL;
+                return 0;
         /* The host lets no two functions run on one keyspace, so nobody releases it under us. */
         pthread_mutex_lock(&file->mutex);
         file->session = session;
         file->call = call;
-        return file;
+        if (anew) {
+                r = open_anew(file, call);
+                pthread_mutex_lock(&store->mutex);
+                file->checkpointing = false;
+                pthread_cond_broadcast(&store->changed);
+                pthread_mutex_unlock(&store->mutex);
+                if (r < 0) {
+                        sqlite_file_finish(file);
+                        return r;
+                }
+        }
+        *ret = file;
+        return 0;
 }
 
 void sqlite_file_finish(struct file *file) {
@@ -258,9 +344,9 @@ int sqlite_file_begin_acquired(struct stoke_session *session, const struct stoke
         r = sqlite_begin_call(session, call);
         if (r < 0)
                 return r;
-        *ret = sqlite_file_begin(session, keyspace, NULL, call);
-        if (*ret)
-                return 0;
+        r = sqlite_file_begin(session, keyspace, NULL, call, ret);
+        if (r < 0 || *ret)
+                return r;
         r = sqlite_check_name(keyspace, call);
         if (r < 0)
                 return r;
@@ -269,5 +355,8 @@ int sqlite_file_begin_acquired(struct stoke_session *session, const struct stoke
                 return -ENOMEM;
         exists = sqlite_exists(path);
         free(path);
-        return exists ? sql_fail(call, -ENOLCK, "the keyspace was not acquired") : STOKE_MISSING;
+        if (!exists)
+                return STOKE_MISSING;
+        (void)sql_fail(call, -ENOLCK, "the keyspace was not acquired");
+        return -ENOLCK; /* plainly: whoever gets 0 has a file */
 }

@@ -219,11 +219,9 @@ static int hold(struct stoke_session *session, const struct stoke_keyspace *keys
         struct file *file;
         int r;
 
-        file = sqlite_file_begin(session, keyspace, id, call);
-        if (file) {
-                *ret = file;
-                return 0;
-        }
+        r = sqlite_file_begin(session, keyspace, id, call, ret);
+        if (r < 0 || *ret)
+                return r;
         r = sqlite_file_new(session, keyspace, id, *lock, call, &file);
         if (r < 0)
                 return r;
@@ -232,7 +230,9 @@ static int hold(struct stoke_session *session, const struct stoke_keyspace *keys
                 sqlite_file_free(file);
                 return sql_fail(call, -EBUSY, "another call works on this installation");
         }
-        *ret = sqlite_file_begin(session, keyspace, id, call);
+        r = sqlite_file_begin(session, keyspace, id, call, ret);
+        if (r < 0)
+                return r;
         return *ret ? 0 : -EBUSY;
 }
 
@@ -265,9 +265,8 @@ static int feed(
                 sqlite3_reset(file->commit);
         }
         if (rc != SQLITE_DONE) {
-                file->end_known = false;
                 r = sqlite_fail(file->db, rc, file->session, call);
-                sqlite_file_rollback(file);
+                sqlite_file_commit_failed(file, rc);
                 return r;
         }
         if (n_records > 0)
@@ -331,7 +330,9 @@ int sqlite_install_feed(struct stoke_session *session, const struct stoke_keyspa
                 r = sql_records_check(records, n_records, UINT64_MAX, &sqlite_limits, call);
         if (r < 0)
                 return r;
-        file = sqlite_file_begin(session, keyspace, id, call);
+        r = sqlite_file_begin(session, keyspace, id, call, &file);
+        if (r < 0)
+                return r;
         if (!file) {
                 r = lock_name(session, keyspace, call, &lock);
                 if (r == 0)
@@ -347,7 +348,10 @@ int sqlite_install_feed(struct stoke_session *session, const struct stoke_keyspa
         r = feed(file, records, n_records, false, call);
         pages = file->wal_pages;
         if (pages >= SQLITE_LOG_WAL_PAGES) {
-                (void)sqlite3_wal_checkpoint_v2(file->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+                int rc = sqlite3_wal_checkpoint_v2(file->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+
+                if (rc != SQLITE_OK)
+                        sqlite_file_checkpoint_failed(file, rc);
                 file->wal_pages = 0;
         }
         sqlite_file_finish(file);

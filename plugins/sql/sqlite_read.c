@@ -157,7 +157,9 @@ int sqlite_ends(struct stoke_session *session, const struct stoke_keyspace *keys
                         r = visit(userdata, i, NULL) ? STOKE_STOPPED : 0;
                         continue;
                 }
-                file = sqlite_file_begin(session, &keyspaces[i], NULL, call);
+                r = sqlite_file_begin(session, &keyspaces[i], NULL, call, &file);
+                if (r < 0)
+                        return r;
                 if (file) {
                         r = sqlite_file_end(file, call);
                         end = file->end;

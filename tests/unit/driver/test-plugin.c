@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "driver/elf.h"
 #include "driver/plugin.h"
 
 static const char *build; /* where the test's plugins were built */
@@ -81,6 +82,7 @@ static void test_text(void **state) {
 static void test_foreign(void **state) {
         (void)state;
         expect_refused("foreign.so", "foreign.so", 0644, "no symbol stoke_driver");
+        assert_null(getenv("FOREIGN_WAS_LOADED")); /* not even its constructors ran */
 }
 static void test_magic(void **state) {
         (void)state;
@@ -174,6 +176,57 @@ static void test_load(void **state) {
         assert_int_equal(forbidden.code, -EPERM);
 }
 
+/* A driver cut off anywhere, or with any byte of its tables changed, is read without harm. */
+static void test_malformed(void **state) {
+        char path[512];
+        uint8_t *data;
+        struct stat st;
+        unsigned n_good = 0;
+        int in, out;
+
+        (void)state;
+        snprintf(path, sizeof(path), "%s/driver-memory.so", build);
+        in = open(path, O_RDONLY);
+        assert_true(in >= 0 && fstat(in, &st) == 0);
+        assert_int_equal(elf_check(in, "stoke_driver", NULL), 0);
+        assert_int_equal(elf_check(in, "stoke_drive", NULL), -ENOENT);
+        assert_int_equal(elf_check(in, "malloc", NULL), -ENOENT); /* not defined there */
+        data = malloc((size_t)st.st_size);
+        assert_non_null(data);
+        assert_int_equal(pread(in, data, (size_t)st.st_size, 0), st.st_size);
+        close(in);
+        snprintf(path, sizeof(path), "%s/cut.so", directory);
+        out = open(path, O_RDWR | O_CREAT, 0644);
+        assert_true(out >= 0);
+        for (off_t size = 0; size < st.st_size; size += size < 4096 ? 7 : 1009) {
+                int r;
+
+                assert_int_equal(ftruncate(out, 0), 0);
+                assert_int_equal(pwrite(out, data, (size_t)size, 0), size);
+                r = elf_check(out, "stoke_driver", NULL);
+                assert_true(r == 0 || r == -ENOEXEC || r == -ENOENT);
+                assert_true(r < 0 || size > 4096);
+                n_good += r == 0;
+        }
+        assert_int_equal(pwrite(out, data, (size_t)st.st_size, 0), st.st_size);
+        for (off_t at = 0; at < 8192 && at < st.st_size; at++) {
+                static const uint8_t bytes[] = {0, 0xff, 0x80};
+
+                for (size_t k = 0; k < sizeof(bytes); k++) {
+                        int r;
+
+                        assert_int_equal(pwrite(out, &bytes[k], 1, at), 1);
+                        r = elf_check(out, "stoke_driver", NULL);
+                        assert_true(r == 0 || r == -ENOEXEC || r == -ENOENT);
+                }
+                assert_int_equal(pwrite(out, data + at, 1, at), 1);
+        }
+        assert_int_equal(elf_check(out, "stoke_driver", NULL), 0);
+        print_message("# %u of the cut files still have their tables\n", n_good);
+        close(out);
+        free(data);
+}
+
 static void test_missing_directory(void **state) {
         cleanup(plugin_table_freep) struct plugin_table *table = NULL;
         struct plugin_table_config config = {.directory = "/nonexistent/plugins"};
@@ -188,6 +241,7 @@ int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_text, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_foreign, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_magic, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_major, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_size, setup, teardown),
