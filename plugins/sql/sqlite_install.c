@@ -392,6 +392,8 @@ static int finish_file(struct file *file, const struct stoke_record *last, struc
                 r = sqlite_fail(file->db, rc, file->session, call);
         else if (strcmp((const char *)sqlite3_column_text(stmt, 0), "delete") != 0)
                 r = sql_fail(call, -EBUSY, "the installation's WAL could not be written back");
+        else if ((rc = sqlite3_step(stmt)) != SQLITE_DONE) /* only here the change of mode is committed to the file */
+                r = sqlite_fail(file->db, rc, file->session, call);
         sqlite3_finalize(stmt);
         return r;
 }
