@@ -119,6 +119,7 @@ static void send(struct batch *b) {
                 .done = on_appended,
         };
         keyspace_submit(ks, &b->job);
+        keyspace_stalled(ks); /* looked at again only if it takes long */
 }
 
 static void pause_for(struct keyspace *ks, uint64_t ns) {
@@ -188,13 +189,16 @@ static void on_closer_appended(struct keyspace *ks, int result, const char *reas
                 succeed(closer);
                 batch_free(closer);
                 ks->n_failures = 0;
-                batch_abandon(steal(ks->batch)); /* something else follows its end: it can never land */
+                if (ks->batch)
+                        batch_abandon(steal(ks->batch)); /* something else follows its end: it can never land */
                 go_on(ks);
                 return;
         }
         batch_free(closer);
         if (result < 0)
                 keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s", reason);
+        if (ks->closing)
+                return;
         if (result < 0 || result == STOKE_UNKNOWN)
                 pause_after_failure(ks); /* then the tail is read anew */
         else
@@ -213,6 +217,8 @@ static void on_appended(struct datastore_job *job) {
 
         if (b->is_noop) {
                 on_closer_appended(ks, r, job->reason);
+                if (ks->closing)
+                        call_list_end(&ks->queue, KEYSPACE_STOPPED);
                 keyspace_check_closed(ks);
                 return;
         }
@@ -339,6 +345,14 @@ static void on_pause_over(struct loop_timer *timer) {
 
 /* ---- beginning */
 
+static void requeue(struct keyspace_call *call, enum keyspace_result result) {
+        struct keyspace *ks = call->own.keyspace;
+
+        (void)result;
+        call_list_add(&ks->queue, call);
+        commit_kick(ks);
+}
+
 /* The call's values have come: it is the next to be evaluated. */
 static void on_fetched(struct fetch *fetch, int result) {
         struct keyspace_call *call = fetch->call;
@@ -348,14 +362,23 @@ static void on_fetched(struct fetch *fetch, int result) {
                 keyspace_call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
                 return;
         }
-        for (size_t i = 0; i < fetch->n; i++)
-                if (!fetch->blobs[i] && fetch->seqs[i] > ks->compaction.mark) {
+        keyspace_call_unlink(call);
+        for (size_t i = 0; i < fetch->n; i++) {
+                if (fetch->blobs[i])
+                        continue;
+                if (call->own.reread) {
                         log_error("%s: the value of record %llu is not in the datastore", ks->name,
                                 (unsigned long long)fetch->seqs[i]);
                         keyspace_call_end(call, KEYSPACE_LOST);
                         return;
                 }
-        keyspace_call_unlink(call);
+                /* Compacted meanwhile, perhaps by another daemon: the index, once it knows, does not lead there. */
+                call->own.reread = true;
+                call->own.fresh = false;
+                call->own.resume = requeue;
+                barrier_wait(ks, call);
+                return;
+        }
         call_list_add_first(&ks->queue, call);
         commit_kick(ks);
 }
@@ -373,7 +396,7 @@ static void fetch_for(struct keyspace *ks, struct keyspace_call *call) {
 /* Evaluates as many calls as a batch may have. */
 static void gather(struct batch *b) {
         struct keyspace *ks = b->ks;
-        const struct stoke_limits *limits = &ks->driver->limits;
+        const struct stoke_limits *limits = &ks->limits;
         size_t max_records = min_of((size_t)limits->batch_records, (size_t)BATCH_RECORDS);
         size_t max_bytes = min_of((size_t)limits->batch_bytes / 2, BATCH_BYTES);
         struct keyspace_call *call;
@@ -394,14 +417,6 @@ static void gather(struct batch *b) {
                 if (b->bytes > limits->batch_bytes)
                         break;
         }
-}
-
-static void requeue(struct keyspace_call *call, enum keyspace_result result) {
-        struct keyspace *ks = call->own.keyspace;
-
-        (void)result;
-        call_list_add(&ks->queue, call);
-        commit_kick(ks);
 }
 
 /* Nothing is to be written. What the answers say must hold now, so they wait for a barrier, unless one was begun after
@@ -441,7 +456,7 @@ static void begin(struct keyspace *ks) {
         b = batch_new(ks);
         gather(b);
         ks->max_calls = 0;
-        if (b->bytes > ks->driver->limits.batch_bytes) {
+        if (b->bytes > ks->limits.batch_bytes) {
                 if (b->n_calls > 1) {
                         ks->max_calls = b->n_calls - 1;
                         batch_abandon(b);
@@ -452,6 +467,8 @@ static void begin(struct keyspace *ks) {
         }
         if (!b->n_records) {
                 answer_without_append(b);
+                compaction_kick(ks); /* a Compact may wait for deletions that nobody has begun */
+                keyspace_stalled(ks);
                 commit_kick(ks);
                 return;
         }
@@ -484,6 +501,13 @@ void keyspace_queue(struct keyspace *ks, struct keyspace_call *call,
         commit_kick(ks);
         if (ks->head != HEAD_IDLE)
                 keyspace_stalled(ks);
+}
+
+void commit_give_up(struct keyspace *ks, enum keyspace_result result) {
+        if (!ks->batch || (ks->head == HEAD_APPENDING && !ks->closer))
+                return;
+        batch_end_calls(ks->batch, result);
+        batch_free(steal(ks->batch));
 }
 
 void commit_init(struct keyspace *ks) {

@@ -173,6 +173,8 @@ void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *r) {
                 prune(ks, SIZE_MAX);
         loop_timer_clear(&c->timer);
 
+        /* Whoever appended this mark has completed the deletions of the one before. */
+        seq_list_done(&c->dead);
         if (c->mark)
                 seq_list_add(&c->dead, c->mark);
         seq_list_join(&c->dead, &c->later);

@@ -135,6 +135,7 @@ bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
         call->own.fetch = NULL;
         call->own.evaluate = NULL;
         call->own.fresh = false;
+        call->own.reread = false;
         call->own.result = KEYSPACE_OK;
         call->own.arrived_ns = loop_now_ns(ks->loop);
         call->revision = 0;
@@ -310,6 +311,9 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
                 call_list_end(&ks->queue, KEYSPACE_LOST);
                 call_list_end(&ks->fetching, KEYSPACE_LOST);
                 call_list_end(&ks->ranging, KEYSPACE_LOST);
+                call_list_end(&ks->compaction.held, KEYSPACE_LOST);
+                call_list_end(&ks->compaction.physical, KEYSPACE_LOST);
+                commit_give_up(ks, KEYSPACE_LOST);
                 call_list_end(&ks->barrier.waiting, KEYSPACE_LOST);
                 call_list_end(&ks->barrier.asked, KEYSPACE_LOST);
                 call_list_end(&ks->barrier.loading, KEYSPACE_LOST);
@@ -397,6 +401,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         memcpy(ks->daemon, config->daemon, sizeof(ks->daemon));
         ks->datastore = config->datastore;
         ks->driver = datastore_driver(config->datastore);
+        ks->limits = ks->driver->limits;
         ks->exclusive = ks->driver->capabilities & STOKE_EXCLUSIVE;
         ks->loop = config->loop;
         ks->condition = KEYSPACE_CLOSED;
@@ -512,6 +517,7 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         call_list_end(&ks->barrier.loading, KEYSPACE_STOPPED);
         call_list_end(&ks->compaction.held, KEYSPACE_STOPPED);
         call_list_end(&ks->compaction.physical, KEYSPACE_STOPPED);
+        commit_give_up(ks, KEYSPACE_UNAVAILABLE);
         watch_end_all(ks, KEYSPACE_STOPPED);
         /* A batch that is at the datastore is answered when its outcome is known: it may well have been written. */
         loop_defer(ks->loop, &ks->close_task);

@@ -124,7 +124,8 @@ struct keyspace_call {
                 size_t slot;                                /* there */
                 uint64_t arrived_ns;
                 enum keyspace_result result;
-                bool fresh; /* the index holds all that was acknowledged before the call */
+                bool fresh;  /* the index holds all that was acknowledged before the call */
+                bool reread; /* a value was not in the datastore: the log was caught up with once for that */
         } own;
 };
 /* done will not be called; a write that is under way may still happen. Harmless after done. */

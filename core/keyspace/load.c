@@ -31,6 +31,7 @@ struct load {
         struct stoke_record *records; /* owned; keys in the arena */
         struct blob **blobs;          /* owned, a reference each; NULL: without */
         size_t n_records, capacity;
+        struct stoke_limits limits;
         struct stoke_end end;
         uint64_t end_at_start; /* a mark beyond it: begun again */
         bool again, acquired;
@@ -137,6 +138,11 @@ static int load_run(struct datastore_job *job, struct stoke_session *session, st
                         return r;
                 l->acquired = true;
         }
+        if (l->after.seq == 0 && driver->server_limits) {
+                r = driver->server_limits(session, &l->name, call, &l->limits);
+                if (r != 0)
+                        return r;
+        }
         for (unsigned round = 0; round < MAX_ROUNDS; round++) {
                 load_clear(l);
                 l->again = false;
@@ -214,8 +220,17 @@ static bool in_order(struct keyspace *ks, struct load *l, const struct stoke_rec
         return r->seq <= INT64_MAX && r->revision >= 0;
 }
 
+/* Whether the next record belongs to the one applied last. */
+static bool in_group(const struct load *l) {
+        const struct stoke_record *r = &l->records[l->n_applied];
+
+        return l->n_applied && (r->kind & STOKE_KIND_GROUPED) && (r[-1].kind & STOKE_KIND_GROUPED) &&
+                r->revision == r[-1].revision;
+}
+
+/* Applies about n records, never half a revision. Watchers are served before what they need can be pruned. */
 static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
-        for (; n && l->n_applied < l->n_records; n--, l->n_applied++) {
+        for (size_t i = 0; l->n_applied < l->n_records && (i < n || in_group(l)); i++, l->n_applied++) {
                 struct stoke_record *r = &l->records[l->n_applied];
 
                 if (!in_order(ks, l, r))
@@ -227,8 +242,12 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 /* A batch lands right behind the end that it expected, or nowhere. */
                 if (ks->batch && origin_equal(&r->origin, &ks->batch->records[0].origin))
                         ks->batch->landed = true;
+                if (r->kind == RECORD_MARK && ks->open && l->after.seq)
+                        watch_publish(ks);
                 keyspace_apply(ks, r, l->blobs[l->n_applied]);
         }
+        if (ks->open && l->after.seq)
+                watch_publish(ks);
         return true;
 }
 
@@ -300,6 +319,9 @@ static void rebuild(struct keyspace *ks) {
                 return;
         }
         ks->foreign = true;
+        /* It may have landed and been compacted away: nobody can tell any more. */
+        if (ks->batch && !ks->batch->landed)
+                commit_give_up(ks, KEYSPACE_UNAVAILABLE);
         watch_on_rebuilt(ks);
         finish(ks);
 }
@@ -338,6 +360,8 @@ static void on_loaded(struct datastore_job *job) {
         keyspace_job_ended(ks);
         if (l->acquired)
                 ks->acquired = true;
+        if (r == 0)
+                ks->limits = l->limits;
         if (ks->closing) {
                 load_free(steal(ks->load));
                 keyspace_check_closed(ks);
@@ -367,6 +391,7 @@ static void submit(struct keyspace *ks, bool all) {
         l->ks = ks;
         l->name = keyspace_stoke(ks);
         l->after = all ? (struct stoke_end){} : ks->end;
+        l->limits = ks->limits;
         l->acquire = ks->exclusive && !ks->acquired;
         l->with_values = !all;
         l->timer.on_time = on_apply;

@@ -287,6 +287,32 @@ static void collect_sorted(struct range_state *s) {
         s->at_end = s->n_sorted_emitted == s->sorted.n_items;
 }
 
+static void on_caught_up(struct keyspace_call *call, enum keyspace_result result) {
+        struct range_call *c = container_of(call, struct range_call, call);
+
+        (void)result;
+        call_list_add(&call->own.keyspace->ranging, call);
+        step(c->own.state);
+}
+
+/* Values that were asked for are not there: compacted meanwhile, perhaps by another daemon, which the index will know
+ * after a barrier; or lost. */
+static void catch_up(struct range_state *s, size_t n_missing) {
+        struct keyspace_call *call = &s->call->call;
+
+        fetch_done(&s->fetch);
+        if (call->own.reread) {
+                log_error("%s: values of %zu records are not in the datastore", s->ks->name, n_missing);
+                keyspace_call_end(call, KEYSPACE_LOST);
+                return;
+        }
+        call->own.reread = true;
+        call->own.fresh = false;
+        call->own.resume = on_caught_up;
+        keyspace_call_unlink(call);
+        barrier_wait(s->ks, call);
+}
+
 /* Brings the slice's values. False: they are on their way. */
 static bool bring_values(struct range_state *s) {
         size_t n_missing = 0;
@@ -302,7 +328,6 @@ static bool bring_values(struct range_state *s) {
                 if (s->kvs[i].value)
                         continue;
                 if (s->fetch.blobs) {
-                        /* It was asked for and is not there: compacted meanwhile, or lost. step() looks at which. */
                         n_missing++;
                         continue;
                 }
@@ -314,11 +339,7 @@ static bool bring_values(struct range_state *s) {
                 return true;
         }
         if (s->fetch.blobs) {
-                bool compacted = s->revision < s->ks->compacted;
-
-                if (!compacted)
-                        log_error("%s: values of %zu records are not in the datastore", s->ks->name, n_missing);
-                keyspace_call_end(&s->call->call, compacted ? KEYSPACE_COMPACTED : KEYSPACE_LOST);
+                catch_up(s, n_missing);
                 return false;
         }
         s->fetch.done = on_fetched;
@@ -383,8 +404,10 @@ static int sort(struct range_state *s) {
                                 fetch_add(&s->fetch, item->version.seq);
                         n_missing += !item->value;
                 }
-                if (n_missing && s->fetch.blobs)
-                        return s->revision < s->ks->compacted ? KEYSPACE_COMPACTED : KEYSPACE_LOST;
+                if (n_missing && s->fetch.blobs) {
+                        catch_up(s, n_missing);
+                        return -EINPROGRESS;
+                }
                 if (n_missing) {
                         s->fetch.done = on_fetched;
                         s->fetching = true;

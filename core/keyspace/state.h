@@ -122,6 +122,7 @@ struct keyspace {
         uint8_t daemon[16];
         struct datastore *datastore;       /* borrowed */
         const struct stoke_driver *driver; /* its */
+        struct stoke_limits limits;        /* the driver's, or tighter: the server's */
         struct loop *loop;                 /* borrowed */
         struct keyspace_config config;     /* without the strings */
         bool exclusive;                    /* nobody else can append: the index is current */
@@ -237,6 +238,8 @@ void commit_kick(struct keyspace *ks);
 void commit_on_loaded(struct keyspace *ks);
 /* Nothing could be read: after a pause it is tried again. */
 void commit_on_load_failed(struct keyspace *ks);
+/* Ends the calls of a batch that is not at the datastore right now: its outcome will not be told any more. */
+void commit_give_up(struct keyspace *ks, enum keyspace_result result);
 void commit_init(struct keyspace *ks);
 void commit_done(struct keyspace *ks);
 void keyspace_queue(struct keyspace *ks, struct keyspace_call *call,
@@ -277,6 +280,8 @@ size_t range_count(struct keyspace *ks, const struct key_range *range, int64_t r
 
 /* watch.c */
 void watch_kick(struct keyspace *ks);
+/* Serves the watchers now. */
+void watch_publish(struct keyspace *ks);
 void watch_on_compacted(struct keyspace *ks);
 void watch_on_rebuilt(struct keyspace *ks);
 void watch_on_open(struct keyspace *ks);

@@ -201,12 +201,14 @@ static void probe_selection(struct evaluator *e, struct range_selection *s) {
                 probe_value(e, &s->items[i].version);
 }
 
-static int probe_ops(struct evaluator *e, const struct txn *txn);
+static int probe_ops(struct evaluator *e, const struct txn *txn, bool behind);
 
-static int probe_op(struct evaluator *e, const struct txn_op *op) {
+/* behind: an earlier operation of the transaction writes, which may shift what a limit lets through. */
+static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
         const struct key_version *v;
         struct batch_cursor cursor;
         struct range_selection s = {};
+        struct range_request range;
         struct bytes key;
         int r = 0;
 
@@ -214,8 +216,11 @@ static int probe_op(struct evaluator *e, const struct txn_op *op) {
         case OP_RANGE:
                 if (op->range.keys_only || op->range.count_only)
                         break;
-                r = range_items(e, &op->range, &s);
-                if (r == 0 && op->range.sort_target == SORT_VALUE)
+                range = op->range;
+                if (behind)
+                        range.limit = 0;
+                r = range_items(e, &range, &s);
+                if (r == 0 && range.sort_target == SORT_VALUE)
                         probe_selection(e, &s);
                 else if (r == 0) {
                         range_selection_finish(&s);
@@ -236,7 +241,7 @@ static int probe_op(struct evaluator *e, const struct txn_op *op) {
                         probe_value(e, v);
                 break;
         case OP_TXN:
-                r = probe_ops(e, op->txn);
+                r = probe_ops(e, op->txn, behind);
                 break;
         }
         return r < 0 ? r : 0; /* what is wrong with it is found again when it is executed */
@@ -244,7 +249,7 @@ static int probe_op(struct evaluator *e, const struct txn_op *op) {
 
 /* Finds the values that are not in memory. What an operation reads of what an earlier one writes is in the batch by
  * then; all else it reads is what stands before the transaction. */
-static int probe_ops(struct evaluator *e, const struct txn *txn) {
+static int probe_ops(struct evaluator *e, const struct txn *txn, bool behind) {
         bool pass = compares_pass(e, txn);
         const struct txn_op *ops = pass ? txn->success : txn->failure;
         size_t n = pass ? txn->n_success : txn->n_failure;
@@ -253,9 +258,10 @@ static int probe_ops(struct evaluator *e, const struct txn *txn) {
         if (e->n_missing)
                 return 0; /* which branch it will be is not known yet */
         for (size_t i = 0; i < n; i++) {
-                r = probe_op(e, &ops[i]);
+                r = probe_op(e, &ops[i], behind);
                 if (r < 0)
                         return r;
+                behind |= ops[i].kind != OP_RANGE;
         }
         return 0;
 }
@@ -294,6 +300,8 @@ static int check_put(struct evaluator *e, const struct txn_op *op) {
                 return KEYSPACE_KEY_NOT_FOUND;
         if (op->put.lease && !batch_has_lease(e->batch, op->put.lease))
                 return KEYSPACE_LEASE_NOT_FOUND;
+        if (op->put.key.size + op->put.value.size > e->batch->ks->limits.record_bytes)
+                return KEYSPACE_TOO_LARGE;
         if (!has_room(e->batch, op))
                 return KEYSPACE_NO_SPACE;
         return 0;
@@ -476,7 +484,7 @@ static int probe(struct evaluator *e) {
         int r;
 
         e->missing = &wanted;
-        r = probe_ops(e, e->call->txn);
+        r = probe_ops(e, e->call->txn, false);
         e->missing = NULL;
         if (r < 0 || e->n_missing == 0) {
                 fetch_done(&wanted);

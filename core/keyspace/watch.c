@@ -334,7 +334,7 @@ static void publish_to(struct watcher *w, int64_t revision) {
 }
 
 /* Delivers what was applied since the last time, whole revisions at a time. */
-static void publish(struct keyspace *ks) {
+void watch_publish(struct keyspace *ks) {
         struct watch_hub *hub = &ks->hub;
         struct publishing p = {};
 
@@ -385,7 +385,7 @@ static void publish(struct keyspace *ks) {
 }
 
 static void on_publish(struct loop_task *task) {
-        publish(container_of(task, struct keyspace, hub.task));
+        watch_publish(container_of(task, struct keyspace, hub.task));
 }
 
 void watch_kick(struct keyspace *ks) {

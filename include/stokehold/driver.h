@@ -6,8 +6,8 @@
  * The plugin ABI of Stokehold: what a driver for one kind of datastore is.
  *
  * A driver stores keyspaces. A keyspace is a log: records numbered 1, 2, 3, … (seq), appended only if the log still ends
- * where the appender says it does, read back in order, and deleted singly when the host names them as dead. A driver
- * knows nothing of etcd: keys are never searched, kinds never interpreted, everything but seq, origin and the grouping
+ * where the appender says it does, read back in order, and deleted when the host names them, singly, as dead. A driver may
+ * keep more beside it in its store where the backend needs that (its own numbers, lists of the dead). It knows nothing of etcd: keys are never searched, kinds never interpreted, everything but seq, origin and the grouping
  * rule below is carried as it is.
  *
  * A plugin is one shared object in the plugin directory that exports one symbol, `stoke_driver`, a const struct
@@ -81,7 +81,7 @@ struct stoke_end {
 };
 
 /*
- * One entry of the log. The numbers are at most INT64_MAX.
+ * One entry of the log. seq, batch numbers and revisions are at most INT64_MAX; a hash has all its 64 bits.
  *
  * Grouping: neighbours whose kinds have STOKE_KIND_GROUPED set and whose revisions are equal belong together: they are in one append, become
  * visible together, and no page of load ends between them. The host may append several groups in one batch.
@@ -189,8 +189,10 @@ struct stoke_append {
 struct stoke_compact {
         size_t size;
         uint64_t mark; /* seq of the mark that names them, durable before this call */
-        bool first;    /* the first step for this mark: before it deletes anything the driver makes sure that no append
-                                 begun before the mark was durable can still land */
+        /* This daemon's first step for this mark, whoever appended it: before it deletes anything the driver makes sure that no
+         * append begun before the mark was durable can still land. Where an old append holds on, -ETIMEDOUT after about a second, so
+         * that others do not queue behind it: nothing is deleted then. */
+        bool first;
         const uint64_t *seqs; /* ascending, all below mark, at most 4,096 */
         size_t n_seqs;
 };
@@ -238,7 +240,9 @@ struct stoke_driver {
         int (*connect)(struct stoke_store *store, const struct stoke_keyspace *scope, struct stoke_call *call,
                 struct stoke_session **ret);
         void (*disconnect)(struct stoke_session *session);
-        /* Any thread: makes the function that runs on this session return soon, with -ECANCELED (append: or STOKE_UNKNOWN). */
+        /* Any thread, while the session is connected (never together with disconnect): makes the function that runs on this
+         * session return soon, with -ECANCELED (append and install_commit: STOKE_UNKNOWN once the first byte was sent). Must not
+         * block: no dialling, no waiting. Nothing runs: nothing happens, and the next function is not affected. */
         void (*interrupt)(struct stoke_session *session);
 
         /* STOKE_EXCLUSIVE only: takes the keyspace for this daemon, until release() or the daemon's death; load, values, append, stat and
@@ -261,10 +265,11 @@ struct stoke_driver {
         int (*stat)(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
                 struct stoke_stat *ret);
 
-        /* Visits the records behind `after`, in order, and gives the log's end as it was when the last page was read. after.seq 0: all
-         * records, holes are allowed then up to the first mark of a compaction (the host knows). Otherwise the record at after.seq is
+        /* Visits the records behind `after`, in order, and gives as the end the last record visited (or `after`): nothing that was
+         * appended before the call began is left out, and no group is cut. after.seq 0: all records; holes are allowed then below the
+         * newest mark of a compaction (the host knows). Otherwise the record at after.seq is
          * looked at first: another origin is STOKE_FORKED; absent, or a hole among those that follow, STOKE_COMPACTED (what was
-         * visited before it is void). with_values false: the driver may leave values out.
+         * visited before it is void). after.seq beyond the end is one of the two. with_values false: the driver may leave values out.
          * STOKE_FORKED, STOKE_COMPACTED, STOKE_MISSING, STOKE_STOPPED. */
         int (*load)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
                 bool with_values, struct stoke_call *call,
@@ -276,7 +281,8 @@ struct stoke_driver {
                 size_t n_seqs, struct stoke_call *call,
                 int (*visit)(void *userdata, uint64_t seq, const void *data, size_t size), void *userdata);
         /* All of the records, durable on return, or none, and only if the log's end is the one expected: seq and origin. Never sent twice by
-         * the driver. The host keeps within the limits above. STOKE_STALE, STOKE_MISSING, STOKE_UNKNOWN. */
+         * the driver. A deadline or an interrupt that comes after the first byte was sent is STOKE_UNKNOWN, never a negative errno; STOKE_MISSING
+         * promises, as STOKE_STALE does, that nothing will land. The host keeps within the limits. STOKE_STALE, STOKE_MISSING, STOKE_UNKNOWN. */
         int (*append)(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_append *append,
                 struct stoke_call *call);
         /* The ends of many keyspaces, linearizable with append, in as few questions as the backend allows: visits each once, in any
@@ -285,10 +291,11 @@ struct stoke_driver {
                 struct stoke_call *call, int (*visit)(void *userdata, size_t index, const struct stoke_end *end),
                 void *userdata);
         /* STOKE_NOTIFIES only: blocks until keyspaces have grown or the deadline has passed, and visits their names. May wake for
-         * nothing, may miss. On a session of its own. */
+         * nothing, may miss; need not tell of what this daemon appended itself. On a session of its own. */
         int (*wait)(struct stoke_session *session, struct stoke_call *call,
                 void (*grown)(void *userdata, const char *name), void *userdata);
-        /* Deletes the records named; those gone already are no error. STOKE_MISSING. */
+        /* Deletes the records named; those gone already are no error. On 0 none of them is ever visited again, by load or by values,
+         * whatever is left of it in the datastore. STOKE_MISSING. */
         int (*compact)(struct stoke_session *session, const struct stoke_keyspace *keyspace,
                 const struct stoke_compact *compact, struct stoke_call *call);
 
@@ -308,6 +315,11 @@ struct stoke_driver {
                 const uint8_t id[16], const struct stoke_record *last, struct stoke_call *call);
         int (*install_abort)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t id[16],
                 struct stoke_call *call);
+
+        /* Optional: the limits as this server has them (its packets, payloads, operations), which may be tighter than the
+         * descriptor's; asked when a keyspace is opened. */
+        int (*server_limits)(struct stoke_session *session, const struct stoke_keyspace *keyspace,
+                struct stoke_call *call, struct stoke_limits *ret);
 };
 
 #ifdef __cplusplus
