@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 static void law_create(struct laws *l) {
@@ -357,7 +358,7 @@ static void law_reopen(struct laws *l) {
 
 struct interrupter {
         struct laws *l;
-        volatile bool stop;
+        atomic_bool stop;
 };
 static void *interrupt_often(void *userdata) {
         struct interrupter *in = userdata;
