@@ -393,6 +393,13 @@ static void fetch_for(struct keyspace *ks, struct keyspace_call *call) {
         fetch_start(ks, f, call->deadline_ns);
 }
 
+/* The last call has made the batch larger than the driver takes; but one group alone may have any number of records. */
+static bool too_large(const struct batch *b) {
+        const struct stoke_limits *limits = &b->ks->limits;
+
+        return b->bytes > limits->batch_bytes || (b->n_calls > 1 && b->n_records > limits->batch_records);
+}
+
 /* Evaluates as many calls as a batch may have. */
 static void gather(struct batch *b) {
         struct keyspace *ks = b->ks;
@@ -414,7 +421,7 @@ static void gather(struct batch *b) {
                         keyspace_call_end(call, KEYSPACE_UNAVAILABLE);
                 else
                         batch_add_call(b, call);
-                if (b->bytes > limits->batch_bytes)
+                if (too_large(b))
                         break;
         }
 }
@@ -456,7 +463,7 @@ static void begin(struct keyspace *ks) {
         b = batch_new(ks);
         gather(b);
         ks->max_calls = 0;
-        if (b->bytes > ks->limits.batch_bytes) {
+        if (too_large(b)) {
                 if (b->n_calls > 1) {
                         ks->max_calls = b->n_calls - 1;
                         batch_abandon(b);

@@ -13,6 +13,7 @@
 #define MIN_TTL INT64_C(2)
 #define MAX_TTL INT64_C(9000000000)
 #define EXPIRE_AT_ONCE 64
+#define EXPIRE_RECORDS 256
 #define EXPIRE_RETRY_NS NSEC_PER_SEC
 
 static void expire_some(struct keyspace *ks);
@@ -196,8 +197,8 @@ static int evaluate_expiry(struct keyspace_call *call, struct batch *b) {
                 if (l->expires_ns > now || !batch_has_lease(b, l->id) || renewed_by(b, l->id))
                         continue;
                 end_lease(b, l->id);
-                if (++n == EXPIRE_AT_ONCE)
-                        break;
+                if (++n == EXPIRE_AT_ONCE || b->n_records >= EXPIRE_RECORDS)
+                        break; /* the rest comes in the next call */
         }
         call->own.result = KEYSPACE_OK;
         return EVALUATED;

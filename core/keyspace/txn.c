@@ -141,6 +141,10 @@ static bool compares_pass(struct evaluator *e, const struct txn *txn) {
         return pass;
 }
 
+static bool needs_values(const struct range_request *r) {
+        return !r->count_only && (!r->keys_only || r->sort_target == SORT_VALUE);
+}
+
 static bool reads_values(const struct txn *txn) {
         for (size_t i = 0; i < txn->n_compares; i++)
                 if (txn->compares[i].target == COMPARE_VALUE)
@@ -152,7 +156,7 @@ static bool reads_values(const struct txn *txn) {
                 for (size_t i = 0; i < n; i++)
                         switch (ops[i].kind) {
                         case OP_RANGE:
-                                if (!ops[i].range.keys_only && !ops[i].range.count_only)
+                                if (needs_values(&ops[i].range))
                                         return true;
                                 break;
                         case OP_PUT:
@@ -214,7 +218,7 @@ static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
 
         switch (op->kind) {
         case OP_RANGE:
-                if (op->range.keys_only || op->range.count_only)
+                if (!needs_values(&op->range))
                         break;
                 range = op->range;
                 if (behind)

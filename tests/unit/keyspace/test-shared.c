@@ -190,9 +190,31 @@ struct run {
         int64_t compacted;
         bool all_done;
         uint64_t patience_ns;
+        bool compacts;
+        struct compact_call compaction;
+        bool compacting;
+        unsigned n_compactions;
 };
 
 static void next_operation(struct run *run, unsigned worker);
+
+static void on_compacted(struct keyspace_call *call, enum keyspace_result result) {
+        struct run *run = container_of(container_of(call, struct compact_call, call), struct run, compaction);
+
+        run->compacting = false;
+        run->n_compactions += result == KEYSPACE_OK;
+}
+
+/* Some revisions behind what was told, by one daemon or another. */
+static void compact_sometimes(struct run *run) {
+        if (!run->compacts || run->compacting || run->told < 60 || rand_r(&seed) % 20)
+                return;
+        run->compacting = true;
+        run->compaction = (struct compact_call){.revision_wanted = run->told - 40, .physical = rand_r(&seed) % 2};
+        run->compaction.call.done = on_compacted;
+        run->compaction.call.deadline_ns = clock_now_ns() + 20 * NSEC_PER_SEC;
+        keyspace_compact(run->daemons[(unsigned)rand_r(&seed) % N_DAEMONS], &run->compaction);
+}
 
 static void finish_operation(struct operation *o, enum keyspace_result result, int64_t revision) {
         struct run *run = o->run;
@@ -207,6 +229,7 @@ static void finish_operation(struct operation *o, enum keyspace_result result, i
         else if (result == KEYSPACE_OK)
                 run->guess[o->key[1] - '0'] = 0;
         run->n_done++;
+        compact_sometimes(run);
         if (run->n_done == n_operations)
                 run->all_done = true;
         else
@@ -301,6 +324,7 @@ struct log {
         struct event *events;
         size_t n;
         bool synced;
+        bool left_behind; /* what it needed was compacted */
         int64_t revision;
 };
 
@@ -340,9 +364,12 @@ static void log_synced(void *userdata, int64_t revision) {
 }
 
 static void log_cancelled(void *userdata, enum keyspace_result result, int64_t compact_revision) {
-        (void)userdata;
+        struct log *log = userdata;
+
         (void)compact_revision;
-        if (result != KEYSPACE_STOPPED)
+        if (result == KEYSPACE_COMPACTED)
+                log->left_behind = true;
+        else if (result != KEYSPACE_STOPPED)
                 fail_msg("a watch was cancelled: %d", result);
 }
 
@@ -415,9 +442,9 @@ static void check_operation(const struct operation *o, const struct log *log) {
         }
 }
 
-static void history(void **state, const struct memory_faults *faults, uint64_t patience_ms) {
+static void history(void **state, const struct memory_faults *faults, uint64_t patience_ms, bool compacts) {
         struct engine *e = *state;
-        struct run run = {.e = e, .patience_ns = patience_ms * NSEC_PER_MSEC};
+        struct run run = {.e = e, .patience_ns = patience_ms * NSEC_PER_MSEC, .compacts = compacts};
         struct log live[N_DAEMONS] = {}, last = {};
         unsigned n_ok = 0, first_seed = seed;
         struct keyspace *fresh;
@@ -435,20 +462,50 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
         assert_true(run.all_done);
         memory_set_faults("shared", NULL);
 
-        fresh = engine_keyspace(e, 9);
-        log_watch(fresh, &last);
-        engine_run(e, 10000, &last.synced);
-        assert_true(last.synced);
         engine_run(e, 1500, NULL); /* each follows within a second */
+        while (run.compacting)
+                engine_run(e, 10, NULL);
+
+        /* The whole history, as somebody saw it who began before it did. */
+        fresh = engine_keyspace(e, 9);
+        if (!compacts) {
+                log_watch(fresh, &last);
+                engine_run(e, 10000, &last.synced);
+                assert_true(last.synced);
+        } else
+                for (unsigned i = 0; i < N_DAEMONS && !last.n; i++)
+                        if (!live[i].left_behind) {
+                                last.n = live[i].n;
+                                last.events = xcalloc(last.n, sizeof(*last.events));
+                                memcpy(last.events, live[i].events, last.n * sizeof(*last.events));
+                        }
+        assert_true(last.n > 0);
         for (unsigned i = 0; i < n_operations; i++) {
                 check_operation(&run.operations[i], &last);
                 n_ok += run.operations[i].result == KEYSPACE_OK;
         }
-        print_message("# %u of %u operations answered, %zu events\n", n_ok, n_operations, last.n);
+        print_message("# %u of %u operations answered, %zu events, %u compactions\n", n_ok, n_operations, last.n,
+                run.n_compactions);
         assert_true(n_ok > n_operations / 2);
+        assert_true(!compacts || run.n_compactions > 2);
+        for (unsigned i = 0; i <= N_DAEMONS; i++) /* what a fresh daemon reads is what the others hold */
+                for (unsigned key = 0; key < N_KEYS; key++) {
+                        char name[] = {'k', (char)('0' + key), 0};
+                        struct answer a = engine_get(e, i < N_DAEMONS ? run.daemons[i] : fresh, name);
+                        const struct event *at = state_at(&last, key, INT64_MAX);
+
+                        assert_int_equal(a.result, KEYSPACE_OK);
+                        assert_int_equal(a.n_kvs, at != NULL);
+                        if (at) {
+                                assert_int_equal(a.kvs[0].mod, at->revision);
+                                assert_string_equal(a.kvs[0].value, at->value);
+                        }
+                }
         for (unsigned i = 0; i < N_DAEMONS; i++) {
-                assert_int_equal(live[i].n, last.n);
-                assert_memory_equal(live[i].events, last.events, last.n * sizeof(*last.events));
+                if (!live[i].left_behind) {
+                        assert_int_equal(live[i].n, last.n);
+                        assert_memory_equal(live[i].events, last.events, last.n * sizeof(*last.events));
+                }
                 free(live[i].events);
                 engine_keyspace_close(e, run.daemons[i]);
         }
@@ -460,19 +517,19 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
 }
 
 static void history_without_faults(void **state) {
-        history(state, NULL, 20000);
+        history(state, NULL, 20000, false);
 }
 
 static void history_with_refusals(void **state) {
         struct memory_faults f = {.stale = 0.2, .fail_load = 0.1, .fail_connect = 0.1};
 
-        history(state, &f, 20000);
+        history(state, &f, 20000, false);
 }
 
 static void history_with_unknown_outcomes(void **state) {
         struct memory_faults f = {.unknown_landed = 0.1, .unknown_lost = 0.1, .unknown_late = 0.1, .late_after = 2};
 
-        history(state, &f, 20000);
+        history(state, &f, 20000, false);
 }
 
 static void history_with_everything_and_short_deadlines(void **state) {
@@ -484,7 +541,18 @@ static void history_with_everything_and_short_deadlines(void **state) {
                 .late_after = 3,
                 .delay_us = 500};
 
-        history(state, &f, 150);
+        history(state, &f, 150, false);
+}
+
+static void history_with_compactions(void **state) {
+        struct memory_faults f = {.stale = 0.1,
+                .fail_load = 0.05,
+                .unknown_landed = 0.05,
+                .unknown_lost = 0.05,
+                .unknown_late = 0.05,
+                .late_after = 2};
+
+        history(state, &f, 20000, true);
 }
 
 int main(void) {
@@ -498,6 +566,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(history_with_refusals, setup, teardown),
                 cmocka_unit_test_setup_teardown(history_with_unknown_outcomes, setup, teardown),
                 cmocka_unit_test_setup_teardown(history_with_everything_and_short_deadlines, setup, teardown),
+                cmocka_unit_test_setup_teardown(history_with_compactions, setup, teardown),
         };
         const char *s = getenv("STOKEHOLD_SEED");
 
