@@ -373,6 +373,8 @@ static void on_fetched(struct fetch *fetch, int result) {
                         return;
                 }
                 /* Compacted meanwhile, perhaps by another daemon: the index, once it knows, does not lead there. */
+                fetch_done(fetch);
+                free(steal(call->own.fetch));
                 call->own.reread = true;
                 call->own.fresh = false;
                 call->own.resume = requeue;
