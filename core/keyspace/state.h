@@ -188,8 +188,9 @@ struct keyspace {
         struct metric *m_commits, *m_records, *m_batch, *m_seconds;
 };
 
-/* ---- calls and lists (keyspace.c) */
+/* ---- calls and lists (call.c) */
 
+void calls_init(struct keyspace *ks);
 void call_list_init(struct call_list *list);
 void call_list_add(struct call_list *list, struct keyspace_call *call);
 void call_list_add_first(struct call_list *list, struct keyspace_call *call);

@@ -9,136 +9,9 @@
 
 #include <errno.h>
 
-#include "base/log.h"
-#include "keyspace/state.h"
+#include "keyspace/watch.h"
 
 #define PUBLISH_EVENTS 512 /* made at a time, whole revisions */
-#define CATCH_UP_EVENTS 256
-#define CATCH_UP_ITEMS 8192 /* of history looked at in a slice */
-#define CATCH_UP_BYTES (1024 * 1024)
-
-enum watcher_state {
-        WATCHER_NEW,    /* waits for the keyspace to open, or for the deferred on_created */
-        WATCHER_SYNCED, /* served by publish() */
-        WATCHER_BEHIND, /* serves itself */
-        WATCHER_DEAD,
-};
-
-struct watcher {
-        TAILQ_ENTRY(watcher) link;
-        struct keyspace *ks;
-        struct watcher_config config;
-        struct key_range range; /* of the copies below; a single key as [key, key\0) */
-        uint8_t *bytes;         /* owned */
-        enum watcher_state state;
-        bool paused, freed, in_callback;
-        int64_t next;            /* the first revision that was not delivered */
-        struct loop_timer timer; /* goes on catching up */
-        struct fetch fetch;
-        bool fetching;
-
-        /* During a publish: what is to be delivered. */
-        struct watch_event **events; /* owned */
-        size_t n_events, capacity;
-        int64_t cut; /* the revision from which on it must serve itself; 0: none */
-};
-
-static void catch_up_later(struct watcher *w);
-
-/* ---- events */
-
-struct event_list {
-        struct watch_event *events; /* owned; never moves while pointers to it are held */
-        size_t n, capacity;
-};
-
-static void event_list_done(struct event_list *list) {
-        for (size_t i = 0; i < list->n; i++) {
-                blob_unref(list->events[i].kv.value);
-                blob_unref(list->events[i].prev.value);
-                blob_unref(list->events[i].packed[0]);
-                blob_unref(list->events[i].packed[1]);
-        }
-        free(list->events);
-        *list = (struct event_list){};
-}
-
-static struct watch_event *event_list_add(struct event_list *list) {
-        if (list->n == list->capacity) {
-                list->capacity = list->capacity ? list->capacity * 2 : 16;
-                list->events = realloc(list->events, list->capacity * sizeof(*list->events));
-                check(list->events);
-        }
-        list->events[list->n] = (struct watch_event){};
-        return &list->events[list->n++];
-}
-
-enum event_result {
-        EVENT_READY,
-        EVENT_NEEDS_VALUES, /* not in memory: asked for with fetch_add(), if a fetch is given */
-        EVENT_NO_PREV,      /* the previous version was compacted */
-};
-
-static struct blob *find_value(struct keyspace *ks, const struct fetch *fetch, uint64_t seq) {
-        struct blob *blob = fetch ? fetch_get(fetch, seq) : NULL;
-
-        return blob ? blob : values_get(&ks->values, seq);
-}
-
-static void fill_kv(struct kv *kv, const struct key_entry *e, const struct key_version *v) {
-        *kv = (struct kv){
-                .key = key_entry_key(e),
-                .create_revision = v->create_revision,
-                .mod_revision = v->mod_revision,
-                .version = v->version,
-                .lease = v->lease,
-                .value_size = v->value_size,
-        };
-}
-
-/* Makes the event of a history item, as far as its values are in memory. */
-static enum event_result event_fill(struct keyspace *ks, const struct history_item *item, bool with_prev,
-        const struct fetch *have, struct fetch *missing, struct watch_event *ret) {
-        const struct key_version *v = key_entry_by_seq(item->entry, item->seq);
-        const struct key_version *prev = v ? key_entry_before(item->entry, v) : NULL;
-        enum event_result result = EVENT_READY;
-
-        check(v);
-        ret->is_delete = v->version == 0;
-        fill_kv(&ret->kv, item->entry, v);
-        if (!ret->is_delete) {
-                ret->kv.value = find_value(ks, have, v->seq);
-                if (!ret->kv.value) {
-                        if (missing)
-                                fetch_add(missing, v->seq);
-                        result = EVENT_NEEDS_VALUES;
-                }
-        }
-        if (!with_prev || (!ret->is_delete && v->create_revision == v->mod_revision))
-                return result;
-        if (!prev || prev->version == 0)
-                return EVENT_NO_PREV;
-        ret->has_prev = true;
-        fill_kv(&ret->prev, item->entry, prev);
-        ret->prev.value = find_value(ks, have, prev->seq);
-        if (!ret->prev.value) {
-                if (missing)
-                        fetch_add(missing, prev->seq);
-                result = EVENT_NEEDS_VALUES;
-        }
-        return result;
-}
-
-static bool watcher_wants(const struct watcher *w, const struct history_item *item) {
-        if (item->revision < w->next || !range_has(&w->range, key_entry_key(item->entry)))
-                return false;
-        if (w->config.no_put || w->config.no_delete) {
-                const struct key_version *v = key_entry_by_seq(item->entry, item->seq);
-
-                return v->version ? !w->config.no_put : !w->config.no_delete;
-        }
-        return true;
-}
 
 /* ---- callbacks: a watcher may be freed by its owner from within */
 
@@ -153,11 +26,11 @@ static void watcher_reap(struct watcher *w) {
         free(w);
 }
 
-static void hub_enter(struct watch_hub *hub) {
+void hub_enter(struct watch_hub *hub) {
         hub->busy++;
 }
 
-static void hub_leave(struct watch_hub *hub) {
+void hub_leave(struct watch_hub *hub) {
         struct watcher *w, *next;
 
         if (--hub->busy || !hub->reap)
@@ -170,7 +43,7 @@ static void hub_leave(struct watch_hub *hub) {
         }
 }
 
-static void set_state(struct watcher *w, enum watcher_state state) {
+void watcher_set_state(struct watcher *w, enum watcher_state state) {
         if ((w->state == WATCHER_SYNCED) != (state == WATCHER_SYNCED))
                 w->ks->hub.stale = true;
         w->state = state;
@@ -178,13 +51,12 @@ static void set_state(struct watcher *w, enum watcher_state state) {
                 loop_timer_clear(&w->timer);
 }
 
-static void watcher_cancel(struct watcher *w, enum keyspace_result result) {
-        set_state(w, WATCHER_DEAD);
+void watcher_cancel(struct watcher *w, enum keyspace_result result) {
+        watcher_set_state(w, WATCHER_DEAD);
         w->config.on_cancelled(w->config.userdata, result, result == KEYSPACE_COMPACTED ? w->ks->compacted : 0);
 }
 
-/* False: the watcher is gone, or dead. */
-static bool deliver(struct watcher *w, struct watch_event *const *events, size_t n, int64_t revision) {
+bool watcher_deliver(struct watcher *w, struct watch_event *const *events, size_t n, int64_t revision) {
         bool go_on;
 
         w->next = max_of(w->next, revision + 1);
@@ -193,7 +65,7 @@ static bool deliver(struct watcher *w, struct watch_event *const *events, size_t
                 return false;
         if (!go_on) {
                 w->paused = true;
-                set_state(w, WATCHER_BEHIND);
+                watcher_set_state(w, WATCHER_BEHIND);
         }
         return true;
 }
@@ -323,13 +195,13 @@ static void publish_to(struct watcher *w, int64_t revision) {
         w->cut = 0;
         if (w->freed || w->state != WATCHER_SYNCED)
                 return;
-        if (n && !deliver(w, w->events, n, cut ? cut - 1 : revision))
+        if (n && !watcher_deliver(w, w->events, n, cut ? cut - 1 : revision))
                 return;
         if (cut) {
                 w->next = max_of(w->next, cut);
-                set_state(w, WATCHER_BEHIND);
+                watcher_set_state(w, WATCHER_BEHIND);
                 if (!w->paused)
-                        catch_up_later(w);
+                        watcher_catch_up(w);
         }
 }
 
@@ -395,128 +267,12 @@ void watch_kick(struct keyspace *ks) {
         }
 }
 
-/* ---- catching up */
-
-static void catch_up(struct watcher *w);
-
-static void on_fetched(struct fetch *fetch, int result) {
-        struct watcher *w = container_of(fetch, struct watcher, fetch);
-
-        w->fetching = false;
-        if (result != 0) {
-                fetch_done(&w->fetch);
-                loop_timer_set(w->ks->loop, &w->timer, loop_now_ns(w->ks->loop) + NSEC_PER_SEC);
-                return;
-        }
-        hub_enter(&w->ks->hub);
-        catch_up(w);
-        hub_leave(&w->ks->hub);
-}
-
-static void on_time(struct loop_timer *timer) {
-        struct watcher *w = container_of(timer, struct watcher, timer);
-        struct watch_hub *hub = &w->ks->hub;
-
-        hub_enter(hub);
-        catch_up(w);
-        hub_leave(hub);
-}
-
-static void catch_up_later(struct watcher *w) {
-        w->timer.on_time = on_time;
-        if (!w->timer.position && !w->fetching)
-                loop_timer_set(w->ks->loop, &w->timer, loop_now_ns(w->ks->loop) + 1);
-}
-
-/* One slice, under hub_enter(). */
-static void catch_up(struct watcher *w) {
-        struct keyspace *ks = w->ks;
-        struct history *h = &ks->history;
-        struct event_list list = {};
-        struct fetch missing = {};
-        struct watch_event **events;
-        size_t i, n_looked = 0, bytes = 0;
-        int64_t upto = ks->revision; /* all up to it is in the slice */
-        bool no_prev = false, tried = w->fetch.blobs;
-
-        if (w->freed || w->state != WATCHER_BEHIND || w->paused || w->fetching || !ks->open || ks->closing)
-                return;
-        if (w->next < ks->compacted) {
-                watcher_cancel(w, KEYSPACE_COMPACTED);
-                return;
-        }
-
-        for (i = history_find(h, w->next); i < h->n; i++, n_looked++) {
-                struct history_item *item = history_at(h, i);
-                struct watch_event *event;
-
-                if ((list.n >= CATCH_UP_EVENTS || bytes > CATCH_UP_BYTES || n_looked >= CATCH_UP_ITEMS) &&
-                        item->revision != history_at(h, i - 1)->revision) {
-                        upto = item->revision - 1;
-                        break;
-                }
-                if (!watcher_wants(w, item))
-                        continue;
-                event = event_list_add(&list);
-                if (event_fill(ks, item, w->config.prev_kv, tried ? &w->fetch : NULL, &missing, event) ==
-                        EVENT_NO_PREV) {
-                        no_prev = true;
-                        break;
-                }
-                bytes += event->kv.value_size + event->prev.value_size;
-        }
-
-        if (no_prev) {
-                event_list_done(&list);
-                fetch_done(&missing);
-                watcher_cancel(w, KEYSPACE_COMPACTED);
-                return;
-        }
-        if (missing.n) {
-                event_list_done(&list);
-                if (tried) {
-                        /* Evicted, or compacted, between the answer and now; the next round asks for all of it. */
-                        fetch_done(&w->fetch);
-                        fetch_done(&missing);
-                        catch_up_later(w);
-                        return;
-                }
-                w->fetch = missing;
-                w->fetch.done = on_fetched;
-                w->fetching = true;
-                fetch_start(ks, &w->fetch, UINT64_MAX);
-                return;
-        }
-        fetch_done(&w->fetch);
-
-        if (list.n) {
-                bool alive;
-
-                events = xcalloc(list.n, sizeof(struct watch_event *));
-                for (size_t j = 0; j < list.n; j++)
-                        events[j] = &list.events[j];
-                alive = deliver(w, events, list.n, upto);
-                free(events);
-                event_list_done(&list);
-                if (!alive || w->paused)
-                        return;
-        } else
-                w->next = max_of(w->next, upto + 1);
-
-        if (upto < ks->revision) {
-                catch_up_later(w);
-                return;
-        }
-        set_state(w, WATCHER_SYNCED);
-        w->config.on_synced(w->config.userdata, upto);
-}
-
 void watcher_resume(struct watcher *w) {
         if (w->freed || !w->paused)
                 return;
         w->paused = false;
         if (w->state == WATCHER_BEHIND)
-                catch_up_later(w);
+                watcher_catch_up(w);
 }
 
 int64_t watcher_position(const struct watcher *w) {
@@ -532,14 +288,14 @@ static void watcher_begin(struct watcher *w) {
 
         w->next = w->config.start_revision > 0 ? w->config.start_revision : ks->revision + 1;
         /* Not yet published ones are older than this watch, or will be found in the history. */
-        set_state(w, w->next > ks->hub.published ? WATCHER_SYNCED : WATCHER_BEHIND);
+        watcher_set_state(w, w->next > ks->hub.published ? WATCHER_SYNCED : WATCHER_BEHIND);
         w->config.on_created(w->config.userdata, ks->revision);
         if (w->freed || w->state != WATCHER_BEHIND)
                 return;
         if (w->next < ks->compacted)
                 watcher_cancel(w, KEYSPACE_COMPACTED);
         else if (!w->paused)
-                catch_up_later(w);
+                watcher_catch_up(w);
 }
 
 static void on_created(struct loop_task *task) {
@@ -650,8 +406,8 @@ void watch_on_rebuilt(struct keyspace *ks) {
                 if (w->state != WATCHER_SYNCED || w->freed)
                         continue;
                 w->next = max_of(w->next, hub->published + 1);
-                set_state(w, WATCHER_BEHIND);
-                catch_up_later(w);
+                watcher_set_state(w, WATCHER_BEHIND);
+                watcher_catch_up(w);
         }
         hub_leave(hub);
         hub->published = ks->revision;

@@ -1,0 +1,126 @@
+/*
+ * Watchers that are behind: each goes over the history by itself, a slice an iteration, reading the values that it needs, until it
+ * has all and is served with the others. Nobody waits for it, and it keeps nothing but its place. The keyspace's loop only.
+ */
+
+#include <errno.h>
+
+#include "keyspace/watch.h"
+
+#define CATCH_UP_EVENTS 256
+#define CATCH_UP_ITEMS 8192 /* of history looked at in a slice */
+#define CATCH_UP_BYTES (1024 * 1024)
+
+static void catch_up(struct watcher *w);
+
+static void on_fetched(struct fetch *fetch, int result) {
+        struct watcher *w = container_of(fetch, struct watcher, fetch);
+
+        w->fetching = false;
+        if (result != 0) {
+                fetch_done(&w->fetch);
+                loop_timer_set(w->ks->loop, &w->timer, loop_now_ns(w->ks->loop) + NSEC_PER_SEC);
+                return;
+        }
+        hub_enter(&w->ks->hub);
+        catch_up(w);
+        hub_leave(&w->ks->hub);
+}
+
+static void on_time(struct loop_timer *timer) {
+        struct watcher *w = container_of(timer, struct watcher, timer);
+        struct watch_hub *hub = &w->ks->hub;
+
+        hub_enter(hub);
+        catch_up(w);
+        hub_leave(hub);
+}
+
+void watcher_catch_up(struct watcher *w) {
+        w->timer.on_time = on_time;
+        if (!w->timer.position && !w->fetching)
+                loop_timer_set(w->ks->loop, &w->timer, loop_now_ns(w->ks->loop) + 1);
+}
+
+/* One slice, under hub_enter(). */
+static void catch_up(struct watcher *w) {
+        struct keyspace *ks = w->ks;
+        struct history *h = &ks->history;
+        struct event_list list = {};
+        struct fetch missing = {};
+        struct watch_event **events;
+        size_t i, n_looked = 0, bytes = 0;
+        int64_t upto = ks->revision; /* all up to it is in the slice */
+        bool no_prev = false, tried = w->fetch.blobs;
+
+        if (w->freed || w->state != WATCHER_BEHIND || w->paused || w->fetching || !ks->open || ks->closing)
+                return;
+        if (w->next < ks->compacted) {
+                watcher_cancel(w, KEYSPACE_COMPACTED);
+                return;
+        }
+
+        for (i = history_find(h, w->next); i < h->n; i++, n_looked++) {
+                struct history_item *item = history_at(h, i);
+                struct watch_event *event;
+
+                if ((list.n >= CATCH_UP_EVENTS || bytes > CATCH_UP_BYTES || n_looked >= CATCH_UP_ITEMS) &&
+                        item->revision != history_at(h, i - 1)->revision) {
+                        upto = item->revision - 1;
+                        break;
+                }
+                if (!watcher_wants(w, item))
+                        continue;
+                event = event_list_add(&list);
+                if (event_fill(ks, item, w->config.prev_kv, tried ? &w->fetch : NULL, &missing, event) ==
+                        EVENT_NO_PREV) {
+                        no_prev = true;
+                        break;
+                }
+                bytes += event->kv.value_size + event->prev.value_size;
+        }
+
+        if (no_prev) {
+                event_list_done(&list);
+                fetch_done(&missing);
+                watcher_cancel(w, KEYSPACE_COMPACTED);
+                return;
+        }
+        if (missing.n) {
+                event_list_done(&list);
+                if (tried) {
+                        /* Evicted, or compacted, between the answer and now; the next round asks for all of it. */
+                        fetch_done(&w->fetch);
+                        fetch_done(&missing);
+                        watcher_catch_up(w);
+                        return;
+                }
+                w->fetch = missing;
+                w->fetch.done = on_fetched;
+                w->fetching = true;
+                fetch_start(ks, &w->fetch, UINT64_MAX);
+                return;
+        }
+        fetch_done(&w->fetch);
+
+        if (list.n) {
+                bool alive;
+
+                events = xcalloc(list.n, sizeof(struct watch_event *));
+                for (size_t j = 0; j < list.n; j++)
+                        events[j] = &list.events[j];
+                alive = watcher_deliver(w, events, list.n, upto);
+                free(events);
+                event_list_done(&list);
+                if (!alive || w->paused)
+                        return;
+        } else
+                w->next = max_of(w->next, upto + 1);
+
+        if (upto < ks->revision) {
+                watcher_catch_up(w);
+                return;
+        }
+        watcher_set_state(w, WATCHER_SYNCED);
+        w->config.on_synced(w->config.userdata, upto);
+}
