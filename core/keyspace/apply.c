@@ -20,6 +20,7 @@ static void apply_key(struct keyspace *ks, const struct stoke_record *r, bool is
         if (e->alive)
                 ks->bytes_live -= e->key_size + e->last.value_size;
         lease_detach(e);
+        values_unlink(e);
         key_entry_push(e, &v);
         index_set_alive(&ks->index, e, is_put);
         ks->n_versions++;
@@ -68,6 +69,7 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
 /* The cache keeps what it has: a seq is never used twice. */
 void keyspace_forget(struct keyspace *ks) {
         leases_done(ks);
+        values_unlink_all(&ks->values);
         compaction_forget(ks);
         history_done(&ks->history);
         index_done(&ks->index);

@@ -133,6 +133,7 @@ static void prune(struct keyspace *ks, size_t n_most) {
                         seq_list_add(&c->later, e->last.seq);
                         ks->bytes_log -= e->key_size;
                         ks->n_versions--;
+                        values_unlink(e);
                         index_remove(&ks->index, e);
                 }
         }

@@ -13,6 +13,7 @@
 #include "base/macro.h"
 
 struct lease_item;
+struct cached_value;
 
 /* One record that put or deleted the key. */
 struct key_version {
@@ -28,6 +29,7 @@ struct key_entry {
         struct key_version *older; /* owned, ascending; n_older of them */
         uint32_t n_older;
         uint32_t key_size;
+        struct cached_value *cached;   /* of `last`, where values.c knows that it has it: spares the table; or NULL */
         struct lease_item *lease_item; /* owned by the lease that `last` is attached to; or NULL */
         bool alive;                    /* as the tree counts it */
         uint8_t key[];

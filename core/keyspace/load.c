@@ -300,7 +300,8 @@ static void rebuild(struct keyspace *ks) {
         int64_t revision_before = ks->revision;
         bool same;
 
-        leases_done(ks); /* they point into the index */
+        leases_done(ks); /* they point into the index, and so does the cache */
+        values_unlink_all(&ks->values);
         before = ks->index;
         ks->index = (struct index){};
         keyspace_forget(ks);

@@ -168,6 +168,8 @@ static void collect(struct range_state *s) {
                         return;
                 }
                 kv_set(&s->kvs[s->n_kvs], key_entry_key(e), v);
+                if (v == &e->last && !r->keys_only)
+                        s->kvs[s->n_kvs].value = values_get_last(&s->ks->values, e);
                 s->seqs[s->n_kvs++] = v->seq;
                 bytes += v->value_size + e->key_size;
                 if (range_is_single(&r->range)) {
@@ -397,7 +399,7 @@ static bool answer_single(struct keyspace *ks, struct range_call *c, int64_t rev
         c->count = v != NULL;
         if (v && !r->count_only && range_request_passes(r, v)) {
                 if (!r->keys_only) {
-                        value = values_get(&ks->values, v->seq);
+                        value = v == &e->last ? values_get_last(&ks->values, e) : values_get(&ks->values, v->seq);
                         if (!value)
                                 return false;
                 }

@@ -9,7 +9,8 @@ struct cached_value {
         UT_hash_handle hh;
         TAILQ_ENTRY(cached_value) link; /* the clock's circle */
         struct values *values;
-        struct blob *blob; /* a reference */
+        struct key_entry *entry; /* whose `cached` this is; or NULL */
+        struct blob *blob;       /* a reference */
         uint64_t seq;
         bool used;
 };
@@ -52,6 +53,8 @@ static size_t cost(const struct blob *blob) {
 static void evict(struct cached_value *v) {
         struct value_cache *c = v->values->cache;
 
+        if (v->entry)
+                v->entry->cached = NULL;
         HASH_DEL(v->values->table, v);
         TAILQ_REMOVE(&c->clock, v, link);
         c->bytes -= cost(v->blob);
@@ -101,6 +104,38 @@ struct blob *values_get(struct values *values, uint64_t seq) {
         values->cache->n_hits++;
         v->used = true;
         return blob_ref(v->blob);
+}
+
+struct blob *values_get_last(struct values *values, struct key_entry *entry) {
+        struct cached_value *v = entry->cached;
+
+        if (!v) {
+                v = find(values, entry->last.seq);
+                if (!v) {
+                        values->cache->n_misses++;
+                        return NULL;
+                }
+                v->entry = entry;
+                entry->cached = v;
+        }
+        values->cache->n_hits++;
+        v->used = true;
+        return blob_ref(v->blob);
+}
+
+void values_unlink(struct key_entry *entry) {
+        if (!entry->cached)
+                return;
+        entry->cached->entry = NULL;
+        entry->cached = NULL;
+}
+
+void values_unlink_all(struct values *values) {
+        struct cached_value *v, *next;
+
+        HASH_ITER(hh, values->table, v, next)
+                if (v->entry)
+                        values_unlink(v->entry);
 }
 
 void values_put(struct values *values, uint64_t seq, struct blob *blob) {

@@ -10,6 +10,7 @@
 
 #include <uthash.h>
 
+#include "keyspace/index.h"
 #include "keyspace/keyspace.h"
 
 struct cached_value;
@@ -26,6 +27,12 @@ void values_done(struct values *values);
 struct blob *values_get(struct values *values, uint64_t seq);
 /* Takes a reference of its own. Replaces nothing. */
 void values_put(struct values *values, uint64_t seq, struct blob *blob);
+/* The value of the entry's newest version, likewise; found without the table after the first time. */
+struct blob *values_get_last(struct values *values, struct key_entry *entry);
+/* Before the entry gets another newest version, or goes. */
+void values_unlink(struct key_entry *entry);
+/* Before all entries go. */
+void values_unlink_all(struct values *values);
 void values_drop(struct values *values, uint64_t seq);
 
 /* Values that are to be read; owned by whoever asked, alive until done was called or fetch_cancel() returned. */
