@@ -496,10 +496,8 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
 
                         assert_int_equal(a.result, KEYSPACE_OK);
                         assert_int_equal(a.n_kvs, at != NULL);
-                        if (at) {
-                                assert_int_equal(a.kvs[0].mod, at->revision);
-                                assert_string_equal(a.kvs[0].value, at->value);
-                        }
+                        assert_int_equal(a.n_kvs ? a.kvs[0].mod : 0, at ? at->revision : 0);
+                        assert_string_equal(a.n_kvs ? a.kvs[0].value : "", at ? at->value : "");
                 }
         for (unsigned i = 0; i < N_DAEMONS; i++) {
                 if (!live[i].left_behind) {
