@@ -492,12 +492,13 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
                 for (unsigned key = 0; key < N_KEYS; key++) {
                         char name[] = {'k', (char)('0' + key), 0};
                         struct answer a = engine_get(e, i < N_DAEMONS ? run.daemons[i] : fresh, name);
-                        const struct event *at = state_at(&last, key, INT64_MAX);
+                        const struct event *found = state_at(&last, key, INT64_MAX);
+                        struct event none = {}, at = found ? *found : none;
 
                         assert_int_equal(a.result, KEYSPACE_OK);
-                        assert_int_equal(a.n_kvs, at != NULL);
-                        assert_int_equal(a.n_kvs ? a.kvs[0].mod : 0, at ? at->revision : 0);
-                        assert_string_equal(a.n_kvs ? a.kvs[0].value : "", at ? at->value : "");
+                        assert_int_equal(a.n_kvs, found != NULL);
+                        assert_int_equal(a.n_kvs ? a.kvs[0].mod : 0, at.revision);
+                        assert_string_equal(a.n_kvs ? a.kvs[0].value : "", at.value);
                 }
         for (unsigned i = 0; i < N_DAEMONS; i++) {
                 if (!live[i].left_behind) {
