@@ -62,7 +62,8 @@ static void on_retry(struct loop_timer *timer) {
 static void wait_for(struct keyspace *ks, const struct stoke_end *end) {
         struct barrier *b = &ks->barrier;
 
-        if (end_equal(end, &b->known) || (end->seq > b->known.seq && end->seq <= ks->end.seq)) {
+        if (end_equal(end, &b->known) || (end->seq > b->known.seq && end->seq < ks->end.seq) ||
+                (end->seq > b->known.seq && end_equal(end, &ks->end))) {
                 pass(ks, &b->asked);
                 return;
         }

@@ -20,6 +20,8 @@
 #define APPEND_PATIENCE_NS (10 * NSEC_PER_SEC)
 #define PAUSE_NS (2 * NSEC_PER_MSEC)
 #define LONGEST_PAUSE_NS NSEC_PER_SEC
+#define LONGEST_TURN_NS (100 * NSEC_PER_MSEC)
+#define QUIET_PAUSES 8 /* in which nobody else wrote: then nobody else writes */
 #define SLOW_COMMIT_NS (500 * NSEC_PER_MSEC)
 
 static void begin(struct keyspace *ks);
@@ -456,9 +458,11 @@ static void begin(struct keyspace *ks) {
         if (ks->head != HEAD_IDLE || !ks->open || ks->closing || !ks->queue.n)
                 return;
         if (ks->foreign && ks->n_alone >= 4) {
-                /* Others get their turn. */
+                /* Others get their turn, as long as there are any. */
                 ks->n_alone = 0;
-                pause_for(ks, 3 * ks->append_ns);
+                if (++ks->n_quiet > QUIET_PAUSES)
+                        ks->foreign = false;
+                pause_for(ks, min_of(3 * ks->append_ns, LONGEST_TURN_NS));
                 return;
         }
 

@@ -174,8 +174,10 @@ void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *r) {
                 prune(ks, SIZE_MAX);
         loop_timer_clear(&c->timer);
 
-        /* Whoever appended this mark has completed the deletions of the one before. */
-        seq_list_done(&c->dead);
+        /* Whoever appended this mark has completed the deletions of the one before. Of a log that is loaded from its
+         * beginning that is not known: it may be an installation's copy, taken while they were under way. */
+        if (ks->open)
+                seq_list_done(&c->dead);
         if (c->mark)
                 seq_list_add(&c->dead, c->mark);
         seq_list_join(&c->dead, &c->later);
@@ -216,7 +218,7 @@ static void on_compacted(struct datastore_job *job) {
                 c->fenced = true;
         if (r != 0) {
                 /* Named again: a deletion may be repeated. */
-                for (size_t i = 0; i < j->compact.n_seqs; i++)
+                for (size_t i = 0; i < j->compact.n_seqs && c->mark == j->compact.mark; i++)
                         seq_list_add(&c->dead, j->seqs[i]);
                 log_warning("%s: compaction could not delete %zu records, it will be tried again: %s", ks->name,
                         j->compact.n_seqs,
@@ -272,7 +274,7 @@ void compaction_kick(struct keyspace *ks) {
                 return;
         if (c->dead.n) {
                 /* Another daemon's mark is that daemon's to carry out, unless it is in our way. */
-                if (ks->exclusive || c->own || c->held.n)
+                if (ks->exclusive || c->own || c->held.n || c->physical.n)
                         delete_some(ks);
                 return;
         }

@@ -230,6 +230,15 @@ static void on_close(struct loop_task *task) {
 
         if (!ks->closing || ks->n_jobs)
                 return;
+        /* Calls that came, or moved on, after the lists were ended: nobody would end them any more. */
+        call_list_end(&ks->queue, KEYSPACE_STOPPED);
+        call_list_end(&ks->ranging, KEYSPACE_STOPPED);
+        call_list_end(&ks->barrier.free, KEYSPACE_STOPPED);
+        call_list_end(&ks->barrier.waiting, KEYSPACE_STOPPED);
+        call_list_end(&ks->compaction.physical, KEYSPACE_STOPPED);
+        while (ks->late.n)
+                ks->late_task.run(&ks->late_task);
+        watch_end_all(ks, KEYSPACE_STOPPED);
         if (ks->acquired && !ks->released) {
                 ks->released = true;
                 ks->release_name = keyspace_stoke(ks);

@@ -237,7 +237,7 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                         return false;
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
                         ks->foreign = true;
-                        ks->n_alone = 0;
+                        ks->n_alone = ks->n_quiet = 0;
                 }
                 /* A batch lands right behind the end that it expected, or nowhere. */
                 if (ks->batch && origin_equal(&r->origin, &ks->batch->records[0].origin))
@@ -305,6 +305,7 @@ static void rebuild(struct keyspace *ks) {
         before = ks->index;
         ks->index = (struct index){};
         keyspace_forget(ks);
+        ks->open = false; /* as when it is loaded first: nobody is told of anything before all is there */
         same = apply_some(ks, l, SIZE_MAX) && same_history(ks, &before, revision_before);
         index_done(&before);
         if (!same) {
@@ -319,6 +320,7 @@ static void rebuild(struct keyspace *ks) {
                 lose(ks, reason ? reason : "forked");
                 return;
         }
+        ks->open = true;
         ks->foreign = true;
         /* It may have landed and been compacted away: nobody can tell any more. */
         if (ks->batch && !ks->batch->landed)

@@ -12,6 +12,7 @@
 
 #define SLICE_KEYS 512
 #define SLICE_BYTES (512 * 1024)
+#define SLICE_LOOKED 16384 /* entries, wanted or not */
 
 /* A range that was not answered in one go. */
 struct range_state {
@@ -146,13 +147,17 @@ static void collect(struct range_state *s) {
         const struct key_version *v;
         struct index_cursor cursor;
         struct key_entry *e;
-        size_t bytes = 0;
+        size_t bytes = 0, n_looked = 0;
 
         index_seek(&s->ks->index, s->next, &cursor);
         for (;;) {
                 e = index_next(&cursor);
                 if (!e || range_ends_before(&r->range, key_entry_key(e))) {
                         s->at_end = true;
+                        return;
+                }
+                if (++n_looked > SLICE_LOOKED) {
+                        s->next = key_entry_key(e);
                         return;
                 }
                 v = key_entry_at(e, s->revision);

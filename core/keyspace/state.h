@@ -161,6 +161,7 @@ struct keyspace {
         struct loop_task begin_task;
         struct loop_timer pause_timer;
         unsigned n_failures;      /* in a row, with the end unchanged: the pause before the next try grows */
+        unsigned n_quiet;         /* pauses in a row in which nobody else wrote */
         unsigned n_alone;         /* commits in a row without foreign records */
         bool was_stale;           /* the load under way was asked for by a refused append */
         bool loaded_nothing;      /* the last load found no new record */

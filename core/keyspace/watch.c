@@ -173,7 +173,7 @@ static void note_event(struct watcher *w, void *userdata) {
         touch(p, w);
         /* It can be sent to those who do not ask for what is missing. */
         if ((p->result == EVENT_NEEDS_VALUES && (!p->event->is_delete || w->config.prev_kv)) ||
-                (p->result == EVENT_NO_PREV && w->config.prev_kv)) {
+                (!p->event->is_delete && !p->event->kv.value) || (p->result == EVENT_NO_PREV && w->config.prev_kv)) {
                 w->cut = p->item->revision;
                 while (w->n_events && w->events[w->n_events - 1]->kv.mod_revision == w->cut)
                         w->n_events--;

@@ -26,6 +26,7 @@ struct watcher {
         struct loop_timer timer; /* goes on catching up */
         struct fetch fetch;
         bool fetching;
+        unsigned n_missed; /* fetches in a row that did not bring all */
 
         /* During a publish: what is to be delivered. */
         struct watch_event **events; /* owned */

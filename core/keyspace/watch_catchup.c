@@ -3,13 +3,13 @@
  * has all and is served with the others. Nobody waits for it, and it keeps nothing but its place. The keyspace's loop only.
  */
 
-#include <errno.h>
-
+#include "base/log.h"
 #include "keyspace/watch.h"
 
 #define CATCH_UP_EVENTS 256
 #define CATCH_UP_ITEMS 8192 /* of history looked at in a slice */
 #define CATCH_UP_BYTES (1024 * 1024)
+#define MAX_MISSED 8 /* times in a row that a value was not where it should be */
 
 static void catch_up(struct watcher *w);
 
@@ -92,6 +92,11 @@ static void catch_up(struct watcher *w) {
                         /* Evicted, or compacted, between the answer and now; the next round asks for all of it. */
                         fetch_done(&w->fetch);
                         fetch_done(&missing);
+                        if (++w->n_missed > MAX_MISSED) {
+                                log_error("%s: values that a watch needs are not in the datastore", ks->name);
+                                watcher_cancel(w, KEYSPACE_LOST);
+                                return;
+                        }
                         watcher_catch_up(w);
                         return;
                 }
@@ -102,6 +107,7 @@ static void catch_up(struct watcher *w) {
                 return;
         }
         fetch_done(&w->fetch);
+        w->n_missed = 0;
 
         if (list.n) {
                 bool alive;

@@ -506,6 +506,40 @@ static void neighbour_of_a_big_delete(void **state) {
         engine_keyspace_close(e, a);
 }
 
+/* A call that comes between keyspace_close() and its end is answered all the same. */
+struct late_asker {
+        struct loop_task task;
+        struct keyspace *ks;
+        struct late_call *l;
+        bool closed, done_when_closed;
+};
+
+static void ask_late(struct loop_task *task) {
+        struct late_asker *a = container_of(task, struct late_asker, task);
+
+        a->l = start_put(a->ks, "/late", "1", 1000);
+}
+
+static void closed_late(void *userdata) {
+        struct late_asker *a = userdata;
+
+        a->closed = true;
+        a->done_when_closed = !a->l || a->l->done;
+        keyspace_free(a->ks);
+}
+
+static void call_while_closing(void **state) {
+        struct engine *e = *state;
+        struct late_asker a = {.task.run = ask_late, .ks = engine_keyspace(e, 1)};
+
+        keyspace_close(a.ks, closed_late, &a);
+        ask_late(&a.task); /* as another deferred task of the same iteration would */
+        engine_run(e, 1000, &a.closed);
+        e->n_open--;
+        assert_true(a.closed);
+        assert_true(a.done_when_closed);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(write_on_forked_log, setup, teardown),
@@ -521,6 +555,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(deadline_on_a_hung_datastore, setup, teardown),
                 cmocka_unit_test_setup_teardown(compact_behind_a_foreign_mark, setup, teardown),
                 cmocka_unit_test_setup_teardown(physical_deadline, setup, teardown),
+                cmocka_unit_test_setup_teardown(call_while_closing, setup, teardown),
                 cmocka_unit_test_setup_teardown(landed_and_compacted, setup, teardown),
                 cmocka_unit_test_setup_teardown(many_leases_expire_at_once, setup, teardown),
                 cmocka_unit_test_setup_teardown(neighbour_of_a_big_delete, setup, teardown),
