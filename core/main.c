@@ -132,9 +132,7 @@ static char *reload_settings(struct daemon *d) {
         }
         if (settings->log_level != d->settings->log_level && !d->log_level_given)
                 log_set_level(settings->log_level);
-        fleet_set_settings(d->fleet, settings);
-        settings_free(d->settings);
-        d->settings = steal(settings);
+        settings_adopt(d->settings, settings);
         return mistake;
 }
 

@@ -143,15 +143,19 @@ static void list_datastores(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
         Stokehold__Control__V1__ListDatastoresRequest *request;
         Stokehold__Control__V1__ListDatastoresResponse *response;
+        cleanup(freep) char *text = NULL;
 
         request = enter(call, data, &stokehold__control__v1__list_datastores_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         response = answer_datastores(control->config.fleet, request->name, grpc_call_arena(call));
-        if (response)
+        if (response) {
                 grpc_call_reply(call, protobuf_pack(&response->base));
-        else
-                grpc_call_finish(call, GRPC_NOT_FOUND, "no such datastore");
+                return;
+        }
+        if (asprintf(&text, "no such datastore: %.253s", request->name) < 0)
+                check(false);
+        grpc_call_finish(call, GRPC_NOT_FOUND, text);
 }
 
 static void on_tenants(void *userdata) {

@@ -6,9 +6,11 @@
 #include "ctl/ctl.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -105,6 +107,32 @@ static int exit_of_code(enum grpc_code code) {
         }
 }
 
+static bool is_member(const char *name) {
+        cleanup(freep) gid_t *groups = NULL;
+        const struct group *group = getgrnam(name);
+        int n;
+
+        if (!group)
+                return false;
+        if (group->gr_gid == getegid())
+                return true;
+        n = getgroups(0, NULL);
+        groups = n > 0 ? xcalloc((size_t)n, sizeof(*groups)) : NULL;
+        n = groups ? getgroups(n, groups) : 0;
+        for (int i = 0; i < n; i++)
+                if (groups[i] == group->gr_gid)
+                        return true;
+        return false;
+}
+
+/* The daemon hangs up on whoever may not even look, before a word is said: this tells it from a daemon in trouble. */
+static bool may_look(const char *path) {
+        struct stat st;
+
+        return geteuid() == 0 || (stat(path, &st) == 0 && st.st_uid == geteuid()) || is_member("stokehold-admin") ||
+                is_member("stokehold-view");
+}
+
 struct answer {
         struct ctl *ctl;
         const ProtobufCMessageDescriptor *descriptor;
@@ -139,6 +167,10 @@ int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, c
         code = grpc_client_unary(ctl->client, path, timeout_ns, blob_bytes(packed), on_message, &answer, &err);
         if (code == GRPC_DEADLINE_EXCEEDED)
                 return ctl_fail(CTL_UNREACHABLE, "no answer within %g s (see --timeout)", (double)timeout_ns / 1e9);
+        if (code == GRPC_UNAVAILABLE && !may_look(ctl->socket))
+                return ctl_fail(CTL_DENIED,
+                        "%s: permission denied (root and members of stokehold-admin or stokehold-view may use it)",
+                        ctl->socket);
         if (code != GRPC_OK)
                 return ctl_fail(exit_of_code(code), "%s", err.text && *err.text ? err.text : grpc_code_name(code));
         if (answer.malformed || !answer.message)

@@ -31,7 +31,7 @@ static int run_status(struct ctl *ctl) {
         output_field("Running for", "%s (pid %d)", output_age(s->uptime_seconds, &word), s->pid);
         output_field("Daemon", "%s", s->daemon);
         output_field("Datastores", "%u, %u ready", s->n_datastores, s->n_datastores_ready);
-        output_field("Tenants", "%u, %u serving", s->n_tenants, s->n_tenants_serving);
+        output_field("Tenants", "%u, %u open", s->n_tenants, s->n_tenants_serving);
         output_field("Connections", "%llu", (unsigned long long)s->n_connections);
         output_field("Memory", "%s", output_size(s->memory_bytes, &word));
         output_field(
@@ -127,8 +127,8 @@ static int run_reload(struct ctl *ctl) {
                         putchar('\n');
                 }
         if (l->n_errors)
-                return ctl_fail(CTL_FAILED, "%zu %s refused; what was in force before stays so", l->n_errors,
-                        l->n_errors == 1 ? "definition was" : "definitions were");
+                return ctl_fail(CTL_FAILED, "%zu %s; what was in force before stays so", l->n_errors,
+                        l->n_errors == 1 ? "problem" : "problems");
         return CTL_OK;
 }
 

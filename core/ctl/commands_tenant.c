@@ -169,7 +169,8 @@ static int run_create(struct ctl *ctl) {
                 print_endpoints(t, "  ");
         }
         if (strcmp(t->phase, "Failed") == 0)
-                return ctl_fail(CTL_FAILED, "tenant '%s' could not be made: %s", t->name, t->reason);
+                return ctl_fail(CTL_FAILED, "tenant '%s' is recorded, but could not be made (it is tried again): %s",
+                        t->name, t->reason);
         return CTL_OK;
 }
 

@@ -37,21 +37,24 @@ static void refusals_free(struct plugin_refusal *refusals, size_t n) {
         free(refusals);
 }
 
+static void names_free(char **names, size_t n) {
+        for (size_t i = 0; i < n; i++)
+                free(names[i]);
+        free(names);
+}
+
 int plugin_table_new(const struct plugin_table_config *config, struct plugin_table **ret) {
         cleanup(plugin_table_freep) struct plugin_table *table = new0(struct plugin_table);
+        int r;
 
         pthread_mutex_init(&table->mutex, NULL);
         table->root_only = config->root_only;
         table->directory = strdup(config->directory);
-        table->experimental = calloc(config->n_experimental + 1, sizeof(char *));
-        if (!table->directory || !table->experimental)
+        if (!table->directory)
                 return -ENOMEM;
-        for (size_t i = 0; i < config->n_experimental; i++) {
-                table->experimental[i] = strdup(config->experimental[i]);
-                if (!table->experimental[i])
-                        return -ENOMEM;
-                table->n_experimental++;
-        }
+        r = plugin_table_allow(table, config->experimental, config->n_experimental);
+        if (r < 0)
+                return r;
         *ret = steal(table);
         return 0;
 }
@@ -63,11 +66,9 @@ void plugin_table_free(struct plugin_table *table) {
                 free(table->plugins[i]->path);
                 free(table->plugins[i]);
         }
-        for (size_t i = 0; i < table->n_experimental; i++)
-                free(table->experimental[i]);
+        names_free(table->experimental, table->n_experimental);
         refusals_free(table->refusals, table->n_refusals);
         free(table->plugins);
-        free(table->experimental);
         free(table->directory);
         pthread_mutex_destroy(&table->mutex);
         free(table);
@@ -197,6 +198,32 @@ static bool experimental_allowed(const struct plugin_table *table, const struct 
         return false;
 }
 
+static bool allowed(const struct plugin_table *table, const struct stoke_driver *driver) {
+        return driver->maturity != STOKE_EXPERIMENTAL || experimental_allowed(table, driver);
+}
+
+int plugin_table_allow(struct plugin_table *table, const char *const *experimental, size_t n_experimental) {
+        char **names = calloc(n_experimental + 1, sizeof(char *));
+
+        if (!names)
+                return -ENOMEM;
+        for (size_t i = 0; i < n_experimental; i++) {
+                names[i] = strdup(experimental[i]);
+                if (!names[i]) {
+                        names_free(names, i);
+                        return -ENOMEM;
+                }
+        }
+        names_free(table->experimental, table->n_experimental);
+        table->experimental = names;
+        table->n_experimental = n_experimental;
+        pthread_mutex_lock(&table->mutex);
+        for (size_t i = 0; i < table->n_plugins; i++)
+                table->plugins[i]->allowed = allowed(table, table->plugins[i]->driver);
+        pthread_mutex_unlock(&table->mutex);
+        return 0;
+}
+
 static int load(struct plugin_table *table, const char *path, struct error *reterr) {
         const struct stoke_driver *driver;
         struct plugin *plugin, **plugins;
@@ -228,7 +255,7 @@ static int load(struct plugin_table *table, const char *path, struct error *rete
         plugin = new0(struct plugin);
         plugin->driver = driver;
         plugin->path = strdup(path);
-        plugin->allowed = driver->maturity != STOKE_EXPERIMENTAL || experimental_allowed(table, driver);
+        plugin->allowed = allowed(table, driver);
         check(plugin->path);
         pthread_mutex_lock(&table->mutex);
         plugins = reallocarray(table->plugins, table->n_plugins + 1, sizeof(struct plugin *));

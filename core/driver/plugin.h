@@ -38,6 +38,8 @@ int plugin_table_new(const struct plugin_table_config *config, struct plugin_tab
 void plugin_table_free(struct plugin_table *table);
 DEFINE_FREEP(plugin_table)
 
+/* Other experimental drivers may be used from now on. What has been opened with a driver that no longer may stays open. Main thread. */
+int plugin_table_allow(struct plugin_table *table, const char *const *experimental, size_t n_experimental);
 /* Loads what is new since the last scan; one log line for each file that is loaded or (when the reason is new) skipped. */
 void plugin_table_scan(struct plugin_table *table);
 /* Refusals are the main thread's. By name or alias. NULL: unknown, with the reason ("no driver \"X\": there are …", or that it is experimental and not allowed). */

@@ -58,10 +58,28 @@ static const char *on_driver(void *userdata, const char *name, struct error *ret
         return plugin ? plugin->driver->name : NULL;
 }
 
-static bool on_in_use(void *userdata, const char *datastore) {
-        struct fleet_store *store = fleet_find_store(userdata, datastore);
+static enum definition_use on_use(void *userdata, const char *datastore, definition_declared_fn declared, void *next) {
+        struct fleet *fleet = userdata;
+        struct fleet_store *store = fleet_find_store(fleet, datastore);
+        enum definition_use use = DEFINITION_UNUSED;
+        struct assignment *a;
 
-        return store && store_is_used(store);
+        if (!store)
+                return DEFINITION_UNUSED;
+        if (store == fleet->registry_store)
+                return DEFINITION_USED;
+        LIST_FOREACH(a, &fleet->assignments, entry) {
+                const struct registry_record *record = assignment_record(a);
+
+                if (!record || strcmp(record->datastore, datastore) != 0)
+                        continue;
+                if (!a->want_delete && record->phase != REGISTRY_DELETING &&
+                        (!record->from_file || declared(next, a->name)))
+                        return DEFINITION_USED;
+                use = DEFINITION_LEAVING;
+        }
+        fleet->leaving |= use == DEFINITION_LEAVING;
+        return use;
 }
 
 static int read_definitions(struct fleet *fleet) {
@@ -71,13 +89,14 @@ static int read_definitions(struct fleet *fleet) {
                 .state_dir = settings->state_dir,
                 .secrets = fleet->secrets,
                 .driver = on_driver,
-                .in_use = on_in_use,
+                .use = on_use,
                 .userdata = fleet,
         };
         struct definition_problems problems = {};
         struct definitions *set = NULL;
         int r;
 
+        fleet->leaving = false;
         r = definitions_load(&config, fleet->definitions, &set, &problems);
         if (r < 0)
                 return r;
@@ -318,6 +337,10 @@ void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata) {
 
         if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING) {
                 loop_timer_clear(&fleet->reload_timer);
+                r = plugin_table_allow(fleet->plugins, (const char *const *)fleet->config.settings->experimental,
+                        fleet->config.settings->n_experimental);
+                if (r < 0)
+                        log_error("plugins: %s", strerror(-r));
                 plugin_table_scan(fleet->plugins);
                 r = read_definitions(fleet);
                 if (r < 0)
@@ -343,8 +366,4 @@ void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata) {
 void fleet_definitions_changed(struct fleet *fleet) {
         if ((fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING) && !fleet->reload_timer.position)
                 loop_timer_set(fleet->loop, &fleet->reload_timer, clock_now_ns() + RELOAD_DELAY_NS);
-}
-
-void fleet_set_settings(struct fleet *fleet, const struct settings *settings) {
-        fleet->config.settings = settings;
 }

@@ -379,6 +379,9 @@ static void farewell(struct assignment *a) {
         /* A definition of this name may be waiting for the old one to be gone. */
         if (was_there && fleet_is_running(fleet))
                 loop_defer(fleet->loop, &fleet->apply_task);
+        /* A datastore whose document has gone too may have waited for this. */
+        if (fleet->leaving)
+                fleet_definitions_changed(fleet);
 }
 
 /* The datastore of the record, open. NULL: a failure, told. */
@@ -403,7 +406,8 @@ static struct fleet_store *store_of(struct assignment *a) {
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
         if (a->want_delete) {
-                if (a->record->phase == REGISTRY_DELETING)
+                /* Leaving the data after all is the way out where the datastore cannot be reached. */
+                if (a->record->phase == REGISTRY_DELETING && (a->record->retain || !a->want_retain))
                         return;
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;

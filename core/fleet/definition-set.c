@@ -123,12 +123,20 @@ bool datastore_name_is_valid(const char *name) {
 
 #define LAST_APPLIED "kubectl.kubernetes.io/last-applied-configuration"
 
+/* Kubernetes' ObjectMeta. What the server fills in means nothing here. */
+static const char *const metadata_fields[] = {"name", "generateName", "namespace", "selfLink", "uid", "resourceVersion",
+        "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations",
+        "ownerReferences", "finalizers", "managedFields", "clusterName", NULL};
+
 int metadata_parse(const struct node_reader *reader, const struct node_at *top, struct definition_map *ret_labels,
         struct definition_map *ret_annotations) {
         struct node_at at;
         int r;
 
         r = node_mapping(reader, top, "metadata", "metadata", &at);
+        if (r < 0)
+                return r;
+        r = node_only(reader, &at, metadata_fields, NULL);
         if (r < 0)
                 return r;
         r = node_map(reader, &at, "labels", ret_labels);

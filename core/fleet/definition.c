@@ -120,6 +120,32 @@ static int choose(struct merge *m) {
         return 0;
 }
 
+/* ---- use */
+
+static bool is_declared(void *next, const char *tenant) {
+        const struct merge *m = next;
+        const struct entry *e;
+
+        HASH_FIND_STR(m->entries[DEFINITION_TENANT], tenant, e);
+        return e && e->next;
+}
+
+static bool is_wanted_by_tenant(const struct merge *m, const char *datastore) {
+        for (const struct entry *e = m->entries[DEFINITION_TENANT]; e; e = e->hh.next) {
+                const struct tenant_definition *t = (const struct tenant_definition *)e->next;
+
+                if (t && t->datastore && strcmp(t->datastore, datastore) == 0)
+                        return true;
+        }
+        return false;
+}
+
+static enum definition_use use_of(struct merge *m, const char *datastore) {
+        if (is_wanted_by_tenant(m, datastore))
+                return DEFINITION_USED;
+        return m->config->use ? m->config->use(m->config->userdata, datastore, is_declared, m) : DEFINITION_UNUSED;
+}
+
 /* ---- one document */
 
 static bool same_string(const char *a, const char *b) {
@@ -140,8 +166,7 @@ static int check_datastore_change(struct merge *m, const struct entry *e, const 
                         d->subject, old->driver);
                 return r < 0 ? r : 1;
         }
-        if (!same_string(old->path, new->path) && m->config->in_use &&
-                m->config->in_use(m->config->userdata, e->name)) {
+        if (!same_string(old->path, new->path) && use_of(m, e->name) != DEFINITION_UNUSED) {
                 r = problem_add(m->problems, true, d->file, new->spec_line,
                         "%s: spec.path: cannot be changed while the datastore is used (it is %s)", d->subject,
                         old->path ? old->path : "none");
@@ -230,29 +255,20 @@ static int take_all(struct merge *m) {
 
 /* ---- the whole */
 
-static bool is_wanted_by_tenant(const struct merge *m, const char *datastore) {
-        for (const struct entry *e = m->entries[DEFINITION_TENANT]; e; e = e->hh.next) {
-                const struct tenant_definition *t = (const struct tenant_definition *)e->next;
-
-                if (t && t->datastore && strcmp(t->datastore, datastore) == 0)
-                        return true;
-        }
-        return false;
-}
-
-static bool is_in_use(const struct merge *m, const char *datastore) {
-        if (m->config->in_use && m->config->in_use(m->config->userdata, datastore))
-                return true;
-        return is_wanted_by_tenant(m, datastore);
-}
-
+/* A datastore that goes together with its tenants stays until they are deleted: a set is made again then. */
 static int keep_used_datastores(struct merge *m) {
         for (struct entry *e = m->entries[DEFINITION_DATASTORE]; e; e = e->hh.next) {
+                enum definition_use use;
                 int r;
 
-                if (!e->vanished || !is_in_use(m, e->name))
+                if (!e->vanished)
+                        continue;
+                use = use_of(m, e->name);
+                if (use == DEFINITION_UNUSED)
                         continue;
                 entry_keep(e);
+                if (use == DEFINITION_LEAVING)
+                        continue;
                 r = problem_add(m->problems, true, e->previous->file, e->previous->line,
                         "DataStore \"%s\": DataStoreStillUsed: its document was removed, but it is still used by one (or more) "
                         "tenants, and stays as it was",
@@ -318,7 +334,7 @@ static int add_embedded(struct merge *m) {
 
         if (e->next)
                 return 0;
-        if (anyone_wants(m, false) && anyone_wants(m, true) && !is_in_use(m, e->name))
+        if (anyone_wants(m, false) && anyone_wants(m, true) && use_of(m, e->name) == DEFINITION_UNUSED)
                 return 0;
         if (e->previous && !e->previous->file) {
                 entry_keep(e);

@@ -154,14 +154,23 @@ void definition_problems_done(struct definition_problems *problems);
 
 struct secret_source;
 
+/* Who is in a datastore: nobody; only tenants that no document declares any longer and that are therefore deleted; others. */
+enum definition_use {
+        DEFINITION_UNUSED,
+        DEFINITION_LEAVING,
+        DEFINITION_USED,
+};
+/* Whether the set that is being made has a tenant of this name. */
+typedef bool (*definition_declared_fn)(void *next, const char *tenant);
+
 struct definitions_config {
         const char *directory;         /* read: *.yaml and *.yml in it, in order of name */
         const char *state_dir;         /* absolute: for datastores' paths */
         struct secret_source *secrets; /* borrowed; to tell of references that resolve nowhere; NULL: not looked at */
         /* The driver's own name for a name or alias, borrowed for ever; NULL with the reason: it cannot be used. May be NULL: all can. */
         const char *(*driver)(void *userdata, const char *name, struct error *reterr);
-        /* Whether a tenant or the registry is in the datastore. May be NULL: none is. */
-        bool (*in_use)(void *userdata, const char *datastore);
+        /* Tenants, or the registry, that are in the datastore. May be NULL: none are. */
+        enum definition_use (*use)(void *userdata, const char *datastore, definition_declared_fn declared, void *next);
         void *userdata;
 };
 

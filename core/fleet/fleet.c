@@ -485,7 +485,7 @@ void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, 
                         record->source);
                 return;
         }
-        a->want_retain = a->want_delete ? a->want_retain : keep_data || record->retain;
+        a->want_retain = keep_data || (a->want_delete ? a->want_retain : record->retain);
         a->want_delete = true;
         assignment_wait(a, WAIT_GONE, done, userdata);
         assignment_hurry(a);

@@ -23,7 +23,7 @@ struct fleet;
 
 struct fleet_config {
         struct loop *loop;               /* borrowed, the main loop */
-        const struct settings *settings; /* borrowed until fleet_free() or fleet_set_settings() */
+        const struct settings *settings; /* borrowed; a reload may change what can be changed in it */
         uint8_t daemon[16];
         struct tenant_services services; /* what the rooms above add to each tenant's server */
         /* Every tenant is served or has said why not: once, after the start. May be NULL. */
@@ -48,11 +48,9 @@ int fleet_check_definitions(const struct settings *settings, FILE *out);
 
 typedef void (*fleet_done_fn)(void *userdata, int result, const char *reason);
 
-/* Reads plugins and definitions again and applies what is good. errors: a line each, FILE:LINE: reason; valid during done. */
+/* Reads plugins and definitions again and applies what is good, and what may have changed in the settings. errors: a line each, FILE:LINE: reason; valid during done. */
 typedef void (*fleet_reload_fn)(void *userdata, const char *const *errors, size_t n_errors);
 void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata);
-/* Takes effect with the next fleet_reload(); the old ones are no longer used on return. */
-void fleet_set_settings(struct fleet *fleet, const struct settings *settings);
 /* Something in the definitions directory has changed: reloads them soon, once for a burst of changes. */
 void fleet_definitions_changed(struct fleet *fleet);
 

@@ -434,3 +434,17 @@ char *settings_fixed_changes(const struct settings *old, const struct settings *
                 return NULL;
         return (char *)steal(names.data);
 }
+
+void settings_adopt(struct settings *running, struct settings *new) {
+        strings_free(running->experimental, running->n_experimental);
+        running->experimental = steal(new->experimental);
+        running->n_experimental = new->n_experimental;
+        new->n_experimental = 0;
+        free(running->file); /* it may have come, or gone */
+        running->file = steal(new->file);
+        running->log_level = new->log_level;
+        running->slow_request_ns = new->slow_request_ns;
+        running->default_quota_bytes = new->default_quota_bytes;
+        running->auto_compaction_ns = new->auto_compaction_ns;
+        running->socket_mode = new->socket_mode;
+}

@@ -2,7 +2,7 @@
 
 /*
  * The daemon's settings: stokehold.yaml and the command line, with the defaults filled in. Read by the main thread at the
- * start and on reload; a struct settings does not change after it was read, so any thread may look at it while its owner keeps it.
+ * start and on reload. The main thread alone looks at what a reload may change.
  *
  * --config FILE  for real use: FHS paths, plugins must be root's.
  * --root DIR     for trials and tests: all paths under DIR, DIR/stokehold.yaml is read where it is there, no metrics
@@ -66,3 +66,5 @@ DEFINE_FREEP(settings)
 /* The names of the settings that differ, but cannot be changed while the daemon runs (all but log.*, tenants.*, drivers.experimental), with a comma between;
  * NULL: none. Owned by the caller. */
 char *settings_fixed_changes(const struct settings *old, const struct settings *new);
+/* Makes of running what new says where that can be changed while the daemon runs; the rest of running stays. */
+void settings_adopt(struct settings *running, struct settings *new);

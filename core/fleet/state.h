@@ -177,6 +177,7 @@ struct fleet {
         struct grpc_limits limits;            /* of tenants' servers */
         char **errors;                        /* owned: of the last reading and applying */
         size_t n_errors, n_definition_errors; /* those of the reading come first */
+        bool leaving;                         /* a datastore waits for its last tenants to be deleted */
         bool refused;                         /* some document was not taken: nothing is deleted for being absent */
         struct loop_timer reload_timer;
         LIST_HEAD(, fleet_store) stores;

@@ -14,6 +14,7 @@ struct world {
         struct definitions *set;             /* in force */
         struct definition_problems problems; /* of the last load */
         const char *used;                    /* a datastore that tenants are in */
+        const char *used_by;                 /* one that a file made, the only one; NULL: others */
 };
 
 /* As the table of plugins answers. */
@@ -30,10 +31,12 @@ static const char *on_driver(void *userdata, const char *name, struct error *ret
         return NULL;
 }
 
-static bool on_in_use(void *userdata, const char *datastore) {
+static enum definition_use on_use(void *userdata, const char *datastore, definition_declared_fn declared, void *next) {
         const struct world *w = userdata;
 
-        return w->used && strcmp(w->used, datastore) == 0;
+        if (!w->used || strcmp(w->used, datastore) != 0)
+                return DEFINITION_UNUSED;
+        return w->used_by && !declared(next, w->used_by) ? DEFINITION_LEAVING : DEFINITION_USED;
 }
 
 static int setup(void **state) {
@@ -48,7 +51,7 @@ static int setup(void **state) {
                 .state_dir = "/state",
                 .secrets = w->secrets,
                 .driver = on_driver,
-                .in_use = on_in_use,
+                .use = on_use,
                 .userdata = w,
         };
         *state = w;
@@ -691,6 +694,38 @@ static void test_duplicates(void **state) {
         expect_one_problem(w, expected);
 }
 
+/* A file that goes with a datastore and the tenants in it: these are deleted first, and nobody has to say it twice. */
+static void test_goes_with_its_tenants(void **state) {
+        struct world *w = *state;
+
+        put(w, "a.yaml", SQLITE("s") "---\n" TENANT_HEAD("t") "spec: {datastore: s}\n");
+        load(w);
+        w->used = "s";
+        w->used_by = "t";
+        drop(w, "a.yaml");
+        load(w);
+        expect_clean(w);
+        assert_non_null(datastore(w, "s"));
+        assert_null(tenant(w, "t"));
+        load(w);
+        expect_clean(w);
+        assert_non_null(datastore(w, "s"));
+        w->used = NULL;
+        load(w);
+        expect_clean(w);
+        assert_null(datastore(w, "s"));
+}
+
+static void test_metadata(void **state) {
+        struct world *w = *state;
+
+        put(w, "a.yaml",
+                "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata:\n  name: t\n  uid: x\n  lables: {a: b}\n");
+        load(w);
+        expect_one_problem(w, "a.yaml:6: Tenant \"t\": metadata.lables: unknown field");
+        assert_null(tenant(w, "t"));
+}
+
 static void test_still_used(void **state) {
         struct world *w = *state;
 
@@ -911,6 +946,8 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_immutable, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_duplicates, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_still_used, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_goes_with_its_tenants, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_metadata, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_only_one, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_ports, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
