@@ -271,6 +271,9 @@ static void on_tenant_created(void *userdata, int result, const char *reason) {
                 answer_free(answer);
                 return;
         }
+        if (result < 0)
+                operation_audit(
+                        answer->op, "create tenant \"%.63s\" (recorded, but not made yet: %s)", answer->name, reason);
         fleet_collect(answer->control->config.fleet, on_tenant_collected, answer);
 }
 

@@ -298,7 +298,7 @@ void fleet_apply_tenants(struct fleet *fleet) {
         }
         for (size_t i = fleet->n_definition_errors; i < fleet->n_errors; i++)
                 log_warning("%s", fleet->errors[i]);
-        fleet->applied = true;
+        fleet->applied |= !lost; /* while all is missing, each reading asks anew */
         fleet_settle(fleet);
 }
 

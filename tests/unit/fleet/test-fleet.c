@@ -299,6 +299,27 @@ static void test_deletion_is_finished(void **state) {
         registry_record_free(kept);
 }
 
+static void on_datastore(void *userdata, const struct fleet_datastore_view *view) {
+        struct running *r = userdata;
+
+        if (strcmp(view->name, r->tenant.datastore) != 0)
+                return;
+        r->is_ready = view->ready;
+        snprintf(r->conditions, sizeof(r->conditions), "%s=%s %s=%s",
+                fleet_condition_status_name(view->conditions[0]->status), view->conditions[0]->reason,
+                fleet_condition_status_name(view->conditions[1]->status), view->conditions[1]->reason);
+        r->used_by[0] = '\0';
+        for (size_t i = 0; i < view->n_used_by; i++)
+                snprintf(r->used_by + strlen(r->used_by), sizeof(r->used_by) - strlen(r->used_by), "%s ",
+                        view->used_by[i]);
+}
+
+static void look_datastore(struct running *r, const char *name) {
+        r->conditions[0] = '\0';
+        snprintf(r->tenant.datastore, sizeof(r->tenant.datastore), "%s", name);
+        fleet_each_datastore(r->fleet, on_datastore, r);
+}
+
 #define TENANT(name, more)                                                                                             \
         "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata:\n  name: " name                                       \
         "\nspec:\n  deletionPolicy: Delete\n" more
@@ -345,6 +366,27 @@ static void test_definitions(void **state) {
         begin(w, &r);
         assert_true(look(&r, "a"));
         assert_true(answers(&r, "a"));
+        /* Nor is it a wish when it is read again. */
+        reload(&r);
+        assert_int_equal(r.n_errors, 1);
+        assert_true(look(&r, "a"));
+        assert_true(answers(&r, "a"));
+
+        /* What was there and goes while the daemon runs is one; a datastore and its tenant may go together. */
+        define(w, "a.yaml",
+                "apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: other}\nspec: {driver: SQLite}\n---\n" TENANT(
+                        "b", "  datastore: other\n"));
+        reload(&r);
+        world_run_ms(w, 500);
+        assert_true(answers(&r, "b"));
+        assert_false(look(&r, "a"));
+        undefine(w, "a.yaml");
+        reload(&r);
+        assert_int_equal(r.n_errors, 0);
+        world_run_ms(w, 1500);
+        assert_false(look(&r, "b"));
+        look_datastore(&r, "other");
+        assert_string_equal(r.conditions, "");
         end(&r);
 }
 
@@ -371,27 +413,6 @@ static void test_definition_adopts(void **state) {
         assert_true(look(&r, "a"));
         assert_string_equal(r.tenant.datastore, "embedded");
         end(&r);
-}
-
-static void on_datastore(void *userdata, const struct fleet_datastore_view *view) {
-        struct running *r = userdata;
-
-        if (strcmp(view->name, r->tenant.datastore) != 0)
-                return;
-        r->is_ready = view->ready;
-        snprintf(r->conditions, sizeof(r->conditions), "%s=%s %s=%s",
-                fleet_condition_status_name(view->conditions[0]->status), view->conditions[0]->reason,
-                fleet_condition_status_name(view->conditions[1]->status), view->conditions[1]->reason);
-        r->used_by[0] = '\0';
-        for (size_t i = 0; i < view->n_used_by; i++)
-                snprintf(r->used_by + strlen(r->used_by), sizeof(r->used_by) - strlen(r->used_by), "%s ",
-                        view->used_by[i]);
-}
-
-static void look_datastore(struct running *r, const char *name) {
-        r->conditions[0] = '\0';
-        snprintf(r->tenant.datastore, sizeof(r->tenant.datastore), "%s", name);
-        fleet_each_datastore(r->fleet, on_datastore, r);
 }
 
 static void on_checked(
