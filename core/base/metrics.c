@@ -243,6 +243,14 @@ static int print_histogram(struct buf *out, struct metric *m) {
         return print_sample(out, f->name, "_count", m->labels, NULL, value);
 }
 
+/* A histogram that never saw anything is left out: each method of each tenant has one, and they are twenty lines each. */
+static bool is_empty(const struct metric *m) {
+        for (size_t i = 0; i <= m->family->n_bounds; i++)
+                if (atomic_load_explicit(&m->buckets[i], memory_order_relaxed))
+                        return false;
+        return true;
+}
+
 static int print_family(struct buf *out, const struct metric_family *f) {
         char value[32];
         int r;
@@ -259,7 +267,7 @@ static int print_family(struct buf *out, const struct metric_family *f) {
 
         for (struct metric *m = f->metrics; m; m = m->hh.next) {
                 if (f->kind == METRIC_HISTOGRAM)
-                        r = print_histogram(out, m);
+                        r = is_empty(m) ? 0 : print_histogram(out, m);
                 else {
                         number_text(metric_get(m), value);
                         r = print_sample(out, f->name, "", m->labels, NULL, value);

@@ -300,6 +300,9 @@ int yaml_parse(struct bytes text, struct yaml_file **ret, unsigned *ret_line, st
         if (!yaml_parser_initialize(&parser))
                 return -ENOMEM;
         yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
+        /* A byte order mark is no content. */
+        if (text.size >= 3 && memcmp(text.data, "\xEF\xBB\xBF", 3) == 0)
+                text = bytes_of(text.data + 3, text.size - 3);
         yaml_parser_set_input_string(&parser, text.data ? text.data : (const uint8_t *)"", text.size);
         r = build(b, &parser, text);
         yaml_parser_delete(&parser);

@@ -7,9 +7,9 @@
  * All events of a revision reach a watcher in one piece. The keyspace's loop only.
  */
 
-#include <errno.h>
-
 #include "keyspace/watch.h"
+
+#include <errno.h>
 
 #define PUBLISH_EVENTS 512 /* made at a time, whole revisions */
 

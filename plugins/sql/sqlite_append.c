@@ -12,7 +12,7 @@ static int append_records(struct file *file, const struct stoke_append *append, 
         const struct stoke_record *records = append->records;
         sqlite3_stmt *insert;
         size_t n = append->n_records;
-        int rc, r;
+        int rc, r, moved = 0;
 
         r = sqlite_file_end(file, call);
         if (r < 0)
@@ -24,6 +24,10 @@ static int append_records(struct file *file, const struct stoke_append *append, 
                 return r;
         if (file->wal_pages >= file->next_inline)
                 sqlite_checkpoint_now(file);
+
+        /* Into a file that nobody will find again SQLite would write without a word. */
+        if (sqlite3_file_control(file->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK && moved)
+                return sql_fail(call, -EIO, "the keyspace's file was moved or removed");
 
         rc = sqlite3_step(file->begin);
         sqlite3_reset(file->begin);
