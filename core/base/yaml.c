@@ -12,7 +12,7 @@
 #include <yaml.h>
 
 #include "base/arena.h"
-#include "base/yaml-node.h"
+#include "base/yaml_node.h"
 
 #define YAML_MAX_DEPTH 64
 #define YAML_MAX_NODES 100000

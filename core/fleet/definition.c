@@ -13,8 +13,8 @@
 #include <string.h>
 #include <uthash.h>
 
-#include "fleet/definition-file.h"
-#include "fleet/definition-kind.h"
+#include "fleet/definition_file.h"
+#include "fleet/definition_kind.h"
 #include "fleet/secret.h"
 
 /* One object in the making: what was in force, what its documents say, what comes next. */

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "fleet/registry-file.h"
+#include "fleet/registry_file.h"
 #include "fleet/uuid.h"
 
 #define TENANT_PREFIX "/tenants/"

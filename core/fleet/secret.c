@@ -11,8 +11,8 @@
 #include <string.h>
 
 #include "base/buf.h"
-#include "fleet/definition-file.h"
-#include "fleet/definition-node.h"
+#include "fleet/definition_file.h"
+#include "fleet/definition_node.h"
 
 #define SECRET_MAX_BYTES (1024 * 1024)
 

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "base/yaml.h"
-#include "fleet/definition-file.h"
-#include "fleet/definition-node.h"
+#include "fleet/definition_file.h"
+#include "fleet/definition_node.h"
 
 #define CONFIG_PLUGINS "/usr/lib/stokehold/plugins"
 #define CONFIG_DEFINITIONS "/etc/stokehold/definitions.d"

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "fleet/tenant-path.h"
+#include "fleet/tenant_path.h"
 #include "rpc/listener.h"
 
 struct tenant {

@@ -4,10 +4,10 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-#include "rpc/client-call.h"
+#include "rpc/client_call.h"
 
 /*
- * The client's connection, made at once and never again: when it is lost, its calls (client-call.c) end UNAVAILABLE. Runs on its
+ * The client's connection, made at once and never again: when it is lost, its calls (client_call.c) end UNAVAILABLE. Runs on its
  * loop's thread. A handler may free the client: what nghttp2 still has on the stack is freed when the event returns.
  */
 

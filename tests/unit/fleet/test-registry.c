@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fleet/registry-file.h"
+#include "fleet/registry_file.h"
 #include "fleet/uuid.h"
 
 static void test_records_survive(void **state) {

@@ -1,4 +1,4 @@
-#include "rpc/client-call.h"
+#include "rpc/client_call.h"
 
 #include "rpc/client.h"
 

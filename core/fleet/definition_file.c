@@ -4,7 +4,7 @@
  * problem to tell, and never keeps another from being read.
  */
 
-#include "fleet/definition-file.h"
+#include "fleet/definition_file.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fleet/definition-node.h"
+#include "fleet/definition_node.h"
 
 #define FILE_MAX_BYTES (16 * 1024 * 1024)
 #define FILES_MAX 100000

@@ -1,4 +1,4 @@
-#include "fleet/tenant-path.h"
+#include "fleet/tenant_path.h"
 
 /*
  * The directory is made once and then only corrected: a pod has it mounted, and would keep looking at the old one if it

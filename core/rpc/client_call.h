@@ -1,7 +1,7 @@
 #pragma once
 
 /*
- * The inside of the client, shared by client.c (the connection), client-call.c (calls), client-unary.c and client-address.c. Nobody
+ * The inside of the client, shared by client.c (the connection), client_call.c (calls), client_unary.c and client_address.c. Nobody
  * else includes it.
  */
 

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fleet/definition-kind.h"
+#include "fleet/definition_kind.h"
 #include "fleet/registry.h"
 
 void tenant_definition_free(struct tenant_definition *t) {

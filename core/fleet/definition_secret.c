@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "fleet/definition-kind.h"
+#include "fleet/definition_kind.h"
 
 void secret_definition_free(struct secret_definition *s) {
         if (!s)

@@ -9,7 +9,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "fleet/definition-kind.h"
+#include "fleet/definition_kind.h"
 
 /* ---- counting */
 

@@ -3,7 +3,7 @@
  * them. Pure functions over a tree that somebody else owns.
  */
 
-#include "base/yaml-node.h"
+#include "base/yaml_node.h"
 
 #include <ctype.h>
 

@@ -9,7 +9,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "fleet/definition-kind.h"
+#include "fleet/definition_kind.h"
 
 #define KAMAJI_VERSION "kamaji.clastix.io/v1alpha1"
 

@@ -1,4 +1,4 @@
-#include "fleet/registry-file.h"
+#include "fleet/registry_file.h"
 
 /*
  * Written beside, synced, renamed, and the directory synced: after a crash there is the old file or the new one. A file

@@ -4,8 +4,8 @@
  * What each kind of definition does, as definition.c uses it. Only inside fleet/, on the main thread.
  */
 
-#include "fleet/definition-file.h"
-#include "fleet/definition-node.h"
+#include "fleet/definition_file.h"
+#include "fleet/definition_node.h"
 #include "fleet/definition.h"
 
 /* Each reads a document into an object of its kind whose base has but the count yet. -EBADMSG with FILE:LINE: reason. */

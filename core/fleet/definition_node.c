@@ -4,7 +4,7 @@
  * of a reason.
  */
 
-#include "fleet/definition-node.h"
+#include "fleet/definition_node.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
