@@ -42,6 +42,8 @@ struct event_list {
 };
 
 void event_list_done(struct event_list *list);
+/* Drops the events at and behind a revision. */
+void event_list_cut(struct event_list *list, int64_t revision);
 struct watch_event *event_list_add(struct event_list *list);
 
 enum event_result {

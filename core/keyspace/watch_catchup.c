@@ -42,16 +42,60 @@ void watcher_catch_up(struct watcher *w) {
                 loop_timer_set(w->ks->loop, &w->timer, loop_now_ns(w->ks->loop) + 1);
 }
 
+/* Makes the events of the next slice. With `tried`, values were read for it just now: what needs others still (more was appended
+ * meanwhile) is left to the next slice, from its revision on. *ret_upto: all up to it is in the list. */
+static enum event_result collect(
+        struct watcher *w, bool tried, struct event_list *list, struct fetch *missing, int64_t *ret_upto) {
+        struct keyspace *ks = w->ks;
+        struct history *h = &ks->history;
+        size_t n_looked = 0, bytes = 0;
+
+        *ret_upto = ks->revision;
+        for (size_t i = history_find(h, w->next); i < h->n; i++, n_looked++) {
+                struct history_item *item = history_at(h, i);
+                enum event_result result;
+                struct watch_event *event;
+
+                if ((list->n >= CATCH_UP_EVENTS || bytes > CATCH_UP_BYTES || n_looked >= CATCH_UP_ITEMS) &&
+                        item->revision != history_at(h, i - 1)->revision) {
+                        *ret_upto = item->revision - 1;
+                        break;
+                }
+                if (!watcher_wants(w, item))
+                        continue;
+                event = event_list_add(list);
+                result = event_fill(ks, item, w->config.prev_kv, tried ? &w->fetch : NULL, missing, event);
+                if (result == EVENT_NO_PREV)
+                        return result;
+                if (result == EVENT_NEEDS_VALUES && tried) {
+                        event_list_cut(list, item->revision);
+                        *ret_upto = item->revision - 1;
+                        return result;
+                }
+                bytes += event->kv.value_size + event->prev.value_size;
+        }
+        return missing->n ? EVENT_NEEDS_VALUES : EVENT_READY;
+}
+
+/* A value was asked for and is not there: compacted or evicted in between, so it is asked for again; but not for ever. */
+static void try_again(struct watcher *w) {
+        if (++w->n_missed <= MAX_MISSED) {
+                watcher_catch_up(w);
+                return;
+        }
+        log_error("%s: values that a watch needs are not in the datastore", w->ks->name);
+        watcher_cancel(w, KEYSPACE_LOST);
+}
+
 /* One slice, under hub_enter(). */
 static void catch_up(struct watcher *w) {
         struct keyspace *ks = w->ks;
-        struct history *h = &ks->history;
         struct event_list list = {};
         struct fetch missing = {};
         struct watch_event **events;
-        size_t i, n_looked = 0, bytes = 0;
-        int64_t upto = ks->revision; /* all up to it is in the slice */
-        bool no_prev = false, tried = w->fetch.blobs;
+        bool tried = w->fetch.blobs;
+        enum event_result result;
+        int64_t upto;
 
         if (w->freed || w->state != WATCHER_BEHIND || w->paused || w->fetching || !ks->open || ks->closing)
                 return;
@@ -60,53 +104,27 @@ static void catch_up(struct watcher *w) {
                 return;
         }
 
-        for (i = history_find(h, w->next); i < h->n; i++, n_looked++) {
-                struct history_item *item = history_at(h, i);
-                struct watch_event *event;
-
-                if ((list.n >= CATCH_UP_EVENTS || bytes > CATCH_UP_BYTES || n_looked >= CATCH_UP_ITEMS) &&
-                        item->revision != history_at(h, i - 1)->revision) {
-                        upto = item->revision - 1;
-                        break;
-                }
-                if (!watcher_wants(w, item))
-                        continue;
-                event = event_list_add(&list);
-                if (event_fill(ks, item, w->config.prev_kv, tried ? &w->fetch : NULL, &missing, event) ==
-                        EVENT_NO_PREV) {
-                        no_prev = true;
-                        break;
-                }
-                bytes += event->kv.value_size + event->prev.value_size;
-        }
-
-        if (no_prev) {
+        result = collect(w, tried, &list, &missing, &upto);
+        if (result == EVENT_NEEDS_VALUES && !tried) {
                 event_list_done(&list);
-                fetch_done(&missing);
-                watcher_cancel(w, KEYSPACE_COMPACTED);
-                return;
-        }
-        if (missing.n) {
-                event_list_done(&list);
-                if (tried) {
-                        /* Evicted, or compacted, between the answer and now; the next round asks for all of it. */
-                        fetch_done(&w->fetch);
-                        fetch_done(&missing);
-                        if (++w->n_missed > MAX_MISSED) {
-                                log_error("%s: values that a watch needs are not in the datastore", ks->name);
-                                watcher_cancel(w, KEYSPACE_LOST);
-                                return;
-                        }
-                        watcher_catch_up(w);
-                        return;
-                }
                 w->fetch = missing;
                 w->fetch.done = on_fetched;
                 w->fetching = true;
                 fetch_start(ks, &w->fetch, UINT64_MAX);
                 return;
         }
+        fetch_done(&missing);
         fetch_done(&w->fetch);
+        if (result == EVENT_NO_PREV) {
+                event_list_done(&list);
+                watcher_cancel(w, KEYSPACE_COMPACTED);
+                return;
+        }
+        if (upto < w->next && result == EVENT_NEEDS_VALUES) {
+                event_list_done(&list);
+                try_again(w);
+                return;
+        }
         w->n_missed = 0;
 
         if (list.n) {

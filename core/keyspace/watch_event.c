@@ -4,13 +4,21 @@
 
 #include "keyspace/watch.h"
 
+static void event_done(struct watch_event *e) {
+        blob_unref(e->kv.value);
+        blob_unref(e->prev.value);
+        blob_unref(e->packed[0]);
+        blob_unref(e->packed[1]);
+}
+
+void event_list_cut(struct event_list *list, int64_t revision) {
+        while (list->n && list->events[list->n - 1].kv.mod_revision >= revision)
+                event_done(&list->events[--list->n]);
+}
+
 void event_list_done(struct event_list *list) {
-        for (size_t i = 0; i < list->n; i++) {
-                blob_unref(list->events[i].kv.value);
-                blob_unref(list->events[i].prev.value);
-                blob_unref(list->events[i].packed[0]);
-                blob_unref(list->events[i].packed[1]);
-        }
+        for (size_t i = 0; i < list->n; i++)
+                event_done(&list->events[i]);
         free(list->events);
         *list = (struct event_list){};
 }

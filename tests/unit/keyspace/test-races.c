@@ -540,6 +540,27 @@ static void call_while_closing(void **state) {
         assert_true(a.done_when_closed);
 }
 
+/* A watch that must read each value makes way although more is written all the time. */
+static void behind_a_busy_writer(void **state) {
+        struct engine *e = *state;
+        struct keyspace *a = engine_keyspace(e, 1);
+        struct recorder *r = new0(struct recorder);
+        size_t n = 0;
+
+        for (; n < 30; n++)
+                engine_put(e, a, "/busy", "x");
+        engine_watch(e, a, r, "/busy", 2, true);
+        for (; n < 400 && !r->cancelled; n++)
+                engine_put(e, a, "/busy", "x");
+        for (uint64_t end = clock_now_ns() + 20 * NSEC_PER_SEC; r->n_events < n && clock_now_ns() < end;)
+                engine_run(e, 5, NULL);
+        assert_false(r->cancelled);
+        assert_int_equal(r->n_events, n);
+        watcher_free(r->watcher);
+        free(r);
+        engine_keyspace_close(e, a);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(write_on_forked_log, setup, teardown),
@@ -555,6 +576,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(deadline_on_a_hung_datastore, setup, teardown),
                 cmocka_unit_test_setup_teardown(compact_behind_a_foreign_mark, setup, teardown),
                 cmocka_unit_test_setup_teardown(physical_deadline, setup, teardown),
+                cmocka_unit_test_setup_teardown(behind_a_busy_writer, setup_uncached, teardown),
                 cmocka_unit_test_setup_teardown(call_while_closing, setup, teardown),
                 cmocka_unit_test_setup_teardown(landed_and_compacted, setup, teardown),
                 cmocka_unit_test_setup_teardown(many_leases_expire_at_once, setup, teardown),
