@@ -106,6 +106,8 @@ def test_mistake(shared, mistake):
     shared.define("good.yaml", datastore("good") + "---\n" + TENANT.format(name="good", spec="{datastore: good}"))
     assert shared.reload_errors() == []
     endpoint = shared.wait_tenant("good")
+    # What a mistake before this one had defined may still be closing.
+    wait_for("only the good datastore is there", lambda: "a" not in names(shared, "datastore"))
     before = names(shared, "tenant").keys(), names(shared, "datastore").keys()
     shared.define("wrong.yaml", text)
     try:
@@ -213,6 +215,7 @@ def test_plugin_dropped_in_while_running(stopped):
     assert stopped.reload_errors() == []
     assert [d["name"] for d in stopped.ask("driver", "list")["drivers"]] == ["SQLite"]
     wait_for("the datastore is ready", lambda: names(stopped, "datastore")["gold"]["ready"])
+    wait_for("the registry is open", lambda: not stopped.status()["problems"])
     assert etcdctl(stopped.tenant("one", "--datastore", "gold"), "put", "a", "1").stdout == "OK\n"
 
 
