@@ -207,7 +207,7 @@ static void on_compacted(struct keyspace_call *call, enum keyspace_result result
 
 /* Some revisions behind what was told, by one daemon or another. */
 static void compact_sometimes(struct run *run) {
-        if (!run->compacts || run->compacting || run->told < 60 || rand_r(&seed) % 20)
+        if (!run->compacts || run->compacting || run->told < 60 || rand_r(&seed) % 5)
                 return;
         run->compacting = true;
         run->compaction = (struct compact_call){.revision_wanted = run->told - 40, .physical = rand_r(&seed) % 2};
@@ -487,7 +487,7 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
         print_message("# %u of %u operations answered, %zu events, %u compactions\n", n_ok, n_operations, last.n,
                 run.n_compactions);
         assert_true(n_ok > n_operations / 2);
-        assert_true(!compacts || run.n_compactions > 2);
+        assert_true(!compacts || run.n_compactions > 0);
         for (unsigned i = 0; i <= N_DAEMONS; i++) /* what a fresh daemon reads is what the others hold */
                 for (unsigned key = 0; key < N_KEYS; key++) {
                         char name[] = {'k', (char)('0' + key), 0};
