@@ -186,7 +186,7 @@ struct keyspace {
         struct auto_compaction automatic;
         struct watch_hub hub;
 
-        struct metric *m_commits, *m_records, *m_batch, *m_seconds;
+        struct metric *m_commits, *m_records, *m_seconds;
 };
 
 /* ---- calls and lists (call.c) */
