@@ -14,6 +14,10 @@
 
 #define EVENTS_PER_WAKE 64
 
+struct task_queue {
+        struct loop_task *first, **tail;
+};
+
 struct loop {
         int epoll_fd;
         struct timer_heap timers;
@@ -26,7 +30,7 @@ struct loop {
         struct loop_io wake_io;
         atomic_bool stopping;
 
-        struct loop_task *deferred, **deferred_tail;
+        struct task_queue deferred, slices;
 
         /* The batch being dispatched: loop_io_stop() blanks what it must not reach any more. */
         struct epoll_event ready[EVENTS_PER_WAKE];
@@ -74,7 +78,8 @@ int loop_new(const char *name, struct loop **ret) {
         l = new0(struct loop);
         l->epoll_fd = -EBADF;
         l->wake_fd = -EBADF;
-        l->deferred_tail = &l->deferred;
+        l->deferred.tail = &l->deferred.first;
+        l->slices.tail = &l->slices.first;
         l->now_ns = clock_now_ns();
         (void)snprintf(l->name, sizeof(l->name), "%s", name);
 
@@ -125,24 +130,57 @@ static void run_posted(struct loop *l) {
         }
 }
 
-static void run_deferred(struct loop *l) {
-        while (l->deferred) {
-                struct loop_task *task = l->deferred;
+static void queue_add(struct task_queue *q, struct loop_task *task) {
+        if (task->queued)
+                return;
+        task->queued = true;
+        task->next = NULL;
+        *q->tail = task;
+        q->tail = &task->next;
+}
 
-                l->deferred = task->next;
-                if (!l->deferred)
-                        l->deferred_tail = &l->deferred;
-                task->next = NULL;
-                task->queued = false;
-                task->run(task);
-        }
+static void queue_remove(struct task_queue *q, struct loop_task *task) {
+        struct loop_task **p;
+
+        if (!task->queued)
+                return;
+        for (p = &q->first; *p != task; p = &(*p)->next)
+                ;
+        *p = task->next;
+        if (!*p)
+                q->tail = p;
+        task->next = NULL;
+        task->queued = false;
+}
+
+static void run_first(struct task_queue *q) {
+        struct loop_task *task = q->first;
+
+        queue_remove(q, task);
+        task->run(task);
+}
+
+static void run_deferred(struct loop *l) {
+        while (l->deferred.first)
+                run_first(&l->deferred);
+}
+
+static void run_slices(struct loop *l) {
+        uint64_t until;
+
+        if (!l->slices.first)
+                return;
+        until = clock_now_ns() + LOOP_SLICES_NS;
+        do
+                run_first(&l->slices);
+        while (l->slices.first && clock_now_ns() < until);
 }
 
 /* Milliseconds until the next timer, rounded up; -1: none. */
 static int wait_ms(struct loop *l) {
         uint64_t due = timer_heap_next(&l->timers), now;
 
-        if (l->deferred)
+        if (l->deferred.first || l->slices.first)
                 return 0;
         if (due == UINT64_MAX)
                 return -1;
@@ -179,6 +217,7 @@ int loop_run(struct loop *l) {
                 while ((timer = timer_heap_take(&l->timers, l->now_ns)))
                         timer->on_time(timer);
                 run_posted(l);
+                run_slices(l);
                 run_deferred(l);
         }
         atomic_store_explicit(&l->stopping, false, memory_order_relaxed); /* it may be run again */
@@ -242,26 +281,19 @@ void loop_post(struct loop *l, struct loop_task *task) {
 }
 
 void loop_defer(struct loop *l, struct loop_task *task) {
-        if (task->queued)
-                return;
-        task->queued = true;
-        task->next = NULL;
-        *l->deferred_tail = task;
-        l->deferred_tail = &task->next;
+        queue_add(&l->deferred, task);
 }
 
 void loop_undefer(struct loop *l, struct loop_task *task) {
-        struct loop_task **p;
+        queue_remove(&l->deferred, task);
+}
 
-        if (!task->queued)
-                return;
-        for (p = &l->deferred; *p != task; p = &(*p)->next)
-                ;
-        *p = task->next;
-        if (!*p)
-                l->deferred_tail = p;
-        task->next = NULL;
-        task->queued = false;
+void loop_slice(struct loop *l, struct loop_task *task) {
+        queue_add(&l->slices, task);
+}
+
+void loop_unslice(struct loop *l, struct loop_task *task) {
+        queue_remove(&l->slices, task);
 }
 
 int loop_io_start(struct loop *l, struct loop_io *io, int fd, uint32_t events) {

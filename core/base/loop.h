@@ -3,7 +3,7 @@
 /*
  * One event loop a thread: descriptors, timers, deferred work, and posting from other threads, which is the only way
  * from one thread to another. Everything but loop_post() and loop_stop() is for the loop's own thread only (or before
- * it runs). An iteration: wait, dispatch up to 64 ready descriptors, due timers, posted tasks, then deferred tasks
+ * it runs). An iteration: wait, dispatch up to 64 ready descriptors, due timers, posted tasks, some slices, then deferred tasks
  * until none is left, so that work that many descriptors caused is done once (writes are flushed, batches are begun).
  *
  * The hot descriptors sit in an epoll set of our own, drained in batches; sd-event, which asks the kernel once for each
@@ -22,7 +22,7 @@ struct loop;
 struct loop_task {
         void (*run)(struct loop_task *task);
         struct loop_task *next; /* the loop's */
-        bool queued;            /* the loop's, for deferred tasks */
+        bool queued;            /* the loop's, for deferred tasks and slices */
 };
 
 struct loop_io {
@@ -62,6 +62,16 @@ void loop_post(struct loop *loop, struct loop_task *task);
 void loop_defer(struct loop *loop, struct loop_task *task);
 /* Takes a deferred task back; harmless if it is not queued. */
 void loop_undefer(struct loop *loop, struct loop_task *task);
+
+/*
+ * A slice of long work: each iteration runs those that are queued, in turn, until LOOP_SLICES_NS have gone by (one at least), and
+ * leaves the rest to the next, so that however many long works there are, descriptors have their turn. Who has more to do
+ * queues itself again. A slice itself takes a bounded time, well below LOOP_SLICES_NS. Queueing twice does nothing.
+ */
+#define LOOP_SLICES_NS ((uint64_t)500 * NSEC_PER_USEC)
+void loop_slice(struct loop *loop, struct loop_task *task);
+/* Takes it back; harmless if it is not queued. */
+void loop_unslice(struct loop *loop, struct loop_task *task);
 
 int loop_io_start(struct loop *loop, struct loop_io *io, int fd, uint32_t events);
 int loop_io_modify(struct loop_io *io, uint32_t events);

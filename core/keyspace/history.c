@@ -33,6 +33,20 @@ size_t history_find(const struct history *h, int64_t revision) {
         return low;
 }
 
+size_t history_find_seq(const struct history *h, uint64_t seq) {
+        size_t low = 0, high = h->n;
+
+        while (low < high) {
+                size_t middle = (low + high) / 2;
+
+                if (history_at(h, middle)->seq < seq)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        return low;
+}
+
 void history_drop(struct history *h, size_t n) {
         check(n <= h->n);
         h->n -= n;

@@ -27,4 +27,6 @@ static inline struct history_item *history_at(const struct history *h, size_t i)
 }
 /* How many items are of a revision below this one. */
 size_t history_find(const struct history *h, int64_t revision);
+/* How many items are of a record before this one. */
+size_t history_find_seq(const struct history *h, uint64_t seq);
 void history_drop(struct history *h, size_t n);

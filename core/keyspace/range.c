@@ -1,7 +1,9 @@
 /*
  * Range and RangeStream: a walk over the index at one revision, in slices, so that neither memory nor the loop is held up by
- * a long list. A slice is collected, its values are brought from the cache or the datastore, and it is handed on; then
- * the loop serves others before the next. The keyspace's loop only.
+ * a long list. Whatever takes time is cut: counting at a past revision, gathering and sorting, fetching values, and the answer
+ * itself, whose slices are collected, brought their values from the cache or the datastore, and handed on. Between two slices
+ * anything may happen to the keyspace. What is read stays the same, since it is named by its revision, or is found to be compacted; so
+ * no place in the index is kept but as a key, and none in the history but as a seq. The keyspace's loop only.
  */
 
 #include "keyspace/range.h"
@@ -10,76 +12,45 @@
 
 #include "base/log.h"
 
-#define SLICE_KEYS 512
-#define SLICE_BYTES (512 * 1024)
-#define SLICE_LOOKED 16384 /* entries, wanted or not */
+enum progress {
+        GO_ON,
+        LATER,   /* the slice is over */
+        WAITING, /* for the datastore */
+};
 
-/* A range that was not answered in one go. */
+/* A range that was not answered in one go. Its phases are worked through in this order. */
 struct range_state {
         struct range_call *call;
         struct keyspace *ks;
-        struct arena arena; /* keys of this slice, or of all of a sorted range */
         int64_t revision;
-        struct bytes next; /* where the next slice begins */
+        int64_t units; /* left of this slice */
+        enum {
+                COUNTING,
+                GATHERING, /* of a sorted range: the items, their values, their order */
+                VALUING,
+                SORTING,
+                ANSWERING,
+        } phase;
+        struct loop_task slice;
+        struct fetch fetch;
+        bool paused;
+
+        struct range_counter counter;
+        struct range_place next; /* where the walk goes on */
+
+        struct range_selection sorted;
+        struct arena sorted_keys;
+        size_t n_valued, n_asked; /* items that have their values; those before n_asked will have them next */
+        size_t n_sorted_emitted;
+
+        /* The slice of the answer. */
         uint64_t n_emitted;
-        bool at_end, paused, is_sorted, waiting, fetching;
+        bool at_end, collected;
+        struct arena keys; /* of a slice that waits */
         struct kv kvs[SLICE_KEYS];
         uint64_t seqs[SLICE_KEYS];
         size_t n_kvs;
-        struct range_selection sorted;
-        size_t n_sorted_emitted;
-        struct fetch fetch;
-        struct loop_timer timer;
 };
-
-/* ---- counting */
-
-static size_t count_now(const struct index *index, const struct key_range *range) {
-        const struct key_entry *e;
-        size_t from, to;
-
-        if (range_is_single(range)) {
-                e = index_find(index, range->key);
-                return e && e->alive;
-        }
-        from = index_rank(index, range->key);
-        to = range_is_endless(range) ? index->n_alive : index_rank(index, range->end);
-        return to > from ? to - from : 0;
-}
-
-static bool alive_at(const struct key_entry *e, int64_t revision) {
-        const struct key_version *v = key_entry_at(e, revision);
-
-        return v && v->version;
-}
-
-/* The keys alive in the range at a revision: what is alive now, corrected by what has happened since. */
-size_t range_count(struct keyspace *ks, const struct key_range *range, int64_t revision) {
-        size_t n = count_now(&ks->index, range), first, n_walked = 0;
-        const struct history *h = &ks->history;
-        struct index_cursor cursor;
-        struct key_entry *e;
-
-        if (revision >= ks->revision)
-                return n;
-        first = history_find(h, revision + 1);
-        if (h->n - first <= n * 2 + 64) {
-                for (size_t i = first; i < h->n; i++) {
-                        struct history_item *item = history_at(h, i);
-
-                        e = item->entry;
-                        if (item->seq != e->last.seq || !range_has(range, key_entry_key(e)))
-                                continue;
-                        n += (size_t)alive_at(e, revision) - (size_t)e->alive;
-                }
-                return n;
-        }
-
-        index_seek(&ks->index, range->key, &cursor);
-        while ((e = index_next(&cursor)) && !range_ends_before(range, key_entry_key(e)))
-                n_walked += alive_at(e, revision);
-        return n_walked;
-}
 
 /* ---- slices */
 
@@ -94,11 +65,14 @@ static void slice_clear(struct range_state *s) {
 static void state_free(struct range_state *s) {
         if (!s)
                 return;
-        loop_timer_clear(&s->timer);
+        loop_unslice(s->ks->loop, &s->slice);
         slice_clear(s);
         fetch_done(&s->fetch);
         range_selection_done(&s->sorted);
-        arena_done(&s->arena);
+        arena_done(&s->sorted_keys);
+        arena_done(&s->keys);
+        range_place_done(&s->next);
+        range_counter_done(&s->counter);
         free(s);
 }
 
@@ -113,21 +87,48 @@ static void on_fetched(struct fetch *fetch, int result) {
         struct range_state *s = container_of(fetch, struct range_state, fetch);
         struct keyspace_call *call = &s->call->call;
 
-        s->fetching = false;
         if (result != 0) {
                 keyspace_call_end(call, result == -ETIMEDOUT ? KEYSPACE_TIMEOUT : KEYSPACE_UNAVAILABLE);
                 return;
         }
-        step(s);
+        loop_slice(s->ks->loop, &s->slice);
 }
 
-static void on_time(struct loop_timer *timer) {
-        step(container_of(timer, struct range_state, timer));
+static void on_slice_time(struct loop_task *task) {
+        step(container_of(task, struct range_state, slice));
 }
 
-/* Lets others have the loop first. */
-static void later(struct range_state *s) {
-        loop_timer_set(s->ks->loop, &s->timer, loop_now_ns(s->ks->loop) + 1);
+static enum progress fetch_values(struct range_state *s) {
+        s->fetch.done = on_fetched;
+        fetch_start(s->ks, &s->fetch, s->call->call.deadline_ns);
+        return WAITING;
+}
+
+static void on_caught_up(struct keyspace_call *call, enum keyspace_result result) {
+        struct range_call *c = container_of(call, struct range_call, call);
+
+        (void)result;
+        call_list_add(&call->own.keyspace->ranging, call);
+        step(c->own.state);
+}
+
+/* Values that were asked for are not there: compacted meanwhile, perhaps by another daemon, which the index will know
+ * after a barrier; or lost. */
+static enum progress catch_up(struct range_state *s, size_t n_missing) {
+        struct keyspace_call *call = &s->call->call;
+
+        fetch_done(&s->fetch);
+        if (call->own.reread) {
+                log_error("%s: values of %zu records are not in the datastore", s->ks->name, n_missing);
+                keyspace_call_end(call, KEYSPACE_LOST);
+                return WAITING;
+        }
+        call->own.reread = true;
+        call->own.fresh = false;
+        call->own.resume = on_caught_up;
+        keyspace_call_unlink(call);
+        barrier_wait(s->ks, call);
+        return WAITING;
 }
 
 static void kv_set(struct kv *kv, struct bytes key, const struct key_version *v) {
@@ -141,252 +142,292 @@ static void kv_set(struct kv *kv, struct bytes key, const struct key_version *v)
         };
 }
 
+static enum progress count(struct range_state *s) {
+        bool done = range_counter_go_on(&s->counter, s->ks, &s->units);
+
+        s->call->count = s->counter.count;
+        if (done)
+                s->phase = GATHERING;
+        return done ? GO_ON : LATER;
+}
+
+/* ---- sorted ranges */
+
+static enum progress gather(struct range_state *s) {
+        const struct range_request *r = &s->call->request;
+        const struct key_version *v;
+        struct index_cursor cursor;
+        struct key_entry *e;
+
+        if (!range_request_sorts(r)) {
+                s->phase = ANSWERING;
+                return GO_ON;
+        }
+        if (!s->sorted.request)
+                range_selection_init(&s->sorted, r);
+        index_seek(&s->ks->index, s->next.key, &cursor);
+        while ((e = index_next(&cursor)) && !range_ends_before(&r->range, key_entry_key(e))) {
+                size_t n_before = s->sorted.n_items;
+
+                if (s->units <= 0) {
+                        range_place_set(&s->next, key_entry_key(e));
+                        return LATER;
+                }
+                s->units--;
+                v = key_entry_at(e, s->revision);
+                if (!v || !v->version)
+                        continue;
+                check(range_selection_add(&s->sorted, key_entry_key(e), v) == 0);
+                if (s->sorted.n_items > n_before) { /* keys outlive the index's entries */
+                        struct bytes *key = &s->sorted.items[n_before].key;
+
+                        s->units--;
+                        key->data = arena_copy(&s->sorted_keys, key->data, key->size);
+                        check(key->data);
+                }
+        }
+        s->phase = r->sort_target == SORT_VALUE ? VALUING : SORTING;
+        return GO_ON;
+}
+
+/* Values to sort by: from the cache, or from the datastore, some at a time. */
+static enum progress bring_sorted_values(struct range_state *s) {
+        struct range_item *items = s->sorted.items;
+        size_t n_missing = 0, bytes = 0;
+
+        if (s->fetch.blobs) {
+                for (size_t i = s->n_valued; i < s->n_asked; i++) {
+                        if (!items[i].value)
+                                items[i].value = fetch_get(&s->fetch, items[i].version.seq);
+                        n_missing += !items[i].value;
+                }
+                if (n_missing)
+                        return catch_up(s, n_missing);
+                fetch_done(&s->fetch);
+                s->n_valued = s->n_asked;
+        }
+        for (s->n_asked = s->n_valued; s->n_asked < s->sorted.n_items; s->n_asked++) {
+                struct range_item *item = &items[s->n_asked];
+
+                if (s->units <= 0 || n_missing == SLICE_KEYS || bytes > SLICE_BYTES)
+                        break;
+                s->units--;
+                if (!item->value)
+                        item->value = values_get(&s->ks->values, item->version.seq);
+                if (!item->value) {
+                        fetch_add(&s->fetch, item->version.seq);
+                        bytes += item->version.value_size;
+                        n_missing++;
+                }
+        }
+        if (n_missing)
+                return fetch_values(s);
+        s->n_valued = s->n_asked;
+        if (s->n_valued < s->sorted.n_items)
+                return LATER;
+        s->phase = SORTING;
+        return GO_ON;
+}
+
+static enum progress sort_some(struct range_state *s) {
+        if (!range_selection_sort(&s->sorted, &s->units))
+                return LATER;
+        s->call->more = s->sorted.more;
+        s->phase = ANSWERING;
+        return GO_ON;
+}
+
+/* ---- the answer */
+
 /* Collects the next slice. Its keys are the index's own, good as long as nothing else runs. */
 static void collect(struct range_state *s) {
         const struct range_request *r = &s->call->request;
         const struct key_version *v;
         struct index_cursor cursor;
         struct key_entry *e;
-        size_t bytes = 0, n_looked = 0;
+        size_t bytes = 0;
 
-        index_seek(&s->ks->index, s->next, &cursor);
+        index_seek(&s->ks->index, s->next.key, &cursor);
         for (;;) {
                 e = index_next(&cursor);
                 if (!e || range_ends_before(&r->range, key_entry_key(e))) {
                         s->at_end = true;
-                        return;
+                        break;
                 }
-                if (++n_looked > SLICE_LOOKED) {
-                        s->next = key_entry_key(e);
-                        return;
+                if (s->units <= 0 || s->n_kvs == SLICE_KEYS || bytes > SLICE_BYTES) {
+                        range_place_set(&s->next, key_entry_key(e));
+                        break;
                 }
+                s->units--;
                 v = key_entry_at(e, s->revision);
                 if (!v || !v->version || !range_request_passes(r, v))
                         continue;
                 if (r->limit > 0 && s->n_emitted + s->n_kvs == (uint64_t)r->limit) {
                         s->call->more = true;
                         s->at_end = true;
-                        return;
+                        break;
                 }
-                if (s->n_kvs == SLICE_KEYS || bytes > SLICE_BYTES) {
-                        s->next = key_entry_key(e); /* made lasting by whoever waits */
-                        return;
-                }
+                s->units -= KEY_UNITS;
                 kv_set(&s->kvs[s->n_kvs], key_entry_key(e), v);
                 if (v == &e->last && !r->keys_only)
                         s->kvs[s->n_kvs].value = values_get_last(&s->ks->values, e);
                 s->seqs[s->n_kvs++] = v->seq;
-                bytes += v->value_size + e->key_size;
+                bytes += (r->keys_only ? 0 : v->value_size) + e->key_size;
                 if (range_is_single(&r->range)) {
                         s->at_end = true;
-                        return;
+                        break;
                 }
         }
+        s->ks->slice_bytes = max_of(s->ks->slice_bytes, bytes);
 }
 
 static void collect_sorted(struct range_state *s) {
-        while (s->n_kvs < SLICE_KEYS && s->n_sorted_emitted < s->sorted.n_items) {
-                struct range_item *item = &s->sorted.items[s->n_sorted_emitted++];
+        bool keys_only = s->call->request.keys_only;
+        size_t bytes = 0;
 
+        while (s->n_sorted_emitted < s->sorted.n_chosen && s->units > 0 && s->n_kvs < SLICE_KEYS &&
+                bytes <= SLICE_BYTES) {
+                struct range_item *item = range_selection_get(&s->sorted, s->n_sorted_emitted++);
+
+                s->units -= 1 + KEY_UNITS;
                 kv_set(&s->kvs[s->n_kvs], item->key, &item->version);
-                s->kvs[s->n_kvs].value = s->call->request.keys_only ? NULL : steal(item->value);
+                s->kvs[s->n_kvs].value = keys_only ? NULL : steal(item->value);
                 s->seqs[s->n_kvs++] = item->version.seq;
+                bytes += (keys_only ? 0 : item->version.value_size) + item->key.size;
         }
-        s->at_end = s->n_sorted_emitted == s->sorted.n_items;
+        s->ks->slice_bytes = max_of(s->ks->slice_bytes, bytes);
+        s->at_end = s->n_sorted_emitted == s->sorted.n_chosen;
 }
 
-static void on_caught_up(struct keyspace_call *call, enum keyspace_result result) {
-        struct range_call *c = container_of(call, struct range_call, call);
-
-        (void)result;
-        call_list_add(&call->own.keyspace->ranging, call);
-        step(c->own.state);
-}
-
-/* Values that were asked for are not there: compacted meanwhile, perhaps by another daemon, which the index will know
- * after a barrier; or lost. */
-static void catch_up(struct range_state *s, size_t n_missing) {
-        struct keyspace_call *call = &s->call->call;
-
-        fetch_done(&s->fetch);
-        if (call->own.reread) {
-                log_error("%s: values of %zu records are not in the datastore", s->ks->name, n_missing);
-                keyspace_call_end(call, KEYSPACE_LOST);
-                return;
-        }
-        call->own.reread = true;
-        call->own.fresh = false;
-        call->own.resume = on_caught_up;
-        keyspace_call_unlink(call);
-        barrier_wait(s->ks, call);
-}
-
-/* Brings the slice's values. False: they are on their way. */
-static bool bring_values(struct range_state *s) {
-        size_t n_missing = 0;
-
-        if (s->call->request.keys_only)
-                return true;
-        for (size_t i = 0; i < s->n_kvs; i++) {
-                if (s->kvs[i].value)
-                        continue;
-                s->kvs[i].value = s->fetch.blobs ? fetch_get(&s->fetch, s->seqs[i]) : NULL;
-                if (!s->kvs[i].value)
-                        s->kvs[i].value = values_get(&s->ks->values, s->seqs[i]);
-                if (s->kvs[i].value)
-                        continue;
-                if (s->fetch.blobs) {
-                        n_missing++;
-                        continue;
-                }
-                fetch_add(&s->fetch, s->seqs[i]);
-                n_missing++;
-        }
-        if (!n_missing) {
-                fetch_done(&s->fetch);
-                return true;
-        }
-        if (s->fetch.blobs) {
-                catch_up(s, n_missing);
-                return false;
-        }
-        s->fetch.done = on_fetched;
-        s->fetching = true;
-        fetch_start(s->ks, &s->fetch, s->call->call.deadline_ns);
-        return false;
-}
-
-/* Keys outlive the index's entries from here on. */
+/* The index's entries may go while the slice waits. */
 static void keep_keys(struct range_state *s) {
-        if (s->is_sorted)
+        if (s->sorted.request)
                 return;
         for (size_t i = 0; i < s->n_kvs; i++) {
-                void *copy = arena_copy(&s->arena, s->kvs[i].key.data, s->kvs[i].key.size);
+                void *copy = arena_copy(&s->keys, s->kvs[i].key.data, s->kvs[i].key.size);
 
                 check(copy);
                 s->kvs[i].key.data = copy;
         }
-        if (!s->at_end) {
-                void *copy = arena_copy(&s->arena, s->next.data, s->next.size);
-
-                check(copy);
-                s->next.data = copy;
-        }
 }
 
-static int sort(struct range_state *s) {
-        const struct range_request *r = &s->call->request;
-        const struct key_version *v;
-        struct index_cursor cursor;
-        struct key_entry *e;
+/* The collected slice's values. */
+static enum progress bring_values(struct range_state *s) {
+        bool fetched = s->fetch.blobs;
         size_t n_missing = 0;
-        int result;
 
-        if (!s->sorted.request) {
-                range_selection_init(&s->sorted, r);
-                index_seek(&s->ks->index, r->range.key, &cursor);
-                while ((e = index_next(&cursor)) && !range_ends_before(&r->range, key_entry_key(e))) {
-                        v = key_entry_at(e, s->revision);
-                        if (!v || !v->version)
-                                continue;
-                        result = range_selection_add(&s->sorted, key_entry_key(e), v);
-                        if (result < 0)
-                                return result;
-                }
-                for (size_t i = 0; i < s->sorted.n_items; i++) {
-                        struct bytes *key = &s->sorted.items[i].key;
-
-                        key->data = arena_copy(&s->arena, key->data, key->size);
-                        if (!key->data)
-                                return -ENOMEM;
-                }
+        if (s->call->request.keys_only)
+                return GO_ON;
+        for (size_t i = 0; i < s->n_kvs; i++) {
+                if (s->kvs[i].value)
+                        continue;
+                s->kvs[i].value = fetched ? fetch_get(&s->fetch, s->seqs[i]) : NULL;
+                if (!s->kvs[i].value)
+                        s->kvs[i].value = values_get(&s->ks->values, s->seqs[i]);
+                if (s->kvs[i].value)
+                        continue;
+                if (!fetched)
+                        fetch_add(&s->fetch, s->seqs[i]);
+                n_missing++;
         }
-        if (r->sort_target == SORT_VALUE) {
-                for (size_t i = 0; i < s->sorted.n_items; i++) {
-                        struct range_item *item = &s->sorted.items[i];
-
-                        if (!item->value)
-                                item->value = s->fetch.blobs ? fetch_get(&s->fetch, item->version.seq)
-                                                             : values_get(&s->ks->values, item->version.seq);
-                        if (!item->value && !s->fetch.blobs)
-                                fetch_add(&s->fetch, item->version.seq);
-                        n_missing += !item->value;
-                }
-                if (n_missing && s->fetch.blobs) {
-                        catch_up(s, n_missing);
-                        return -EINPROGRESS;
-                }
-                if (n_missing) {
-                        s->fetch.done = on_fetched;
-                        s->fetching = true;
-                        fetch_start(s->ks, &s->fetch, s->call->call.deadline_ns);
-                        return -EINPROGRESS;
-                }
+        if (!n_missing) {
                 fetch_done(&s->fetch);
+                return GO_ON;
         }
-        range_selection_finish(&s->sorted);
-        s->is_sorted = true;
-        s->call->more = s->sorted.more;
-        return 0;
+        if (!s->collected)
+                keep_keys(s);
+        s->collected = true;
+        return fetched ? catch_up(s, n_missing) : fetch_values(s);
 }
 
-/* Goes on with whatever is next, until the range is done or something must be waited for. */
-static void step(struct range_state *s) {
-        struct range_call *c = s->call;
-        struct keyspace_call *call = &c->call;
-        bool go_on;
-        int r;
+static void account(const struct range_state *s) {
+        s->ks->slice_units = max_of(s->ks->slice_units, (size_t)(SLICE_UNITS - s->units));
+}
 
-        if (s->revision < s->ks->compacted && !(s->is_sorted && c->request.keys_only)) {
-                keyspace_call_end(call, KEYSPACE_COMPACTED);
-                return;
-        }
-        if (range_request_sorts(&c->request) && !s->is_sorted) {
-                r = sort(s);
-                if (r == -EINPROGRESS)
-                        return;
-                if (r != 0) {
-                        keyspace_call_end(call, r < 0 ? KEYSPACE_UNAVAILABLE : (enum keyspace_result)r);
-                        return;
-                }
-        }
-        if (!s->waiting) {
-                if (s->is_sorted)
+/* The next slice of the answer. WAITING also when the state is gone. */
+static enum progress answer(struct range_state *s) {
+        struct range_call *c = s->call;
+        enum progress progress;
+        bool go_on;
+
+        if (!s->collected) {
+                if (s->sorted.request)
                         collect_sorted(s);
                 else
                         collect(s);
-                keep_keys(s);
-                s->waiting = true;
         }
-        if (!bring_values(s))
-                return;
+        progress = bring_values(s);
+        if (progress != GO_ON)
+                return progress; /* the state may be gone */
 
-        s->waiting = false;
+        s->collected = false;
         s->n_emitted += s->n_kvs;
+        account(s);
         go_on = s->n_kvs == 0 || c->on_slice(c, s->kvs, s->n_kvs);
         if (c->own.state != s)
-                return; /* cancelled from within */
+                return WAITING; /* cancelled from within */
         slice_clear(s);
+        arena_done(&s->keys);
         if (s->at_end) {
-                keyspace_call_end(call, KEYSPACE_OK);
+                keyspace_call_end(&c->call, KEYSPACE_OK);
+                return WAITING;
+        }
+        s->paused = !go_on;
+        return go_on ? LATER : WAITING;
+}
+
+/* Whether the index and the log are not needed any more. */
+static bool has_all(const struct range_state *s) {
+        const struct range_request *r = &s->call->request;
+
+        return s->sorted.request && s->phase >= SORTING && (r->keys_only || r->sort_target == SORT_VALUE);
+}
+
+static enum progress work(struct range_state *s) {
+        switch (s->phase) {
+        case COUNTING:
+                return count(s);
+        case GATHERING:
+                return gather(s);
+        case VALUING:
+                return bring_sorted_values(s);
+        case SORTING:
+                return sort_some(s);
+        case ANSWERING:
+                return answer(s);
+        }
+        check(false);
+        return WAITING;
+}
+
+/* One slice. */
+static void step(struct range_state *s) {
+        struct range_call *c = s->call;
+        struct keyspace *ks = s->ks;
+        enum progress progress = GO_ON;
+
+        if (s->revision < ks->compacted && !has_all(s)) {
+                keyspace_call_end(&c->call, KEYSPACE_COMPACTED);
                 return;
         }
-        if (!s->is_sorted) { /* only `next` is still needed */
-                struct bytes next = s->next;
-                uint8_t *copy = malloc(next.size ? next.size : 1);
-
-                check(copy);
-                if (next.size)
-                        memcpy(copy, next.data, next.size);
-                arena_done(&s->arena);
-                s->next.data = arena_copy(&s->arena, copy, next.size);
-                check(s->next.data);
-                free(copy);
+        s->units = SLICE_UNITS;
+        while (progress == GO_ON) {
+                if (s->phase >= GATHERING && c->request.count_only) {
+                        keyspace_call_end(&c->call, KEYSPACE_OK);
+                        return;
+                }
+                if (s->units <= 0) {
+                        progress = LATER;
+                        break;
+                }
+                progress = work(s);
         }
-        if (go_on)
-                later(s);
-        else
-                s->paused = true;
+        if (progress == WAITING)
+                return; /* it may be gone */
+        if (progress == LATER) {
+                account(s);
+                loop_slice(ks->loop, &s->slice);
+        }
 }
 
 /* The hot case: one key, whose value is in memory. Nothing is kept. */
@@ -424,6 +465,7 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
         struct keyspace *ks = call->own.keyspace;
         const struct range_request *r = &c->request;
         int64_t revision = r->revision > 0 ? r->revision : ks->revision;
+        struct range_counter counter;
         struct range_state *s;
 
         (void)result;
@@ -439,18 +481,18 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
         if (range_is_single(&r->range) && answer_single(ks, c, revision))
                 return;
 
-        c->count = (int64_t)range_count(ks, &r->range, revision);
-        if (r->count_only) {
+        if (range_counter_begin(&counter, ks, &r->range, revision) && r->count_only) {
+                c->count = counter.count;
                 keyspace_call_end(call, KEYSPACE_OK);
                 return;
         }
         s = new0(struct range_state);
-        arena_init(&s->arena, 0);
         s->call = c;
         s->ks = ks;
         s->revision = revision;
-        s->next = r->range.key;
-        s->timer.on_time = on_time;
+        s->counter = counter;
+        s->next.key = r->range.key;
+        s->slice.run = on_slice_time;
         c->own.state = s;
         call_list_add(&ks->ranging, call);
         step(s);
@@ -475,6 +517,6 @@ void keyspace_range_resume(struct range_call *c) {
 
         if (s && s->paused) {
                 s->paused = false;
-                later(s);
+                loop_slice(s->ks->loop, &s->slice);
         }
 }

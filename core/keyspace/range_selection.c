@@ -6,6 +6,9 @@
 
 #include <errno.h>
 
+#define FIRST_RUN 16        /* sorted by insertion */
+#define COMPARED_BYTES 1024 /* of two values, for a unit */
+
 void range_selection_init(struct range_selection *s, const struct range_request *request) {
         *s = (struct range_selection){.request = request};
 }
@@ -14,6 +17,8 @@ void range_selection_done(struct range_selection *s) {
         for (size_t i = 0; i < s->n_items; i++)
                 blob_unref(s->items[i].value);
         free(s->items);
+        free(s->order);
+        free(s->spare);
         *s = (struct range_selection){};
 }
 
@@ -59,9 +64,7 @@ int range_selection_add(struct range_selection *s, struct bytes key, const struc
         return 0;
 }
 
-static int compare_items(const void *pa, const void *pb, void *userdata) {
-        const struct range_item *a = pa, *b = pb;
-        const struct range_request *request = userdata;
+static int compare_items(const struct range_request *request, const struct range_item *a, const struct range_item *b) {
         int r = 0;
 
         switch (request->sort_target) {
@@ -90,17 +93,105 @@ static int compare_items(const void *pa, const void *pb, void *userdata) {
         return r ? r : bytes_compare(a->key, b->key); /* among equals the order of keys stays, either way */
 }
 
-void range_selection_finish(struct range_selection *s) {
+/* What a comparison costs, in units. */
+static int64_t cost(const struct range_request *request, const struct range_item *a, const struct range_item *b) {
+        return 1 +
+                (request->sort_target == SORT_VALUE
+                                ? (int64_t)(min_of(blob_bytes(a->value).size, blob_bytes(b->value).size) /
+                                          COMPARED_BYTES)
+                                : 0);
+}
+
+static void sort_run(struct range_selection *s, int64_t *units) {
+        const struct range_request *r = s->request;
+        size_t end = min_of(s->at + FIRST_RUN, s->n_items);
+
+        for (size_t i = s->at; i < end; i++) {
+                size_t j;
+
+                for (j = i; j > s->at; j--) {
+                        *units -= cost(r, s->order[j - 1], &s->items[i]);
+                        if (compare_items(r, s->order[j - 1], &s->items[i]) <= 0)
+                                break;
+                        s->order[j] = s->order[j - 1];
+                }
+                s->order[j] = &s->items[i];
+        }
+        s->at = end;
+}
+
+/* Goes on with the pair of runs at s->at; true: they are merged. */
+static bool merge_some(struct range_selection *s, int64_t *units) {
+        const struct range_request *r = s->request;
+        size_t middle = min_of(s->at + s->width, s->n_items), end = min_of(middle + s->width, s->n_items);
+
+        if (s->n_merged == 0) {
+                s->left = s->at;
+                s->right = middle;
+        }
+        for (size_t to = s->at + s->n_merged; to < end; to++, s->n_merged++) {
+                if (*units <= 0)
+                        return false;
+                if (s->left == middle || s->right == end)
+                        *units -= 1;
+                else
+                        *units -= cost(r, s->order[s->left], s->order[s->right]);
+                if (s->right == end ||
+                        (s->left < middle && compare_items(r, s->order[s->left], s->order[s->right]) <= 0))
+                        s->spare[to] = s->order[s->left++];
+                else
+                        s->spare[to] = s->order[s->right++];
+        }
+        s->at = end;
+        s->n_merged = 0;
+        return true;
+}
+
+bool range_selection_sort(struct range_selection *s, int64_t *units) {
         const struct range_request *r = s->request;
 
+        s->n_chosen = s->n_items;
         if (!range_request_sorts(r))
-                return;
-        if (s->n_items)
-                qsort_r(s->items, s->n_items, sizeof(*s->items), compare_items, (void *)(uintptr_t)r);
+                return true;
+        if (!s->order && s->n_items) {
+                s->order = xcalloc(s->n_items, sizeof(struct range_item *));
+                s->spare = xcalloc(s->n_items, sizeof(struct range_item *));
+        }
+        while (s->width == 0 && s->at < s->n_items) {
+                if (*units <= 0)
+                        return false;
+                sort_run(s, units);
+        }
+        if (s->width == 0) {
+                s->width = FIRST_RUN;
+                s->at = 0;
+        }
+        while (s->width < s->n_items) {
+                struct range_item **swap = s->order;
+
+                while (s->at < s->n_items)
+                        if (!merge_some(s, units))
+                                return false;
+                s->order = s->spare;
+                s->spare = swap;
+                s->width *= 2;
+                s->at = 0;
+        }
         if (r->limit > 0 && s->n_items > (size_t)r->limit) {
                 s->more = true;
-                for (size_t i = (size_t)r->limit; i < s->n_items; i++)
-                        blob_unref(s->items[i].value);
-                s->n_items = (size_t)r->limit;
+                s->n_chosen = (size_t)r->limit;
         }
+        return true;
+}
+
+void range_selection_finish(struct range_selection *s) {
+        int64_t units = INT64_MAX;
+
+        while (!range_selection_sort(s, &units))
+                units = INT64_MAX;
+}
+
+struct range_item *range_selection_get(const struct range_selection *s, size_t i) {
+        check(i < s->n_chosen);
+        return s->order ? s->order[i] : &s->items[i];
 }

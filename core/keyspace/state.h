@@ -186,6 +186,9 @@ struct keyspace {
         struct auto_compaction automatic;
         struct watch_hub hub;
 
+        /* The longest slices so far, in the units and bytes that bound them. */
+        size_t slice_units, slice_bytes;
+
         struct metric *m_commits, *m_records, *m_seconds;
 };
 
@@ -276,9 +279,6 @@ void compaction_forget(struct keyspace *ks);
 /* autocompact.c: from when the keyspace is open until it is closed */
 void auto_compaction_start(struct keyspace *ks);
 void auto_compaction_stop(struct keyspace *ks);
-
-/* range.c */
-size_t range_count(struct keyspace *ks, const struct key_range *range, int64_t revision);
 
 /* watch.c */
 void watch_kick(struct keyspace *ks);

@@ -205,6 +205,12 @@ static void probe_selection(struct evaluator *e, struct range_selection *s) {
                 probe_value(e, &s->items[i].version);
 }
 
+static void probe_answer(struct evaluator *e, struct range_selection *s) {
+        range_selection_finish(s);
+        for (size_t i = 0; i < s->n_chosen; i++)
+                probe_value(e, &range_selection_get(s, i)->version);
+}
+
 static int probe_ops(struct evaluator *e, const struct txn *txn, bool behind);
 
 /* behind: an earlier operation of the transaction writes, which may shift what a limit lets through. */
@@ -226,10 +232,8 @@ static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
                 r = range_items(e, &range, &s);
                 if (r == 0 && range.sort_target == SORT_VALUE)
                         probe_selection(e, &s);
-                else if (r == 0) {
-                        range_selection_finish(&s);
-                        probe_selection(e, &s);
-                }
+                else if (r == 0)
+                        probe_answer(e, &s);
                 range_selection_done(&s);
                 break;
         case OP_PUT:
@@ -368,12 +372,14 @@ static int execute_range(struct evaluator *e, const struct range_request *reques
                 range_selection_finish(&s);
                 ret->range.count = s.count;
                 ret->range.more = s.more;
-                ret->range.kvs = arena_alloc0(e->arena, s.n_items * sizeof(struct kv));
+                ret->range.kvs = arena_alloc0(e->arena, s.n_chosen * sizeof(struct kv));
                 if (!ret->range.kvs)
                         r = -ENOMEM;
         }
-        for (size_t i = 0; i < s.n_items && r == 0; i++) {
-                r = fill_kv(e, &ret->range.kvs[i], s.items[i].key, &s.items[i].version, !request->keys_only);
+        for (size_t i = 0; r == 0 && i < s.n_chosen; i++) {
+                const struct range_item *item = range_selection_get(&s, i);
+
+                r = fill_kv(e, &ret->range.kvs[i], item->key, &item->version, !request->keys_only);
                 if (r == 0)
                         ret->range.n_kvs++;
         }
