@@ -46,9 +46,13 @@ int send_queue_push(struct send_queue *q, struct blob *const *parts, size_t n_pa
                 return r;
         }
 
+        /* An empty part behind the first would be left when all bytes have gone, as if the message had not ended. */
         for (size_t i = 0; i < n_parts || i == 0; i++)
-                q->entries[(q->head + q->n++) & (q->capacity - 1)] = (struct send_entry){
-                        .blob = n_parts ? parts[i] : NULL, .message = (uint32_t)size, .first = i == 0};
+                if (i > 0 && parts[i]->size == 0)
+                        blob_unref(parts[i]);
+                else
+                        q->entries[(q->head + q->n++) & (q->capacity - 1)] = (struct send_entry){
+                                .blob = n_parts ? parts[i] : NULL, .message = (uint32_t)size, .first = i == 0};
         q->size += size + FRAMING_PREFIX;
         return 0;
 }
