@@ -89,6 +89,13 @@ static void lease_renew(struct keyspace *ks, struct lease *l) {
         loop_timer_set(ks->loop, &l->timer, l->expires_ns);
 }
 
+void leases_restart(struct keyspace *ks) {
+        struct lease *l, *next;
+
+        HASH_ITER(hh, ks->leases.table, l, next)
+                lease_renew(ks, l);
+}
+
 void lease_apply(struct keyspace *ks, const struct stoke_record *r) {
         struct lease *l = lease_find(ks, r->lease);
 

@@ -1,7 +1,11 @@
 /*
  * Reads the log: all of it when the keyspace is opened, its tail when others have appended or an outcome is unknown, and all of
- * it again where the tail begins below what was compacted. The driver visits records on a worker's thread, which copies
- * them; they are checked there and applied on the keyspace's loop.
+ * it again where the tail begins below what was compacted. The driver visits records on a worker's thread (load_read.c),
+ * which copies them in pieces; they are applied on the keyspace's loop, in slices.
+ *
+ * A driver may find at the end only that what it has visited is void. So a tail, and a log that is read again, are applied
+ * when the driver is done. The first load, which nobody sees before it is complete, is applied as it comes, and thrown away if it
+ * fails: the worker waits when it is PIECES_AHEAD ahead, so that opening takes hardly more memory than the index will.
  *
  * A load's position is the applied end, so none is begun while an append is under way: its records would be applied twice.
  */
@@ -10,157 +14,19 @@
 
 #include "base/log.h"
 #include "keyspace/commit.h"
+#include "keyspace/load.h"
 
-#define APPLY_SLICE 8192
+#define APPLY_SLICE 256 /* records */
 #define LOAD_PATIENCE_NS (60 * NSEC_PER_SEC)
 #define OPEN_PATIENCE_NS (600 * NSEC_PER_SEC)
 #define REOPEN_NS (100 * NSEC_PER_MSEC)
 #define LONGEST_REOPEN_NS (5 * NSEC_PER_SEC)
 #define FOLLOW_NS NSEC_PER_SEC
-#define MAX_ROUNDS 16
-
-struct load {
-        struct datastore_job job;
-        struct keyspace *ks;
-        struct stoke_keyspace name;
-        struct stoke_end after; /* seq 0: all */
-        bool acquire, with_values;
-
-        /* The worker's, until the job is done. */
-        struct arena arena;
-        struct stoke_record *records; /* owned; keys in the arena */
-        struct blob **blobs;          /* owned, a reference each; NULL: without */
-        size_t n_records, capacity;
-        struct stoke_limits limits;
-        struct stoke_end end;
-        uint64_t end_at_start; /* a mark beyond it: begun again */
-        bool again, acquired;
-        char damage[160];
-
-        /* The loop's. */
-        size_t n_applied;
-        struct loop_timer timer;
-};
-
-static void load_clear(struct load *l) {
-        for (size_t i = 0; i < l->n_records; i++)
-                blob_unref(l->blobs[i]);
-        free(l->records);
-        free(l->blobs);
-        l->records = NULL;
-        l->blobs = NULL;
-        l->n_records = l->capacity = 0;
-        arena_done(&l->arena);
-}
-
-static void load_free(struct load *l) {
-        if (!l)
-                return;
-        loop_timer_clear(&l->timer);
-        load_clear(l);
-        free(l);
-}
 
 void load_done(struct keyspace *ks) {
         loop_timer_clear(&ks->reopen);
         loop_timer_clear(&ks->follow);
         load_free(steal(ks->load));
-}
-
-/* ---- on the worker */
-
-static int visit_end(void *userdata, size_t index, const struct stoke_end *end) {
-        struct load *l = userdata;
-
-        (void)index;
-        l->end_at_start = end ? end->seq : 0;
-        return 0;
-}
-
-static int visit_record(void *userdata, const struct stoke_record *record) {
-        struct load *l = userdata;
-        struct stoke_record *r;
-
-        if (l->after.seq == 0 && record->kind == RECORD_MARK && l->end_at_start && record->seq > l->end_at_start) {
-                l->again = true;
-                return 1;
-        }
-        if (l->n_records == l->capacity) {
-                size_t capacity = l->capacity ? l->capacity * 2 : 64;
-                struct stoke_record *records = realloc(l->records, capacity * sizeof(*records));
-                struct blob **blobs;
-
-                if (!records)
-                        return -ENOMEM;
-                l->records = records;
-                blobs = realloc(l->blobs, capacity * sizeof(struct blob *));
-                if (!blobs)
-                        return -ENOMEM;
-                l->blobs = blobs;
-                l->capacity = capacity;
-        }
-        if (record->value_size > UINT32_MAX || record->key_size > UINT32_MAX) {
-                (void)snprintf(
-                        l->damage, sizeof(l->damage), "record %llu is too large", (unsigned long long)record->seq);
-                return 1;
-        }
-        r = &l->records[l->n_records];
-        *r = *record;
-        r->key = arena_copy(&l->arena, record->key, record->key_size);
-        if (!r->key)
-                return -ENOMEM;
-        l->blobs[l->n_records] = NULL;
-        if (record->value || record->value_size == 0) {
-                if (record_hash(record) != record->hash) {
-                        (void)snprintf(l->damage, sizeof(l->damage), "record %llu does not have its hash",
-                                (unsigned long long)record->seq);
-                        return 1;
-                }
-                if (l->with_values && record->kind == RECORD_PUT) {
-                        l->blobs[l->n_records] = blob_copy(record->value, record->value_size);
-                        if (!l->blobs[l->n_records])
-                                return -ENOMEM;
-                }
-        }
-        r->value = NULL;
-        l->n_records++;
-        return 0;
-}
-
-static int load_run(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
-        struct load *l = container_of(job, struct load, job);
-        const struct stoke_driver *driver = datastore_driver(job->ds);
-        int r;
-
-        if (l->acquire && !l->acquired) {
-                r = driver->acquire(session, &l->name, call);
-                if (r != 0)
-                        return r;
-                l->acquired = true;
-        }
-        if (l->after.seq == 0 && driver->server_limits) {
-                r = driver->server_limits(session, &l->name, call, &l->limits);
-                if (r != 0)
-                        return r;
-        }
-        for (unsigned round = 0; round < MAX_ROUNDS; round++) {
-                load_clear(l);
-                l->again = false;
-                l->end_at_start = 0;
-                if (l->after.seq == 0 && !(driver->capabilities & STOKE_EXCLUSIVE)) {
-                        r = driver->ends(session, &l->name, 1, call, visit_end, l);
-                        if (r != 0)
-                                return r;
-                        if (!l->end_at_start)
-                                return STOKE_MISSING;
-                }
-                r = driver->load(session, &l->name, &l->after, l->with_values, call, visit_record, l, &l->end);
-                if (r != STOKE_STOPPED || !l->again)
-                        return r;
-        }
-        (void)snprintf(
-                call->reason, call->reason_size, "the log was compacted while it was read, %d times", MAX_ROUNDS);
-        return -EAGAIN;
 }
 
 /* ---- on the loop */
@@ -200,6 +66,7 @@ static void opened(struct keyspace *ks) {
                 loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
         }
         ks->open = true;
+        leases_restart(ks);
         auto_compaction_start(ks);
         ks->n_failed_opens = 0;
         keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
@@ -220,19 +87,30 @@ static bool in_order(struct keyspace *ks, struct load *l, const struct stoke_rec
         return r->seq <= INT64_MAX && r->revision >= 0;
 }
 
-/* Whether the next record belongs to the one applied last. */
-static bool in_group(const struct load *l) {
-        const struct stoke_record *r = &l->records[l->n_applied];
-
-        return l->n_applied && (r->kind & STOKE_KIND_GROUPED) && (r[-1].kind & STOKE_KIND_GROUPED) &&
-                r->revision == r[-1].revision;
+/* Whether this record, the next one, belongs to the one applied last. */
+static bool in_group(const struct load *l, const struct stoke_record *r) {
+        return l->n_applied && (r->kind & STOKE_KIND_GROUPED) && (l->last_kind & STOKE_KIND_GROUPED) &&
+                r->revision == l->last_revision;
 }
 
-/* Applies about n records, never half a revision. Watchers are served before what they need can be pruned. */
+/* Applies about n records, never half a revision that is there. Watchers are served before what they need can be pruned. */
 static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
-        for (size_t i = 0; l->n_applied < l->n_records && (i < n || in_group(l)); i++, l->n_applied++) {
-                struct stoke_record *r = &l->records[l->n_applied];
+        struct piece *p;
 
+        for (size_t i = 0; (p = l->pieces.first);) {
+                struct stoke_record *r;
+
+                if (l->at == p->n) {
+                        load_drop_piece(l);
+                        continue;
+                }
+                r = &p->records[l->at];
+                if (i >= n && !in_group(l, r))
+                        break;
+                if (l->at == 0 && p->restart && l->n_applied) {
+                        keyspace_forget(ks);
+                        l->n_applied = 0;
+                }
                 if (!in_order(ks, l, r))
                         return false;
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
@@ -244,7 +122,12 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                         ks->batch->landed = true;
                 if (r->kind == RECORD_MARK && ks->open && l->after.seq)
                         watch_publish(ks);
-                keyspace_apply(ks, r, l->blobs[l->n_applied]);
+                keyspace_apply(ks, r, p->blobs[l->at]);
+                l->last_kind = r->kind;
+                l->last_revision = r->revision;
+                l->at++;
+                l->n_applied++;
+                i++;
         }
         if (ks->open && l->after.seq)
                 watch_publish(ks);
@@ -254,7 +137,7 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
 static void finish(struct keyspace *ks) {
         struct load *l = steal(ks->load);
 
-        ks->loaded_nothing = l->n_records == 0;
+        ks->loaded_nothing = l->n_applied == 0;
         load_free(l);
         if (ks->open)
                 commit_on_loaded(ks);
@@ -329,50 +212,20 @@ static void rebuild(struct keyspace *ks) {
         finish(ks);
 }
 
-static void on_apply(struct loop_timer *timer) {
-        struct load *l = container_of(timer, struct load, timer);
-        struct keyspace *ks = l->ks;
+/* The job is done, and its outcome not 0, or all is applied. */
+static void conclude(struct keyspace *ks, struct load *l) {
+        cleanup(freep) char *reason = NULL;
+        int r = l->job.result;
 
         if (ks->closing) {
                 load_free(steal(ks->load));
                 keyspace_check_closed(ks);
                 return;
         }
-        if (!apply_some(ks, l, APPLY_SLICE)) {
-                load_free(steal(ks->load));
-                lose(ks, "the log's records are not in order");
-                return;
-        }
-        if (l->n_applied < l->n_records) {
-                loop_timer_set(ks->loop, &l->timer, loop_now_ns(ks->loop) + 1);
-                return;
-        }
-        if (!end_equal(&l->end, &ks->end)) {
-                load_free(steal(ks->load));
-                lose(ks, "the log does not end as the datastore says");
-                return;
-        }
-        finish(ks);
-}
-
-static void on_loaded(struct datastore_job *job) {
-        struct load *l = container_of(job, struct load, job);
-        struct keyspace *ks = l->ks;
-        int r = job->result;
-
-        keyspace_job_ended(ks);
-        if (l->acquired)
-                ks->acquired = true;
-        if (r == 0)
-                ks->limits = l->limits;
-        if (ks->closing) {
-                load_free(steal(ks->load));
-                keyspace_check_closed(ks);
-                return;
-        }
-        if (l->damage[0]) {
-                cleanup(freep) char *reason = strdup(l->damage);
-
+        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0))
+                keyspace_forget(ks);
+        if (l->broken || l->damage[0]) {
+                reason = strdup(l->broken ? l->broken : l->damage);
                 load_free(steal(ks->load));
                 lose(ks, reason ? reason : "damaged");
                 return;
@@ -381,28 +234,81 @@ static void on_loaded(struct datastore_job *job) {
                 fail(ks, l, r);
                 return;
         }
-        if (ks->open && l->after.seq == 0)
+        ks->limits = l->limits;
+        if (!end_equal(&l->end, &ks->end)) {
+                load_free(steal(ks->load));
+                lose(ks, "the log does not end as the datastore says");
+                return;
+        }
+        finish(ks);
+}
+
+/* One slice, if there is something to apply. */
+static void on_slice(struct loop_task *task) {
+        struct load *l = container_of(task, struct load, slice);
+        struct keyspace *ks = l->ks;
+
+        if (ks->closing || l->broken)
+                load_stop(l);
+        else if (!apply_some(ks, l, APPLY_SLICE)) {
+                l->broken = "the log's records are not in order";
+                load_stop(l);
+        }
+        if (l->pieces.first)
+                loop_slice(ks->loop, &l->slice);
+        else if (l->job_done)
+                conclude(ks, l);
+}
+
+static void on_handed(struct loop_task *task) {
+        struct load *l = container_of(task, struct load, task);
+
+        pthread_mutex_lock(&l->mutex);
+        l->posted = false;
+        pthread_mutex_unlock(&l->mutex);
+        load_take_pieces(l);
+        loop_slice(l->ks->loop, &l->slice);
+}
+
+/* Posted behind whatever the worker handed over. */
+static void on_loaded(struct datastore_job *job) {
+        struct load *l = container_of(job, struct load, job);
+        struct keyspace *ks = l->ks;
+
+        keyspace_job_ended(ks);
+        l->job_done = true;
+        if (l->acquired)
+                ks->acquired = true;
+        if (job->result != 0 || l->damage[0] || ks->closing) {
+                load_stop(l);
+                conclude(ks, l);
+                return;
+        }
+        load_take_pieces(l);
+        if (ks->open && l->after.seq == 0) {
+                ks->limits = l->limits;
                 rebuild(ks);
-        else
-                on_apply(&l->timer);
+        } else
+                on_slice(&l->slice);
 }
 
 static void submit(struct keyspace *ks, bool all) {
-        struct load *l = new0(struct load);
+        struct load *l = load_new(ks);
 
         check(!ks->load);
-        l->ks = ks;
         l->name = keyspace_stoke(ks);
         l->after = all ? (struct stoke_end){} : ks->end;
         l->limits = ks->limits;
         l->acquire = ks->exclusive && !ks->acquired;
         l->with_values = !all;
-        l->timer.on_time = on_apply;
+        l->as_it_comes = all && !ks->open;
+        l->slice.run = on_slice;
+        l->task.run = on_handed;
         l->job = (struct datastore_job){
                 .class = all ? JOB_BULK : JOB_READ,
                 .keyspace = &l->name,
                 .deadline_ns = clock_now_ns() + (all ? OPEN_PATIENCE_NS : LOAD_PATIENCE_NS),
-                .run = load_run,
+                .run = load_read,
                 .done = on_loaded,
         };
         ks->load = l;

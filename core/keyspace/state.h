@@ -267,6 +267,8 @@ void lease_detach(struct key_entry *entry);
 void lease_apply(struct keyspace *ks, const struct stoke_record *record);
 struct lease *lease_find(struct keyspace *ks, int64_t id);
 void leases_done(struct keyspace *ks);
+/* The keyspace is open: nobody could keep a lease alive before. */
+void leases_restart(struct keyspace *ks);
 
 /* compact.c */
 void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *record);
