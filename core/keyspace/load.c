@@ -10,11 +10,12 @@
  * A load's position is the applied end, so none is begun while an append is under way: its records would be applied twice.
  */
 
+#include "keyspace/load.h"
+
 #include <errno.h>
 
 #include "base/log.h"
 #include "keyspace/commit.h"
-#include "keyspace/load.h"
 
 #define APPLY_SLICE 256 /* records */
 #define LOAD_PATIENCE_NS (60 * NSEC_PER_SEC)
