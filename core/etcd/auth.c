@@ -1,7 +1,8 @@
 /*
  * Auth: who may come in is decided at the tenant's endpoint, so etcd's own authentication is never enabled, and no user or
- * role exists. Lists are empty, names are not found, and what would make or enable something is refused. The server's
- * loop only.
+ * role exists. All is answered as a new etcd answers: lists are empty, names are not found, disabling does nothing, enabling
+ * wants a root user. Only where that etcd would begin to keep a user or a role, UserAdd and RoleAdd, the answer is that
+ * authentication is not enabled, since nobody would ever ask for that user. The server's loop only.
  */
 
 #include "etcd/header.h"
@@ -39,31 +40,39 @@ static void status_on_message(struct grpc_call *call, struct bytes data) {
                 etcd_fail(call, ETCD_NO_MEMORY);
 }
 
-/* Lists of users and roles, and disabling what is not enabled. */
-static void nothing_on_message(struct grpc_call *call, struct bytes data) {
-        (void)data;
-        etcd_reply_header(call, revision_of(call));
+/* Whether it is a request of this kind; the call is ended if not. */
+static const void *unpack(struct grpc_call *call, const ProtobufCMessageDescriptor *descriptor, struct bytes data) {
+        const void *pb = protobuf_unpack(descriptor, grpc_call_arena(call), data);
+
+        if (!pb)
+                etcd_fail(call, ETCD_MALFORMED);
+        return pb;
 }
 
-static void not_enabled_on_message(struct grpc_call *call, struct bytes data) {
-        (void)data;
-        etcd_fail(call, ETCD_AUTH_NOT_ENABLED);
-}
+#define EMPTY_LIST(name, descriptor)                                                                                   \
+        static void name(struct grpc_call *call, struct bytes data) {                                                  \
+                if (unpack(call, &(descriptor), data))                                                                 \
+                        etcd_reply_header(call, revision_of(call));                                                    \
+        }
+#define REFUSED(name, descriptor, status)                                                                              \
+        static void name(struct grpc_call *call, struct bytes data) {                                                  \
+                if (unpack(call, &(descriptor), data))                                                                 \
+                        etcd_fail(call, status);                                                                       \
+        }
 
-static void enable_on_message(struct grpc_call *call, struct bytes data) {
-        (void)data;
-        etcd_fail(call, ETCD_ROOT_USER_NOT_EXIST);
-}
-
-static void user_on_message(struct grpc_call *call, struct bytes data) {
-        (void)data;
-        etcd_fail(call, ETCD_USER_NOT_FOUND);
-}
-
-static void role_on_message(struct grpc_call *call, struct bytes data) {
-        (void)data;
-        etcd_fail(call, ETCD_ROLE_NOT_FOUND);
-}
+EMPTY_LIST(user_list, etcdserverpb__auth_user_list_request__descriptor)
+EMPTY_LIST(role_list, etcdserverpb__auth_role_list_request__descriptor)
+EMPTY_LIST(disable, etcdserverpb__auth_disable_request__descriptor)
+REFUSED(enable, etcdserverpb__auth_enable_request__descriptor, ETCD_ROOT_USER_NOT_EXIST)
+REFUSED(authenticate, etcdserverpb__authenticate_request__descriptor, ETCD_AUTH_NOT_ENABLED)
+REFUSED(user_get, etcdserverpb__auth_user_get_request__descriptor, ETCD_USER_NOT_FOUND)
+REFUSED(user_delete, etcdserverpb__auth_user_delete_request__descriptor, ETCD_USER_NOT_FOUND)
+REFUSED(user_change_password, etcdserverpb__auth_user_change_password_request__descriptor, ETCD_USER_NOT_FOUND)
+REFUSED(user_grant_role, etcdserverpb__auth_user_grant_role_request__descriptor, ETCD_USER_NOT_FOUND)
+REFUSED(user_revoke_role, etcdserverpb__auth_user_revoke_role_request__descriptor, ETCD_USER_NOT_FOUND)
+REFUSED(role_get, etcdserverpb__auth_role_get_request__descriptor, ETCD_ROLE_NOT_FOUND)
+REFUSED(role_delete, etcdserverpb__auth_role_delete_request__descriptor, ETCD_ROLE_NOT_FOUND)
+REFUSED(role_revoke, etcdserverpb__auth_role_revoke_permission_request__descriptor, ETCD_ROLE_NOT_FOUND)
 
 static void user_add_on_message(struct grpc_call *call, struct bytes data) {
         const Etcdserverpb__AuthUserAddRequest *pb =
@@ -83,24 +92,50 @@ static void role_add_on_message(struct grpc_call *call, struct bytes data) {
         etcd_fail(call, pb->name[0] ? ETCD_AUTH_NOT_ENABLED : ETCD_ROLE_EMPTY);
 }
 
+/* As etcd's isValidPermissionRange: no end is one key, "\\0" is all behind it. */
+static bool is_range(struct bytes key, struct bytes end) {
+        if (key.size == 0)
+                return false;
+        if (end.size == 0 || (end.size == 1 && end.data[0] == 0))
+                return true;
+        return bytes_compare(key, end) < 0;
+}
+
+/* The permission is looked at before the role. */
+static void role_grant_on_message(struct grpc_call *call, struct bytes data) {
+        const Etcdserverpb__AuthRoleGrantPermissionRequest *pb =
+                unpack(call, &etcdserverpb__auth_role_grant_permission_request__descriptor, data);
+        struct bytes key, end;
+
+        if (!pb)
+                return;
+        if (!pb->perm)
+                return etcd_fail(call, ETCD_PERMISSION_NOT_GIVEN);
+        key = bytes_of(pb->perm->key.data, pb->perm->key.len);
+        end = bytes_of(pb->perm->range_end.data, pb->perm->range_end.len);
+        if (!is_range(key, end))
+                return etcd_fail(call, ETCD_INVALID_AUTH_MGMT);
+        etcd_fail(call, ETCD_ROLE_NOT_FOUND);
+}
+
 static const struct grpc_method methods[] = {
-        {.path = "/etcdserverpb.Auth/AuthEnable", .on_message = enable_on_message},
-        {.path = "/etcdserverpb.Auth/AuthDisable", .on_message = nothing_on_message},
+        {.path = "/etcdserverpb.Auth/AuthEnable", .on_message = enable},
+        {.path = "/etcdserverpb.Auth/AuthDisable", .on_message = disable},
         {.path = "/etcdserverpb.Auth/AuthStatus", .on_message = status_on_message},
-        {.path = "/etcdserverpb.Auth/Authenticate", .on_message = not_enabled_on_message},
+        {.path = "/etcdserverpb.Auth/Authenticate", .on_message = authenticate},
         {.path = "/etcdserverpb.Auth/UserAdd", .on_message = user_add_on_message},
-        {.path = "/etcdserverpb.Auth/UserGet", .on_message = user_on_message},
-        {.path = "/etcdserverpb.Auth/UserList", .on_message = nothing_on_message},
-        {.path = "/etcdserverpb.Auth/UserDelete", .on_message = user_on_message},
-        {.path = "/etcdserverpb.Auth/UserChangePassword", .on_message = user_on_message},
-        {.path = "/etcdserverpb.Auth/UserGrantRole", .on_message = user_on_message},
-        {.path = "/etcdserverpb.Auth/UserRevokeRole", .on_message = user_on_message},
+        {.path = "/etcdserverpb.Auth/UserGet", .on_message = user_get},
+        {.path = "/etcdserverpb.Auth/UserList", .on_message = user_list},
+        {.path = "/etcdserverpb.Auth/UserDelete", .on_message = user_delete},
+        {.path = "/etcdserverpb.Auth/UserChangePassword", .on_message = user_change_password},
+        {.path = "/etcdserverpb.Auth/UserGrantRole", .on_message = user_grant_role},
+        {.path = "/etcdserverpb.Auth/UserRevokeRole", .on_message = user_revoke_role},
         {.path = "/etcdserverpb.Auth/RoleAdd", .on_message = role_add_on_message},
-        {.path = "/etcdserverpb.Auth/RoleGet", .on_message = role_on_message},
-        {.path = "/etcdserverpb.Auth/RoleList", .on_message = nothing_on_message},
-        {.path = "/etcdserverpb.Auth/RoleDelete", .on_message = role_on_message},
-        {.path = "/etcdserverpb.Auth/RoleGrantPermission", .on_message = role_on_message},
-        {.path = "/etcdserverpb.Auth/RoleRevokePermission", .on_message = role_on_message},
+        {.path = "/etcdserverpb.Auth/RoleGet", .on_message = role_get},
+        {.path = "/etcdserverpb.Auth/RoleList", .on_message = role_list},
+        {.path = "/etcdserverpb.Auth/RoleDelete", .on_message = role_delete},
+        {.path = "/etcdserverpb.Auth/RoleGrantPermission", .on_message = role_grant_on_message},
+        {.path = "/etcdserverpb.Auth/RoleRevokePermission", .on_message = role_revoke},
 };
 
 const struct grpc_service etcd_auth_service = {

@@ -1,6 +1,8 @@
 /*
- * Cluster: MemberList, with the tenant as the one member. Changing members is not offered and so UNIMPLEMENTED. The server's
- * loop only.
+ * Cluster: the tenant is the one member of its cluster, and has no peers. No member can be added, removed or changed, and it is
+ * said with the errors that an etcd has for it: an id that is not ours is not found; what would need another member to
+ * take part is a re-configuration that not enough members are started for; no learner is taken; and ours is none
+ * that could be promoted. The server's loop only.
  */
 
 #include "etcd/header.h"
@@ -70,7 +72,74 @@ static void member_list_on_cancel(struct grpc_call *call) {
                 keyspace_cancel(&m->barrier);
 }
 
+/* A peer's URL: a scheme that etcd knows, and host and port or a socket, nothing behind it. */
+static bool is_peer_url(const char *url) {
+        static const char *const schemes[] = {"http://", "https://", "unix://", "unixs://"};
+        const char *rest = NULL, *colon;
+
+        for (size_t i = 0; i < n_elements(schemes) && !rest; i++)
+                if (strncmp(url, schemes[i], strlen(schemes[i])) == 0)
+                        rest = url + strlen(schemes[i]);
+        if (!rest || !*rest)
+                return false;
+        if (url[0] == 'u')
+                return true;
+        colon = strrchr(rest, ':');
+        if (!colon || strchr(rest, '/') || !colon[1])
+                return false;
+        return strspn(colon + 1, "0123456789") == strlen(colon + 1);
+}
+
+static void member_add_on_message(struct grpc_call *call, struct bytes data) {
+        const Etcdserverpb__MemberAddRequest *pb =
+                (void *)protobuf_unpack(&etcdserverpb__member_add_request__descriptor, grpc_call_arena(call), data);
+
+        if (!pb)
+                return etcd_fail(call, ETCD_MALFORMED);
+        if (!pb->n_peerurls)
+                return etcd_fail(call, ETCD_MEMBER_BAD_URLS);
+        for (size_t i = 0; i < pb->n_peerurls; i++)
+                if (!is_peer_url(pb->peerurls[i]))
+                        return etcd_fail(call, ETCD_MEMBER_BAD_URLS);
+        etcd_fail(call, pb->islearner ? ETCD_TOO_MANY_LEARNERS : ETCD_MEMBERS_NOT_STARTED);
+}
+
+static void refuse(struct grpc_call *call, uint64_t id, enum etcd_status ours) {
+        etcd_fail(call, id == keyspace_member_id(grpc_call_server_userdata(call)) ? ours : ETCD_MEMBER_NOT_FOUND);
+}
+
+static void member_remove_on_message(struct grpc_call *call, struct bytes data) {
+        const Etcdserverpb__MemberRemoveRequest *pb =
+                (void *)protobuf_unpack(&etcdserverpb__member_remove_request__descriptor, grpc_call_arena(call), data);
+
+        if (!pb)
+                return etcd_fail(call, ETCD_MALFORMED);
+        refuse(call, pb->id, ETCD_MEMBERS_NOT_STARTED);
+}
+
+static void member_update_on_message(struct grpc_call *call, struct bytes data) {
+        const Etcdserverpb__MemberUpdateRequest *pb =
+                (void *)protobuf_unpack(&etcdserverpb__member_update_request__descriptor, grpc_call_arena(call), data);
+
+        if (!pb)
+                return etcd_fail(call, ETCD_MALFORMED);
+        refuse(call, pb->id, ETCD_MEMBERS_NOT_STARTED);
+}
+
+static void member_promote_on_message(struct grpc_call *call, struct bytes data) {
+        const Etcdserverpb__MemberPromoteRequest *pb =
+                (void *)protobuf_unpack(&etcdserverpb__member_promote_request__descriptor, grpc_call_arena(call), data);
+
+        if (!pb)
+                return etcd_fail(call, ETCD_MALFORMED);
+        refuse(call, pb->id, ETCD_MEMBER_NOT_LEARNER);
+}
+
 static const struct grpc_method methods[] = {
+        {.path = "/etcdserverpb.Cluster/MemberAdd", .on_message = member_add_on_message},
+        {.path = "/etcdserverpb.Cluster/MemberRemove", .on_message = member_remove_on_message},
+        {.path = "/etcdserverpb.Cluster/MemberUpdate", .on_message = member_update_on_message},
+        {.path = "/etcdserverpb.Cluster/MemberPromote", .on_message = member_promote_on_message},
         {
                 .path = "/etcdserverpb.Cluster/MemberList",
                 .user_size = sizeof(struct member_list),

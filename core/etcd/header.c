@@ -4,19 +4,12 @@
 
 #include "etcd/header.h"
 
-#include <xxhash.h>
-
 #include "etcd/status.h"
 #include "rpc/protobuf.h"
 
 void etcd_header_init(struct etcd_header *header, const struct keyspace *ks, int64_t revision) {
-        const char *name = keyspace_name(ks);
-        uint64_t halves[2];
-
-        memcpy(halves, keyspace_incarnation(ks), sizeof(halves));
-        /* Neither may be zero: proto3 would leave it out, and clients take zero for "no such". */
-        header->cluster_id = (halves[0] ^ halves[1]) | 1;
-        header->member_id = XXH3_64bits_withSeed(name, strlen(name), header->cluster_id) | 1;
+        header->cluster_id = keyspace_cluster_id(ks);
+        header->member_id = keyspace_member_id(ks);
         header->revision = revision;
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * ResponseHeader, packed by hand: who answers (cluster, member), at which revision, in which term. The cluster's id comes
- * from the keyspace's incarnation, the member's from the tenant's name beside it: so all daemons that serve a tenant are one
+ * ResponseHeader, packed by hand: who answers (cluster, member), at which revision, in which term. The ids are the
+ * keyspace's: so all daemons that serve a tenant are one
  * member to its clients. The term is a constant: no election ever takes place.
  */
 

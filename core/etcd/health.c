@@ -7,12 +7,43 @@
 #include "etcd/services.h"
 #include "etcd/status.h"
 
+/* Whether ?exclude=NAME is among the parameters, as kubeadm's probe has it. */
+static bool excluded(const char *query, const char *name) {
+        static const char parameter[] = "exclude=";
+        size_t n = strlen(name);
+
+        for (const char *p = query ? query : ""; *p; p += strcspn(p, "&"), p += *p == '&')
+                if (strncmp(p, parameter, sizeof(parameter) - 1) == 0) {
+                        const char *value = p + sizeof(parameter) - 1;
+
+                        if (strcspn(value, "&") == n && strncmp(value, name, n) == 0)
+                                return true;
+                }
+        return false;
+}
+
+/* The first alarm that counts, or NULL. */
+static const char *alarm_name(struct keyspace *ks, const char *query) {
+        struct keyspace_alarm alarms[64];
+        size_t n = keyspace_alarms(ks, alarms, n_elements(alarms));
+
+        for (size_t i = 0; i < n; i++) {
+                const char *name = alarms[i].type == ALARM_NOSPACE ? "NOSPACE"
+                        : alarms[i].type == ALARM_CORRUPT          ? "CORRUPT"
+                                                                   : "UNKNOWN";
+
+                if (!excluded(query, name))
+                        return name;
+        }
+        return NULL;
+}
+
 /* A keyspace that nobody has used yet is healthy: it opens when it is asked. */
 static void health(void *userdata, const char *query, struct http1_response *response) {
         struct keyspace_status status;
-        const char *reason = NULL;
+        const char *reason = NULL, *prefix = "RANGE ERROR:";
+        const char *raised = alarm_name(userdata, query);
 
-        (void)query;
         keyspace_get_status(userdata, &status);
         switch (status.condition) {
         case KEYSPACE_CLOSED:
@@ -28,10 +59,14 @@ static void health(void *userdata, const char *query, struct http1_response *res
                 reason = etcd_status_text(ETCD_CORRUPT);
                 break;
         }
+        if (raised) { /* etcd looks at these first */
+                prefix = "ALARM ";
+                reason = raised;
+        }
         response->status = reason ? 503 : 200;
         response->content_type = "application/json";
         if (buf_printf(&response->body, "{\"health\":\"%s\",\"reason\":\"%s%s\"}", reason ? "false" : "true",
-                    reason ? "RANGE ERROR:" : "", reason ? reason : "") < 0)
+                    reason ? prefix : "", reason ? reason : "") < 0)
                 response->status = 500;
 }
 

@@ -36,17 +36,24 @@ static const struct {
         [ETCD_CORRUPT] = {GRPC_DATA_LOSS, "etcdserver: corrupt cluster"},
         [ETCD_NO_MEMORY] = {GRPC_RESOURCE_EXHAUSTED, "etcdserver: out of memory"}, /* etcd itself would have died */
         [ETCD_BAD_LEADER_TRANSFEREE] = {GRPC_FAILED_PRECONDITION, "etcdserver: bad leader transferee"},
-        [ETCD_ALARM_NOT_SETTABLE] = {GRPC_UNIMPLEMENTED, "etcdserver: alarms are raised by the server only"}, /* ours */
         [ETCD_DOWNGRADE_VERSION_FORMAT] = {GRPC_INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"},
         [ETCD_DOWNGRADE_TARGET] = {GRPC_INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"},
-        [ETCD_DOWNGRADE_NONE] = {GRPC_FAILED_PRECONDITION, "etcdserver: no inflight downgrade job"},
         [ETCD_UNKNOWN_METHOD] = {GRPC_UNKNOWN, "etcdserver: unknown method"},
+        [ETCD_MEMBER_NOT_FOUND] = {GRPC_NOT_FOUND, "etcdserver: member not found"},
+        [ETCD_MEMBER_NOT_LEARNER] = {GRPC_FAILED_PRECONDITION, "etcdserver: can only promote a learner member"},
+        [ETCD_MEMBER_BAD_URLS] = {GRPC_INVALID_ARGUMENT, "etcdserver: given member URLs are invalid"},
+        /* etcd's client library has another code for it, but this is what the server sends. */
+        [ETCD_MEMBERS_NOT_STARTED] = {GRPC_UNKNOWN,
+                "etcdserver: re-configuration failed due to not enough started members"},
+        [ETCD_TOO_MANY_LEARNERS] = {GRPC_FAILED_PRECONDITION, "etcdserver: too many learner members in cluster"},
         [ETCD_AUTH_NOT_ENABLED] = {GRPC_FAILED_PRECONDITION, "etcdserver: authentication is not enabled"},
         [ETCD_ROOT_USER_NOT_EXIST] = {GRPC_FAILED_PRECONDITION, "etcdserver: root user does not exist"},
         [ETCD_USER_EMPTY] = {GRPC_INVALID_ARGUMENT, "etcdserver: user name is empty"},
         [ETCD_USER_NOT_FOUND] = {GRPC_FAILED_PRECONDITION, "etcdserver: user name not found"},
         [ETCD_ROLE_EMPTY] = {GRPC_INVALID_ARGUMENT, "etcdserver: role name is empty"},
         [ETCD_ROLE_NOT_FOUND] = {GRPC_FAILED_PRECONDITION, "etcdserver: role name not found"},
+        [ETCD_PERMISSION_NOT_GIVEN] = {GRPC_INVALID_ARGUMENT, "etcdserver: permission not given"},
+        [ETCD_INVALID_AUTH_MGMT] = {GRPC_INVALID_ARGUMENT, "etcdserver: invalid auth management"},
         [ETCD_WATCH_DUPLICATE_ID] = {GRPC_INVALID_ARGUMENT, "mvcc: duplicate watch ID provided on the WatchStream"},
         [ETCD_WATCH_EMPTY_RANGE] = {GRPC_INVALID_ARGUMENT, "mvcc: watcher range is empty"},
 };

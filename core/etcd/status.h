@@ -41,11 +41,15 @@ enum etcd_status {
         ETCD_NO_MEMORY,
         /* Maintenance. */
         ETCD_BAD_LEADER_TRANSFEREE,
-        ETCD_ALARM_NOT_SETTABLE,
         ETCD_DOWNGRADE_VERSION_FORMAT,
         ETCD_DOWNGRADE_TARGET,
-        ETCD_DOWNGRADE_NONE,
         ETCD_UNKNOWN_METHOD,
+        /* Cluster. */
+        ETCD_MEMBER_NOT_FOUND,
+        ETCD_MEMBER_NOT_LEARNER,
+        ETCD_MEMBER_BAD_URLS,
+        ETCD_MEMBERS_NOT_STARTED,
+        ETCD_TOO_MANY_LEARNERS,
         /* Auth. */
         ETCD_AUTH_NOT_ENABLED,
         ETCD_ROOT_USER_NOT_EXIST,
@@ -53,6 +57,8 @@ enum etcd_status {
         ETCD_USER_NOT_FOUND,
         ETCD_ROLE_EMPTY,
         ETCD_ROLE_NOT_FOUND,
+        ETCD_PERMISSION_NOT_GIVEN,
+        ETCD_INVALID_AUTH_MGMT,
         /* Watches: not gRPC errors, but reasons in a response that says created and canceled. */
         ETCD_WATCH_DUPLICATE_ID,
         ETCD_WATCH_EMPTY_RANGE,

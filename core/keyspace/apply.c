@@ -15,6 +15,7 @@ static void apply_key(struct keyspace *ks, const struct stoke_record *r, bool is
                 .version = is_put ? r->version : 0,
                 .lease = is_put ? r->lease : 0,
                 .value_size = is_put ? (uint32_t)r->value_size : 0,
+                .hash = (uint32_t)(r->hash ^ r->hash >> 32),
         };
 
         if (e->alive)
@@ -54,6 +55,9 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
         case RECORD_REVOKE_GROUPED:
                 lease_apply(ks, r);
                 break;
+        case RECORD_ALARM:
+                alarm_apply(ks, r);
+                break;
         case RECORD_MARK:
                 compaction_apply_mark(ks, r);
                 break;
@@ -69,6 +73,7 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
 /* The cache keeps what it has: a seq is never used twice. */
 void keyspace_forget(struct keyspace *ks) {
         leases_done(ks);
+        alarms_done(ks);
         values_unlink_all(&ks->values);
         compaction_forget(ks);
         history_done(&ks->history);

@@ -49,6 +49,7 @@ static void batch_free(struct batch *b) {
                 blob_unref(b->blobs[i]);
         index_done(&b->overlay);
         arena_done(&b->arena);
+        free(b->alarms.list);
         free(b->leases);
         free(b->records);
         free(b->blobs);

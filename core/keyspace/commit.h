@@ -30,6 +30,9 @@ struct batch {
         struct batch_lease *leases;
         size_t n_leases, leases_capacity;
 
+        struct alarms alarms; /* as they will be, if it changes them */
+        bool alarms_changed;
+
         struct datastore_job job;
         struct stoke_append append;
         struct stoke_keyspace name;
@@ -69,6 +72,12 @@ struct batch_cursor {
 void batch_seek(const struct batch *b, const struct key_range *range, int64_t revision, struct batch_cursor *ret);
 /* The next living key's version, and the key in *ret_key (valid while the batch is); NULL: no more. */
 const struct key_version *batch_next(struct batch_cursor *c, struct bytes *ret_key);
+
+/* alarm.c: whether an alarm or the quota forbids a write; raises NOSPACE. KEYSPACE_OK, KEYSPACE_NO_SPACE, KEYSPACE_LOST (the alarm
+ * CORRUPT). A change: what frees room, but for transactions. */
+enum keyspace_result alarm_check_txn(struct batch *b, const struct txn *txn);
+enum keyspace_result alarm_check_grant(struct batch *b);
+enum keyspace_result alarm_check_change(struct batch *b);
 
 /* txn.c */
 int txn_evaluate(struct keyspace_call *call, struct batch *batch);

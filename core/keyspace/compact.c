@@ -293,6 +293,9 @@ static int evaluate(struct keyspace_call *call, struct batch *b) {
         struct keyspace *ks = b->ks;
 
         call->revision = b->revision;
+        call->own.result = alarm_check_change(b);
+        if (call->own.result != KEYSPACE_OK)
+                return EVALUATED;
         if (c->revision_wanted > b->revision) {
                 call->own.result = KEYSPACE_FUTURE_REVISION;
                 return EVALUATED;

@@ -22,6 +22,7 @@ struct key_version {
         int64_t version; /* 0: a tombstone */
         int64_t lease;
         uint32_t value_size;
+        uint32_t hash; /* of the record, folded */
 };
 
 struct key_entry {

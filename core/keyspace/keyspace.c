@@ -70,6 +70,7 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
                 call_list_end(&ks->queue, KEYSPACE_LOST);
                 call_list_end(&ks->fetching, KEYSPACE_LOST);
                 call_list_end(&ks->ranging, KEYSPACE_LOST);
+                call_list_end(&ks->hashing, KEYSPACE_LOST);
                 call_list_end(&ks->compaction.held, KEYSPACE_LOST);
                 call_list_end(&ks->compaction.physical, KEYSPACE_LOST);
                 commit_give_up(ks, KEYSPACE_LOST);
@@ -97,6 +98,7 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                         ks->history.capacity * sizeof(struct history_item),
                 .n_watchers = ks->hub.n_watchers,
                 .n_leases = HASH_COUNT(ks->leases.table),
+                .n_alarms = ks->alarms.n,
         };
 }
 
@@ -110,6 +112,14 @@ const uint8_t *keyspace_incarnation(const struct keyspace *ks) {
 
 struct loop *keyspace_loop(const struct keyspace *ks) {
         return ks->loop;
+}
+
+uint64_t keyspace_cluster_id(const struct keyspace *ks) {
+        return ks->cluster_id;
+}
+
+uint64_t keyspace_member_id(const struct keyspace *ks) {
+        return ks->member_id;
 }
 
 uint64_t keyspace_quota(const struct keyspace *ks) {
@@ -149,6 +159,7 @@ static void on_close(struct loop_task *task);
 int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         cleanup(keyspace_freep) struct keyspace *ks = NULL;
         cleanup(buf_done) struct buf labels = {};
+        uint64_t halves[2];
 
         ks = new0(struct keyspace);
         ks->name = strdup(config->name);
@@ -158,6 +169,10 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         ks->config.name = ks->name;
         memcpy(ks->incarnation, config->incarnation, sizeof(ks->incarnation));
         memcpy(ks->daemon, config->daemon, sizeof(ks->daemon));
+        memcpy(halves, ks->incarnation, sizeof(halves));
+        /* Neither may be zero: proto3 would leave it out, and clients take zero for "no such". */
+        ks->cluster_id = (halves[0] ^ halves[1]) | 1;
+        ks->member_id = hash_name(ks->name, ks->cluster_id) | 1;
         ks->datastore = config->datastore;
         ks->driver = datastore_driver(config->datastore);
         ks->limits = ks->driver->limits;
@@ -233,6 +248,7 @@ static void on_close(struct loop_task *task) {
         /* Calls that came, or moved on, after the lists were ended: nobody would end them any more. */
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->ranging, KEYSPACE_STOPPED);
+        call_list_end(&ks->hashing, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.free, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.waiting, KEYSPACE_STOPPED);
         call_list_end(&ks->compaction.physical, KEYSPACE_STOPPED);
@@ -279,6 +295,7 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);
         call_list_end(&ks->ranging, KEYSPACE_STOPPED);
+        call_list_end(&ks->hashing, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.waiting, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.asked, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.loading, KEYSPACE_STOPPED);

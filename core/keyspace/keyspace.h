@@ -10,7 +10,7 @@
  *
  * The rooms behind this header: index.c (ordered keys with their versions), values.c (bounded cache), history.c (what
  * happened since compaction), txn.c (evaluates), commit.c (queue, batches, outcomes), barrier.c (linearizable reads), range.c,
- * watch.c, lease.c, compact.c, load.c (opening, catching up, rebuilding).
+ * watch.c, lease.c, alarm.c, hash.c, compact.c, load.c (opening, catching up, rebuilding).
  */
 
 #include <stokehold/driver.h>
@@ -92,11 +92,16 @@ struct keyspace_status {
         uint64_t bytes_memory; /* index and history, without cached values */
         uint64_t n_watchers;
         uint64_t n_leases;
+        uint64_t n_alarms; /* that stand */
 };
 void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret);
 const char *keyspace_name(const struct keyspace *ks);
 const uint8_t *keyspace_incarnation(const struct keyspace *ks);
 struct loop *keyspace_loop(const struct keyspace *ks);
+/* What clients know it by, never 0: the cluster's id comes from the incarnation, the member's from the name beside it, so that all daemons
+ * that serve it are one member. */
+uint64_t keyspace_cluster_id(const struct keyspace *ks);
+uint64_t keyspace_member_id(const struct keyspace *ks);
 uint64_t keyspace_quota(const struct keyspace *ks);
 /* Where clients reach it, as URLs: only carried, for MemberList. Copied; 0, -ENOMEM. */
 int keyspace_set_endpoints(struct keyspace *ks, const char *const *urls, size_t n_urls);
@@ -281,6 +286,48 @@ void keyspace_lease_keep_alive(struct keyspace *ks, struct lease_call *call);
 /* ttl: the remaining seconds, -1 for a lease that is not there (and the result is KEYSPACE_OK then, as etcd answers). */
 void keyspace_lease_time_to_live(struct keyspace *ks, struct lease_call *call);
 void keyspace_leases(struct keyspace *ks, struct lease_call *call);
+
+/* As etcd numbers them; clients may raise any number. */
+enum alarm_type {
+        ALARM_NONE = 0, /* of a request: all, or none */
+        ALARM_NOSPACE = 1,
+        ALARM_CORRUPT = 2, /* nothing is changed while it stands: KEYSPACE_LOST */
+};
+struct keyspace_alarm {
+        uint64_t member;
+        int32_t type;
+};
+struct alarm_call {
+        struct keyspace_call call;
+        enum { ALARM_GET, ALARM_ACTIVATE, ALARM_DEACTIVATE } action;
+        uint64_t member; /* not looked at by GET, as in etcd */
+        int32_t type;
+        /* Answered, in the arena: those asked for; the one raised, or that stood; the one disarmed, if there was. */
+        struct keyspace_alarm *alarms;
+        size_t n_alarms;
+};
+/* At most 64 stand at a time: KEYSPACE_TOO_MANY_REQUESTS. NOSPACE is also raised by the first write beyond the quota. */
+void keyspace_alarm(struct keyspace *ks, struct alarm_call *call);
+/* Those that stand now, as far as this daemon knows; how many were written. */
+size_t keyspace_alarms(const struct keyspace *ks, struct keyspace_alarm *ret, size_t n_most);
+
+/* A hash over all that a reader can see at a revision: equal in every daemon, whatever was deleted from the datastore and whatever
+ * serves. Made in slices on the loop, from memory. */
+struct hash_call {
+        struct keyspace_call call;
+        int64_t revision_wanted; /* 0: the newest */
+        /* Answered. */
+        uint32_t hash;
+        int64_t compacted, hashed; /* over what is above `compacted` (and what lives there), up to `hashed` */
+        struct {
+                struct loop_timer timer;
+                uint8_t *next; /* owned: the key to go on with */
+                size_t next_size;
+                uint64_t sum;
+        } own;
+};
+/* KEYSPACE_COMPACTED, KEYSPACE_FUTURE_REVISION. */
+void keyspace_hash(struct keyspace *ks, struct hash_call *call);
 
 /* ---- watching */
 

@@ -169,11 +169,23 @@ static void attached(const struct batch *b, int64_t id, struct key_array *ret) {
                 qsort(ret->keys, ret->n, sizeof(*ret->keys), compare_keys);
 }
 
-/* Its keys go with it, in one revision. */
-static void end_lease(struct batch *b, int64_t id) {
+/* Its keys go with it, in one revision. Where they are more bytes than may be added, some of them go and the lease
+ * stays: false. */
+static bool end_lease(struct batch *b, int64_t id, size_t max_bytes) {
         struct key_array keys = {};
+        size_t n = 0, bytes = 0;
 
         attached(b, id, &keys);
+        while (n < keys.n && keys.keys[n].size <= max_bytes - bytes)
+                bytes += keys.keys[n++].size;
+        if (n < keys.n) {
+                if (n)
+                        b->revision++;
+                for (size_t i = 0; i < n; i++)
+                        batch_delete(b, b->revision, keys.keys[i]);
+                free(keys.keys);
+                return false;
+        }
         if (keys.n) {
                 int64_t revision = ++b->revision;
 
@@ -184,6 +196,17 @@ static void end_lease(struct batch *b, int64_t id) {
                 batch_add(b, RECORD_REVOKE, b->revision, (struct bytes){}, NULL, 0, 0, id);
         batch_set_lease(b, id, false);
         free(keys.keys);
+        return true;
+}
+
+/* What its keys' tombstones take, about. */
+static size_t lease_bytes(const struct lease *l) {
+        size_t bytes = 0;
+        struct lease_item *item, *next;
+
+        HASH_ITER(hh, l->items, item, next)
+                bytes += item->entry->key_size;
+        return bytes;
 }
 
 static bool renewed_by(const struct batch *b, int64_t id) {
@@ -197,13 +220,21 @@ static bool renewed_by(const struct batch *b, int64_t id) {
 static int evaluate_expiry(struct keyspace_call *call, struct batch *b) {
         struct keyspace *ks = b->ks;
         uint64_t now = clock_now_ns();
+        size_t max_bytes = ks->limits.batch_bytes, bytes_before = b->bytes;
         struct lease *l;
         unsigned n = 0;
 
+        call->own.result = alarm_check_change(b);
+        if (call->own.result != KEYSPACE_OK)
+                return EVALUATED;
         TAILQ_FOREACH(l, &ks->leases.expired, link) {
                 if (l->expires_ns > now || !batch_has_lease(b, l->id) || renewed_by(b, l->id))
                         continue;
-                end_lease(b, l->id);
+                if (n && lease_bytes(l) > max_bytes - min_of(max_bytes, b->bytes - bytes_before))
+                        break; /* in a batch of its own */
+                /* One that no append can hold ends in several revisions: there is no other way to be rid of it. */
+                if (!end_lease(b, l->id, max_bytes - min_of(max_bytes, b->bytes - bytes_before)))
+                        break;
                 if (++n == EXPIRE_AT_ONCE || b->n_records >= EXPIRE_RECORDS)
                         break; /* the rest comes in the next call */
         }
@@ -255,6 +286,9 @@ static int evaluate_grant(struct keyspace_call *call, struct batch *b) {
         struct lease_call *c = container_of(call, struct lease_call, call);
 
         call->revision = b->revision;
+        call->own.result = alarm_check_grant(b);
+        if (call->own.result != KEYSPACE_OK)
+                return EVALUATED;
         if (c->ttl > MAX_TTL)
                 call->own.result = KEYSPACE_LEASE_TTL_TOO_LARGE;
         else if (c->id && batch_has_lease(b, c->id))
@@ -273,10 +307,13 @@ static int evaluate_grant(struct keyspace_call *call, struct batch *b) {
 static int evaluate_revoke(struct keyspace_call *call, struct batch *b) {
         struct lease_call *c = container_of(call, struct lease_call, call);
 
-        if (batch_has_lease(b, c->id)) {
-                end_lease(b, c->id);
-                call->own.result = KEYSPACE_OK;
-        } else
+        call->revision = b->revision;
+        call->own.result = alarm_check_change(b);
+        if (call->own.result != KEYSPACE_OK)
+                return EVALUATED;
+        if (batch_has_lease(b, c->id))
+                (void)end_lease(b, c->id, SIZE_MAX);
+        else
                 call->own.result = KEYSPACE_LEASE_NOT_FOUND;
         call->revision = b->revision;
         return EVALUATED;

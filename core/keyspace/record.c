@@ -30,6 +30,10 @@ uint64_t record_hash(const struct stoke_record *r) {
         return XXH3_64bits_withSeed(r->value, r->value_size, h);
 }
 
+uint64_t hash_name(const char *name, uint64_t seed) {
+        return XXH3_64bits_withSeed(name, strlen(name), seed);
+}
+
 void keyspace_first_record(const uint8_t daemon[16], struct stoke_record *ret) {
         *ret = (struct stoke_record){.seq = 1, .revision = 1, .kind = RECORD_CREATED, .key = "", .value = ""};
         memcpy(ret->origin.daemon, daemon, sizeof(ret->origin.daemon));

@@ -20,6 +20,7 @@ enum record_kind {
                 5, /* lease has ended. With its keys' tombstones: RECORD_REVOKE | STOKE_KIND_GROUPED, before them */
         RECORD_MARK = 6,      /* create_revision: the revision compacted at */
         RECORD_INSTALLED = 7, /* a migration, restore or clone ends here */
+        RECORD_ALARM = 8,     /* lease: the member's id; create_revision: the type; version: 1 raised, 0 disarmed */
         RECORD_PUT = STOKE_KIND_GROUPED | 1,
         RECORD_TOMBSTONE = STOKE_KIND_GROUPED | 2, /* create_revision and version are 0 */
         RECORD_REVOKE_GROUPED = STOKE_KIND_GROUPED | RECORD_REVOKE,
@@ -27,6 +28,9 @@ enum record_kind {
 
 /* XXH3 over seq, revision, kind, the numbers, key and value, but not the origin: a record that is installed elsewhere keeps its hash. */
 uint64_t record_hash(const struct stoke_record *record);
+
+/* A number that a name stands for. */
+uint64_t hash_name(const char *name, uint64_t seed);
 
 static inline bool origin_equal(const struct stoke_origin *a, const struct stoke_origin *b) {
         return a->batch == b->batch && memcmp(a->daemon, b->daemon, sizeof(a->daemon)) == 0;

@@ -69,6 +69,16 @@ struct leases {
         struct loop_timer retry;
 };
 
+struct alarm {
+        uint64_t member;
+        int32_t type; /* enum alarm_type, or any number that a client chose */
+        uint64_t seq; /* of its record */
+};
+struct alarms {
+        struct alarm *list; /* owned, in the order they were raised */
+        size_t n;
+};
+
 struct seq_list {
         uint64_t *seqs; /* owned */
         size_t n, capacity;
@@ -120,6 +130,7 @@ struct keyspace {
         char *name;
         uint8_t incarnation[16];
         uint8_t daemon[16];
+        uint64_t cluster_id, member_id;    /* what clients know it by */
         struct datastore *datastore;       /* borrowed */
         const struct stoke_driver *driver; /* its */
         struct stoke_limits limits;        /* the driver's, or tighter: the server's */
@@ -182,6 +193,8 @@ struct keyspace {
 
         struct barrier barrier;
         struct leases leases;
+        struct alarms alarms;
+        struct call_list hashing; /* hash.c: calls under way */
         struct compaction compaction;
         struct auto_compaction automatic;
         struct watch_hub hub;
@@ -269,6 +282,10 @@ struct lease *lease_find(struct keyspace *ks, int64_t id);
 void leases_done(struct keyspace *ks);
 /* The keyspace is open: nobody could keep a lease alive before. */
 void leases_restart(struct keyspace *ks);
+
+/* alarm.c */
+void alarm_apply(struct keyspace *ks, const struct stoke_record *record);
+void alarms_done(struct keyspace *ks);
 
 /* compact.c */
 void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *record);

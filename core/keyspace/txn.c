@@ -522,6 +522,10 @@ int txn_evaluate(struct keyspace_call *call, struct batch *batch) {
         int r;
 
         txn_result_release(t); /* of an evaluation that came to nothing */
+        call->revision = batch->revision;
+        call->own.result = alarm_check_txn(batch, t->txn);
+        if (call->own.result != KEYSPACE_OK)
+                return EVALUATED;
         if (reads_values(t->txn)) {
                 r = probe(&e);
                 if (r != 0)

@@ -818,7 +818,7 @@ static void the_rest_answers_as_a_cluster_of_one(void **state) {
         assert_int_equal(status->header->revision, 1);
         assert_int_equal(status->leader, status->header->member_id);
         assert_true(status->dbsize >= 0);
-        assert_true(strncmp(status->version, "3.6.", 4) == 0);
+        assert_true(strncmp(status->version, "3.7.", 4) == 0);
         members_request.linearizable = true;
         members = ask(
                 "/etcdserverpb.Cluster/MemberList", &members_request, &etcdserverpb__member_list_response__descriptor);

@@ -107,6 +107,7 @@ struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon) {
                 .loop = e->loop,
                 .cache = e->cache,
                 .auto_compact_ns = e->auto_compact_ns,
+                .quota_bytes = e->quota_bytes,
         };
         struct keyspace *ks;
 
@@ -280,6 +281,17 @@ struct answer engine_list(struct engine *e, struct keyspace *ks, const char *pre
                 .range = engine_prefix(prefix, end, sizeof(end)), .revision = revision, .limit = limit};
 
         return engine_range(e, ks, &r);
+}
+
+enum keyspace_result engine_grant(struct engine *e, struct keyspace *ks, int64_t id, int64_t ttl) {
+        struct lease_call c = {.id = id, .ttl = ttl};
+
+        c.call.done = on_result;
+        c.call.deadline_ns = clock_now_ns() + 20 * NSEC_PER_SEC;
+        flag_done = false;
+        keyspace_lease_grant(ks, &c);
+        wait_for(e, &flag_done);
+        return last_result;
 }
 
 enum keyspace_result engine_compact(struct engine *e, struct keyspace *ks, int64_t revision) {

@@ -24,6 +24,7 @@ struct engine {
         uint8_t incarnation[16];
         char directory[64];       /* SQLite */
         uint64_t auto_compact_ns; /* of keyspaces made from now on */
+        uint64_t quota_bytes;     /* likewise */
         unsigned n_open;          /* keyspaces; a failed assertion leaves them so */
 };
 
@@ -61,6 +62,8 @@ struct answer engine_put_if(struct engine *e, struct keyspace *ks, const char *k
 struct answer engine_range(struct engine *e, struct keyspace *ks, const struct range_request *request);
 struct answer engine_get(struct engine *e, struct keyspace *ks, const char *key);
 struct answer engine_list(struct engine *e, struct keyspace *ks, const char *prefix, int64_t revision, int64_t limit);
+/* The lease's id is the caller's. */
+enum keyspace_result engine_grant(struct engine *e, struct keyspace *ks, int64_t id, int64_t ttl);
 enum keyspace_result engine_compact(struct engine *e, struct keyspace *ks, int64_t revision);
 struct key_range engine_prefix(const char *prefix, char *end, size_t size);
 
