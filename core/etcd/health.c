@@ -7,18 +7,20 @@
 #include "etcd/services.h"
 #include "etcd/status.h"
 
-/* Whether ?exclude=NAME is among the parameters, as kubeadm's probe has it. */
+/* Whether exclude=NAME is among the parameters, as kubeadm's probe has it. */
 static bool excluded(const char *query, const char *name) {
-        static const char parameter[] = "exclude=";
-        size_t n = strlen(name);
+        cleanup(buf_done) struct buf wanted = {};
+        const char *at = query;
+        size_t n;
 
-        for (const char *p = query ? query : ""; *p; p += strcspn(p, "&"), p += *p == '&')
-                if (strncmp(p, parameter, sizeof(parameter) - 1) == 0) {
-                        const char *value = p + sizeof(parameter) - 1;
-
-                        if (strcspn(value, "&") == n && strncmp(value, name, n) == 0)
-                                return true;
-                }
+        if (!query || buf_printf(&wanted, "exclude=%s", name) < 0 || buf_append(&wanted, "", 1) < 0)
+                return false;
+        n = wanted.size - 1;
+        while ((at = strstr(at, (const char *)wanted.data))) {
+                if ((at == query || at[-1] == '&') && (at[n] == '\0' || at[n] == '&'))
+                        return true;
+                at += n;
+        }
         return false;
 }
 

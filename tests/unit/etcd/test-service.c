@@ -806,8 +806,6 @@ static void the_rest_answers_as_a_cluster_of_one(void **state) {
         Etcdserverpb__MemberListResponse *members;
         Etcdserverpb__MoveLeaderRequest move = ETCDSERVERPB__MOVE_LEADER_REQUEST__INIT;
         Etcdserverpb__DowngradeRequest downgrade = ETCDSERVERPB__DOWNGRADE_REQUEST__INIT;
-        Etcdserverpb__AlarmRequest alarm = ETCDSERVERPB__ALARM_REQUEST__INIT;
-        Etcdserverpb__AlarmResponse *alarms;
         Etcdserverpb__AuthStatusRequest auth_request = ETCDSERVERPB__AUTH_STATUS_REQUEST__INIT;
         Etcdserverpb__AuthStatusResponse *auth;
         Etcdserverpb__AuthenticateRequest authenticate = ETCDSERVERPB__AUTHENTICATE_REQUEST__INIT;
@@ -833,8 +831,8 @@ static void the_rest_answers_as_a_cluster_of_one(void **state) {
         refused("/etcdserverpb.Maintenance/Downgrade", &downgrade, ETCD_DOWNGRADE_TARGET);
         downgrade.version = (char *)"x";
         refused("/etcdserverpb.Maintenance/Downgrade", &downgrade, ETCD_DOWNGRADE_VERSION_FORMAT);
-        alarms = ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
-        assert_int_equal(alarms->n_alarms, 0);
+        downgrade.action = ETCDSERVERPB__DOWNGRADE_REQUEST__DOWNGRADE_ACTION__CANCEL;
+        ask("/etcdserverpb.Maintenance/Downgrade", &downgrade, &etcdserverpb__downgrade_response__descriptor);
         auth = ask("/etcdserverpb.Auth/AuthStatus", &auth_request, &etcdserverpb__auth_status_response__descriptor);
         assert_false(auth->enabled);
         refused("/etcdserverpb.Auth/Authenticate", &authenticate, ETCD_AUTH_NOT_ENABLED);
@@ -844,6 +842,93 @@ static void the_rest_answers_as_a_cluster_of_one(void **state) {
         assert_true(bytes_equal(bytes_of(response.body.data, response.body.size),
                 bytes_of_string("{\"health\":\"true\",\"reason\":\"\"}")));
         buf_done(&response.body);
+}
+
+static void check_health(const char *query, int status, const char *body) {
+        struct http1_response response = {};
+
+        etcd_http_routes[0].handle(f.ks, query, &response);
+        assert_int_equal(response.status, status);
+        assert_true(bytes_equal(bytes_of(response.body.data, response.body.size), bytes_of_string(body)));
+        buf_done(&response.body);
+}
+
+static void an_alarm_stands_until_it_is_disarmed(void **state) {
+        Etcdserverpb__AlarmRequest alarm = ETCDSERVERPB__ALARM_REQUEST__INIT;
+        Etcdserverpb__StatusRequest status_request = ETCDSERVERPB__STATUS_REQUEST__INIT;
+        Etcdserverpb__PutRequest put_request = ETCDSERVERPB__PUT_REQUEST__INIT;
+        Etcdserverpb__AlarmResponse *alarms;
+        Etcdserverpb__StatusResponse *status;
+        char text[64];
+
+        (void)state;
+        alarms = ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
+        assert_int_equal(alarms->n_alarms, 0);
+        assert_int_equal(alarms->header->revision, 1);
+
+        alarm.action = ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE;
+        alarm.alarm = ETCDSERVERPB__ALARM_TYPE__NOSPACE;
+        alarm.memberid = alarms->header->member_id;
+        alarms = ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
+        assert_int_equal(alarms->n_alarms, 1);
+        assert_int_equal(alarms->alarms[0]->memberid, alarm.memberid);
+        assert_int_equal(alarms->alarms[0]->alarm, ETCDSERVERPB__ALARM_TYPE__NOSPACE);
+        put_request.key = BIN("k");
+        refused("/etcdserverpb.KV/Put", &put_request, ETCD_NO_SPACE);
+        status = ask("/etcdserverpb.Maintenance/Status", &status_request, &etcdserverpb__status_response__descriptor);
+        assert_int_equal(status->n_errors, 1);
+        snprintf(text, sizeof(text), "memberID:%llu  alarm:NOSPACE", (unsigned long long)alarm.memberid);
+        assert_string_equal(status->errors[0], text);
+        check_health("", 503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}");
+        check_health("serializable=true&exclude=NOSPACE", 200, "{\"health\":\"true\",\"reason\":\"\"}");
+        check_health("exclude=NOSPACES&xexclude=NOSPACE", 503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}");
+
+        alarm.alarm = ETCDSERVERPB__ALARM_TYPE__CORRUPT;
+        ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
+        refused("/etcdserverpb.KV/Put", &put_request, ETCD_CORRUPT);
+        alarm.action = ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__DEACTIVATE;
+        ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
+        refused("/etcdserverpb.KV/Put", &put_request, ETCD_NO_SPACE);
+        alarm.alarm = ETCDSERVERPB__ALARM_TYPE__NOSPACE;
+        alarms = ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
+        assert_int_equal(alarms->n_alarms, 1);
+        alarms = ask("/etcdserverpb.Maintenance/Alarm", &alarm, &etcdserverpb__alarm_response__descriptor);
+        assert_int_equal(alarms->n_alarms, 0);
+        assert_int_equal(put("k", "v", 1), 2);
+        check_health("", 200, "{\"health\":\"true\",\"reason\":\"\"}");
+}
+
+static void hashes_are_of_a_revision(void **state) {
+        Etcdserverpb__HashKVRequest by_revision = ETCDSERVERPB__HASH_KVREQUEST__INIT;
+        Etcdserverpb__HashRequest whole = ETCDSERVERPB__HASH_REQUEST__INIT;
+        Etcdserverpb__CompactionRequest compact = ETCDSERVERPB__COMPACTION_REQUEST__INIT;
+        Etcdserverpb__HashKVResponse *first, *second;
+
+        (void)state;
+        put("a", "1", 1);
+        put("a", "2", 1);
+        first = ask("/etcdserverpb.Maintenance/HashKV", &by_revision, &etcdserverpb__hash_kvresponse__descriptor);
+        assert_int_equal(first->header->revision, 3);
+        assert_int_equal(first->hash_revision, 3);
+        assert_int_equal(first->compact_revision, -1);
+        put("a", "3", 1);
+        by_revision.revision = 3;
+        second = ask("/etcdserverpb.Maintenance/HashKV", &by_revision, &etcdserverpb__hash_kvresponse__descriptor);
+        assert_int_equal(second->header->revision, 4);
+        assert_int_equal(second->hash, first->hash);
+        by_revision.revision = 4;
+        second = ask("/etcdserverpb.Maintenance/HashKV", &by_revision, &etcdserverpb__hash_kvresponse__descriptor);
+        assert_int_not_equal(second->hash, first->hash);
+        by_revision.revision = 5;
+        refused("/etcdserverpb.Maintenance/HashKV", &by_revision, ETCD_FUTURE_REVISION);
+        compact.revision = 3;
+        ask("/etcdserverpb.KV/Compact", &compact, &etcdserverpb__compaction_response__descriptor);
+        by_revision.revision = 2;
+        refused("/etcdserverpb.Maintenance/HashKV", &by_revision, ETCD_COMPACTED);
+        by_revision.revision = 3;
+        second = ask("/etcdserverpb.Maintenance/HashKV", &by_revision, &etcdserverpb__hash_kvresponse__descriptor);
+        assert_int_equal(second->compact_revision, 3);
+        ask("/etcdserverpb.Maintenance/Hash", &whole, &etcdserverpb__hash_response__descriptor);
 }
 
 int main(void) {
@@ -862,6 +947,8 @@ int main(void) {
                 TEST(a_client_that_does_not_read_loses_nothing),
                 TEST(a_lease_lives_is_kept_and_ends),
                 TEST(the_rest_answers_as_a_cluster_of_one),
+                TEST(an_alarm_stands_until_it_is_disarmed),
+                TEST(hashes_are_of_a_revision),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
