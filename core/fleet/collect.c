@@ -38,7 +38,8 @@ struct collection {
 };
 
 struct tenant_metrics {
-        struct metric *revision, *keys, *bytes, *bytes_live, *memory, *watchers, *leases, *connections, *serving;
+        struct metric *revision, *keys, *bytes, *bytes_live, *memory, *watchers, *leases, *alarms, *connections,
+                *serving;
 };
 
 void tenant_metrics_free(struct assignment *a) {
@@ -64,6 +65,7 @@ static struct tenant_metrics *tenant_metrics_new(const char *name) {
         m->memory = metric_gauge("stokehold_keyspace_memory_bytes", "Index and history, without cached values.", l);
         m->watchers = metric_gauge("stokehold_keyspace_watchers", "Watches that stand.", l);
         m->leases = metric_gauge("stokehold_keyspace_leases", "Leases granted and not expired.", l);
+        m->alarms = metric_gauge("stokehold_keyspace_alarms", "Alarms that stand, such as NOSPACE.", l);
         m->connections = metric_gauge("stokehold_tenant_connections", "Connections of the tenant's clients.", l);
         m->serving = metric_gauge("stokehold_tenant_serving", "1 while the tenant's keyspace is open.", l);
         buf_done(&label);
@@ -84,6 +86,7 @@ static void publish(struct assignment *a) {
         metric_set(m->memory, (double)f->bytes_memory);
         metric_set(m->watchers, (double)f->n_watchers);
         metric_set(m->leases, (double)f->n_leases);
+        metric_set(m->alarms, (double)f->n_alarms);
         metric_set(m->connections, (double)f->n_connections);
         metric_set(m->serving, f->condition == KEYSPACE_SERVING);
 }

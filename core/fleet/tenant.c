@@ -245,6 +245,7 @@ void tenant_close(struct tenant *t, uint64_t timeout_ns, void (*done)(void *user
 void tenant_get_figures(struct tenant *t, struct tenant_figures *ret) {
         const char *address = t->remote ? listener_address(t->remote) : NULL;
         struct keyspace_status status;
+        struct keyspace_alarm alarm;
 
         keyspace_get_status(t->keyspace, &status);
         *ret = (struct tenant_figures){
@@ -258,9 +259,15 @@ void tenant_get_figures(struct tenant *t, struct tenant_figures *ret) {
                 .bytes_memory = status.bytes_memory,
                 .n_watchers = status.n_watchers,
                 .n_leases = status.n_leases,
+                .n_alarms = status.n_alarms,
                 .n_connections = grpc_server_n_connections(t->server),
         };
         snprintf(ret->reason, sizeof(ret->reason), "%s", status.reason ? status.reason : "");
+        if (!ret->reason[0] && keyspace_alarms(t->keyspace, &alarm, 1))
+                snprintf(ret->reason, sizeof(ret->reason), "%s",
+                        alarm.type == ALARM_NOSPACE
+                                ? "alarm NOSPACE: the quota was exceeded, writes are refused until the alarm is disarmed"
+                                : "an alarm stands until it is disarmed");
         if (address && strncmp(address, "tcp:", 4) == 0)
                 snprintf(ret->tcp, sizeof(ret->tcp), "%s", address + 4);
 }

@@ -50,10 +50,10 @@ void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void 
 
 struct tenant_figures {
         enum keyspace_condition condition;
-        char reason[256]; /* "" or why it is not serving */
+        char reason[256]; /* "" or why it is not serving, or serves not all */
         int64_t revision, compacted;
         uint64_t n_keys, n_versions, bytes_live, bytes_log, bytes_memory;
-        uint64_t n_watchers, n_leases, n_connections;
+        uint64_t n_watchers, n_leases, n_alarms, n_connections;
         char tcp[64]; /* the TCP address as bound; "": none */
 };
 void tenant_get_figures(struct tenant *tenant, struct tenant_figures *ret);
