@@ -1,8 +1,6 @@
 // client drives one tenant's endpoint with etcd's own Go client, as an API server does.
 //
 //	client shapes ENDPOINT NAME             one check of shapes.go; exit 0, or 1 with the reason on stderr
-//	client load   ENDPOINT LOG SEED         writes until SIGTERM, keeping a log of what was acknowledged
-//	client verify ENDPOINT LOG              compares what is there with that log
 package main
 
 import (
@@ -10,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -45,7 +42,7 @@ func fail(format string, args ...any) {
 
 func main() {
 	if len(os.Args) < 4 {
-		fail("usage: client shapes ENDPOINT NAME | load ENDPOINT LOG SEED | verify ENDPOINT LOG")
+		fail("usage: client shapes ENDPOINT NAME")
 	}
 	c, err := connect(os.Args[2])
 	if err != nil {
@@ -66,14 +63,6 @@ func main() {
 			}
 		}
 		fail("no check is called %q", os.Args[3])
-	case "load":
-		seed, err := strconv.ParseUint(os.Args[4], 10, 64)
-		if err != nil {
-			fail("seed: %v", err)
-		}
-		load(c, os.Args[3], seed)
-	case "verify":
-		verify(c, os.Args[3])
 	default:
 		fail("unknown command %q", os.Args[1])
 	}

@@ -478,7 +478,8 @@ func (c *checker) refusals() {
 	}
 	for _, w := range c.h.Watches {
 		if w.Compacted > 0 {
-			c.justify(compactions, fmt.Sprintf("client %d's watch from %d", w.Client, w.From), w.From, w.EndedAt, false)
+			// The first event's previous value may be gone although the event itself is not: a watch that asked for it is cancelled too.
+			c.justify(compactions, fmt.Sprintf("client %d's watch from %d", w.Client, w.From), w.From, w.EndedAt, w.Prev)
 		}
 	}
 }

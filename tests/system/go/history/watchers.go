@@ -136,7 +136,7 @@ func (w *worker) watcher(ctx, roaming context.Context, end *atomic.Int64) {
 			}
 		}
 		if record.Compacted > 0 {
-			from = record.Compacted
+			from = record.Compacted + 1
 		}
 	}
 }
