@@ -23,8 +23,8 @@ class Proto:
             create = self.classes["WatchRequest"].DESCRIPTOR.fields_by_name["create_request"].message_type
             self.classes[create.name] = message_factory.GetMessageClass(create)
 
-    def __call__(self, name, **fields):
-        return self.classes[name](**fields)
+    def __call__(self, message, /, **fields):
+        return self.classes[message](**fields)
 
     def stub(self, channel, service, method):
         m = self.pool.FindServiceByName(f"etcdserverpb.{service}").methods_by_name[method]
