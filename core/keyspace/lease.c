@@ -311,7 +311,7 @@ static int evaluate_revoke(struct keyspace_call *call, struct batch *b) {
         call->own.result = alarm_check_change(b);
         if (call->own.result != KEYSPACE_OK)
                 return EVALUATED;
-        if (batch_has_lease(b, c->id))
+        if (batch_has_lease(b, c->id)) /* one that no append can hold is refused: it ends when its time is over */
                 (void)end_lease(b, c->id, SIZE_MAX);
         else
                 call->own.result = KEYSPACE_LEASE_NOT_FOUND;
