@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -375,6 +376,8 @@ int main(int argc, char **argv) {
         bool only_check = false;
         int r;
 
+        (void)mallopt(M_MMAP_THRESHOLD, MALLOC_MAPPED);
+        (void)mallopt(M_TRIM_THRESHOLD, MALLOC_KEPT);
         if (parse(&d, argc, argv, &only_check, &level_name) < 0)
                 return 2;
         if (level_name && log_level_parse(level_name, &level) < 0) {

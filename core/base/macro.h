@@ -11,6 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* How the daemon sets malloc: from this size on it maps an allocation alone, and gives it back alone (bytes). */
+#define MALLOC_MAPPED (256 * 1024)
+/* A heap's free end is given back only beyond this, since it is soon needed again (bytes). */
+#define MALLOC_KEPT (8 * 1024 * 1024)
+
 #define cleanup(f) __attribute__((__cleanup__(f)))
 #define printf_like(fmt, args) __attribute__((__format__(__printf__, fmt, args)))
 

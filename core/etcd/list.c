@@ -2,7 +2,7 @@
  * Range and RangeStream. Each call's state is its user memory; the server's loop only.
  *
  * The keyspace gives an answer in slices. Each is packed into a chunk, so that a value is copied once on its way from the cache to the
- * socket; the chunks are the parts of one message, or messages of their own. What is known only at the end (the
+ * socket, or not at all where a long answer would have to be held twice; the chunks are the parts of one message, or messages of their own. What is known only at the end (the
  * header's revision, more, count) is put behind the kvs: the order of fields is free. The last chunk is made with room
  * for it, so that the common answer, one key, is one allocation.
  *
@@ -17,27 +17,73 @@
 #include "rpc/protobuf.h"
 
 #define LIST_HIGH_MARK (1024 * 1024) /* bytes; above the server's low mark, or on_drained would not come */
+/* An answer that holds more than LIST_LARGE takes values of more than LIST_SHARED, on the average of a slice, as they are in the cache,
+ * and chunks of at least LIST_MAPPED, which malloc maps one by one: so they go back one by one, too. Giving back a heap of many
+ * megabytes at once holds up the loop for milliseconds. */
+#define LIST_LARGE ((size_t)4 * 1024 * 1024)
+#define LIST_SHARED 2048
+#define LIST_MAPPED (MALLOC_MAPPED + 4096)
 #define TAIL_MAX (ETCD_HEADER_MAX + 2 + 11)
 
-/* A chunk with room for the tail; counted in the list. */
-static struct blob *add_chunk(struct list *list, size_t size) {
-        struct blob *chunk;
-
-        if (list->n_chunks == list->capacity) {
+/* Takes the reference over; false: no memory, and it is dropped. */
+static bool push_chunk(struct list *list, struct blob *chunk, size_t room) {
+        if (chunk && list->n_chunks == list->capacity) {
                 size_t capacity = list->capacity ? list->capacity * 2 : 4;
                 struct blob **chunks = realloc(list->chunks, capacity * sizeof(*chunks));
 
-                if (!chunks)
-                        return NULL;
+                if (!chunks) {
+                        blob_unref(chunk);
+                        return false;
+                }
                 list->chunks = chunks;
                 list->capacity = capacity;
         }
-        chunk = size <= UINT32_MAX - TAIL_MAX ? blob_new(size + TAIL_MAX) : NULL;
+        if (!chunk)
+                return false;
+        list->n_bytes += chunk->size;
+        list->room = room;
+        list->chunks[list->n_chunks++] = chunk;
+        return true;
+}
+
+/* A chunk with room for the tail; counted in the list. */
+static struct blob *add_chunk(struct list *list, size_t size) {
+        size_t room = max_of(size + TAIL_MAX, list->n_bytes > LIST_LARGE ? LIST_MAPPED : (size_t)0);
+        struct blob *chunk = size <= UINT32_MAX - TAIL_MAX ? blob_new(room) : NULL;
+
         if (!chunk)
                 return NULL;
         chunk->size = (uint32_t)size;
-        list->room = TAIL_MAX;
-        return list->chunks[list->n_chunks++] = chunk;
+        return push_chunk(list, chunk, TAIL_MAX) ? chunk : NULL;
+}
+
+/* The kvs with their values as they are. */
+static bool add_shared(struct list *list, const struct kv *kvs, size_t n_kvs) {
+        for (size_t i = 0; i < n_kvs; i++) {
+                size_t value_size = kvs[i].value ? kvs[i].value->size : 0;
+                struct blob *head = blob_new(pack_kv_size(kvs + i) - value_size);
+                uint8_t *end;
+
+                if (!head)
+                        return false;
+                end = value_size ? pack_kv_head(head->data, 2, kvs + i) : pack_kv(head->data, 2, kvs + i);
+                check(end == head->data + head->size);
+                if (!push_chunk(list, head, 0))
+                        return false;
+                if (value_size && !push_chunk(list, blob_ref(kvs[i].value), 0))
+                        return false;
+        }
+        return true;
+}
+
+static bool is_shared(const struct list *list, const struct kv *kvs, size_t n_kvs) {
+        size_t bytes = 0;
+
+        if (list->is_stream || list->n_bytes <= LIST_LARGE)
+                return false;
+        for (size_t i = 0; i < n_kvs; i++)
+                bytes += kvs[i].value ? kvs[i].value->size : 0;
+        return bytes / n_kvs >= LIST_SHARED;
 }
 
 static void drop_chunks(struct list *list) {
@@ -68,6 +114,7 @@ static void send_chunks(struct list *list) {
                 grpc_call_send(list->call, parts, 2);
         }
         list->n_chunks = 0;
+        list->n_bytes = 0;
 }
 
 static bool on_slice(struct range_call *range, const struct kv *kvs, size_t n_kvs) {
@@ -76,6 +123,12 @@ static bool on_slice(struct range_call *range, const struct kv *kvs, size_t n_kv
 
         if (list->failed)
                 return true;
+        if (is_shared(list, kvs, n_kvs)) {
+                list->failed = !add_shared(list, kvs, n_kvs);
+                if (list->failed)
+                        drop_chunks(list);
+                return true;
+        }
         for (size_t i = 0; i < n_kvs;) {
                 size_t size = 0, next = i;
                 uint8_t *p;
@@ -117,7 +170,7 @@ static void list_done(struct keyspace_call *kc, enum keyspace_result result) {
         }
         if (list->failed)
                 return etcd_fail(list->call, ETCD_NO_MEMORY);
-        chunk = list->n_chunks > 0 ? list->chunks[list->n_chunks - 1] : add_chunk(list, 0);
+        chunk = list->n_chunks > 0 && list->room ? list->chunks[list->n_chunks - 1] : add_chunk(list, 0);
         if (!chunk)
                 return etcd_fail(list->call, ETCD_NO_MEMORY);
 

@@ -14,7 +14,8 @@ struct list {
         struct range_call range;
         struct blob **chunks; /* owned, and the blobs: packed, not yet sent; Range: all, RangeStream: at most one */
         size_t n_chunks, capacity;
-        size_t room; /* bytes left in the last chunk */
+        size_t n_bytes; /* in them */
+        size_t room;    /* bytes left in the last chunk */
         bool is_stream;
         bool failed; /* no memory for a chunk */
 };

@@ -34,6 +34,18 @@ uint8_t *pack_kv(uint8_t *p, unsigned field, const struct kv *kv) {
         return protobuf_put_field_varint(p, 6, (uint64_t)kv->lease);
 }
 
+uint8_t *pack_kv_head(uint8_t *p, unsigned field, const struct kv *kv) {
+        *p++ = (uint8_t)(field << 3 | 2);
+        p = protobuf_put_varint(p, kv_body_size(kv));
+        p = protobuf_put_field_bytes(p, 1, kv->key);
+        p = protobuf_put_field_varint(p, 2, (uint64_t)kv->create_revision);
+        p = protobuf_put_field_varint(p, 3, (uint64_t)kv->mod_revision);
+        p = protobuf_put_field_varint(p, 4, (uint64_t)kv->version);
+        p = protobuf_put_field_varint(p, 6, (uint64_t)kv->lease);
+        *p++ = 5 << 3 | 2;
+        return protobuf_put_varint(p, kv->value->size);
+}
+
 static size_t kvs_size(const struct kv *kvs, size_t n) {
         size_t size = 0;
 

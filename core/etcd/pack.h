@@ -10,6 +10,8 @@
 /* A KeyValue as the given field of its parent, tag and length included. */
 size_t pack_kv_size(const struct kv *kv);
 uint8_t *pack_kv(uint8_t *p, unsigned field, const struct kv *kv);
+/* All of it but the bytes of the value, which must follow; the value is not empty. */
+uint8_t *pack_kv_head(uint8_t *p, unsigned field, const struct kv *kv);
 
 /* Whole responses; NULL: no memory, or over 4 GiB. */
 struct blob *pack_put_response(const struct etcd_header *header, const struct op_result *result);

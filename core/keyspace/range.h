@@ -9,7 +9,7 @@
 
 /* A slice ends with the first that is reached. */
 #define SLICE_KEYS 256           /* in an answer */
-#define SLICE_BYTES (256 * 1024) /* of keys and values, and one value more */
+#define SLICE_BYTES (128 * 1024) /* of keys and values, and one value more */
 #define SLICE_UNITS 4096         /* entries or history items looked at, pairs compared */
 #define KEY_UNITS 4              /* of a key in an answer, against one that is only looked at */
 

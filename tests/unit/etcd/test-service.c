@@ -396,6 +396,40 @@ static void lists_are_whole_in_order_and_in_pages(void **state) {
         assert_int_equal(got->count, n);
 }
 
+/* So large that its values are sent as they are in the cache; small and empty ones among them. */
+static void a_large_list_is_whole(void **state) {
+        Etcdserverpb__RangeRequest list = ETCDSERVERPB__RANGE_REQUEST__INIT;
+        Etcdserverpb__RangeResponse *got;
+        const unsigned n = 2400;
+        uint8_t value[8000];
+        char key[32];
+
+        (void)state;
+        for (unsigned i = 0; i < n; i++) {
+                memset(value, 'a' + (int)(i % 26), sizeof(value));
+                (void)snprintf(key, sizeof(key), "/many/%06u", i);
+                put(key, value, i % 7 == 3 ? i % 2 : sizeof(value) - i % 100);
+        }
+        list.key = BIN("/many/");
+        list.range_end = BIN("/many0");
+        got = range(list);
+        assert_int_equal(got->count, n);
+        assert_int_equal(got->n_kvs, n);
+        assert_int_equal(got->header->revision, n + 1);
+        for (unsigned i = 0; i < n; i++) {
+                size_t size = i % 7 == 3 ? i % 2 : sizeof(value) - i % 100;
+
+                (void)snprintf(key, sizeof(key), "/many/%06u", i);
+                assert_memory_equal(got->kvs[i]->key.data, key, strlen(key));
+                assert_int_equal(got->kvs[i]->create_revision, i + 2);
+                assert_int_equal(got->kvs[i]->mod_revision, i + 2);
+                assert_int_equal(got->kvs[i]->version, 1);
+                assert_int_equal(got->kvs[i]->value.len, size);
+                memset(value, 'a' + (int)(i % 26), sizeof(value));
+                assert_memory_equal(got->kvs[i]->value.data, value, size);
+        }
+}
+
 static void a_streamed_list_ends_with_its_header(void **state) {
         Etcdserverpb__RangeRequest list = ETCDSERVERPB__RANGE_REQUEST__INIT;
         const unsigned n = 1300;
@@ -938,6 +972,7 @@ int main(void) {
                 TEST(a_transaction_takes_one_branch),
                 TEST(a_transaction_may_delete_what_it_has_put),
                 TEST(lists_are_whole_in_order_and_in_pages),
+                TEST(a_large_list_is_whole),
                 TEST(a_streamed_list_ends_with_its_header),
                 TEST(errors_are_etcds),
                 TEST(a_watch_sees_each_change_with_what_was_before),
