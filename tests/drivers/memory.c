@@ -209,7 +209,7 @@ static int memory_load(struct stoke_session *session, const struct stoke_keyspac
         struct entry *copies;
         struct stoke_end end;
         struct log *log;
-        size_t first, n;
+        size_t first, n, cut;
         uint64_t previous = after->seq;
         int r = memory_begin(session, call, MEMORY_LOAD);
 
@@ -236,8 +236,14 @@ static int memory_load(struct stoke_session *session, const struct stoke_keyspac
         for (size_t k = 0; k < n; k++)
                 copies[k] = memory_entry_copy(&log->entries[first + k].record);
         end = memory_log_end(log);
+        cut = session->instance->cut_load;
+        session->instance->cut_load = 0;
         memory_finish(session, 0);
         for (size_t k = 0; k < n && r == 0; k++) {
+                if (cut && k == cut) {
+                        r = memory_fail(call, -EIO, "cut on demand");
+                        break;
+                }
                 if (after->seq > 0 && copies[k].record.seq != previous + 1) {
                         r = STOKE_COMPACTED;
                         break;

@@ -43,6 +43,8 @@ void memory_reset(const char *instance);
 void memory_set_faults(const char *instance, const struct memory_faults *faults);
 /* The next n calls of a function fail with code (negative errno), before they do anything. */
 void memory_fail_next(const char *instance, enum memory_function function, unsigned n, int code);
+/* The next load gives -EIO after it has visited n records; 0: not. */
+void memory_cut_next_load(const char *instance, size_t n);
 /* The next append is answered STOKE_UNKNOWN and stays in limbo until memory_land(). */
 void memory_limbo_next(const char *instance);
 /* Lands what is in limbo on this keyspace where the end is still the one it named; true: it landed. */

@@ -19,6 +19,7 @@ void memory_reset(const char *name) {
         }
         i->faults = (struct memory_faults){};
         i->limbo_next = false;
+        i->cut_load = 0;
         memset(i->fail_n, 0, sizeof(i->fail_n));
         memset(i->calls, 0, sizeof(i->calls));
         pthread_mutex_unlock(&i->mutex);
@@ -39,6 +40,14 @@ void memory_fail_next(const char *name, enum memory_function function, unsigned 
         pthread_mutex_lock(&i->mutex);
         i->fail_n[function] = n;
         i->fail_code[function] = code;
+        pthread_mutex_unlock(&i->mutex);
+}
+
+void memory_cut_next_load(const char *name, size_t n) {
+        struct instance *i = memory_instance_get(name);
+
+        pthread_mutex_lock(&i->mutex);
+        i->cut_load = n;
         pthread_mutex_unlock(&i->mutex);
 }
 

@@ -51,6 +51,7 @@ struct instance {
         struct memory_faults faults;
         uint64_t dice;
         bool limbo_next;
+        size_t cut_load;
         unsigned fail_n[MEMORY_N_FUNCTIONS];
         int fail_code[MEMORY_N_FUNCTIONS];
         uint64_t calls[MEMORY_N_FUNCTIONS];
