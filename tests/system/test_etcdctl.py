@@ -71,6 +71,25 @@ SCRIPT = [
     ("compaction, all gone", ["compaction", "12", "--physical"], None),
     ("get all at last", ["get", "--prefix", "", "-w", "json"], None),
     ("health", ["endpoint", "health"], None),
+    ("put more", ["put", "p/1", "z"], None),
+    ("put yet more", ["put", "p/2", "y", "-w", "fields"], None),
+    ("sort by creation", ["get", "--prefix", "p/", "--sort-by=create", "--order=descend"], None),
+    ("sort by version", ["get", "--prefix", "p/", "--sort-by=version", "--order=ascend"], None),
+    ("sort by key", ["get", "--prefix", "p/", "--sort-by=key", "--order=descend"], None),
+    ("value only", ["get", "p/1", "--print-value-only"], None),
+    ("bounds of modification", ["get", "--prefix", "", "--min-mod-rev=3", "--max-mod-rev=1000", "-w", "json"], None),
+    ("bounds of creation", ["get", "--prefix", "", "--min-create-rev=3", "--max-create-rev=10", "-w", "json"], None),
+    ("table of keys", ["get", "p/1", "-w", "table"], None),
+    ("ignore the lease", ["put", "p/1", "x", "--ignore-lease", "--prev-kv"], None),
+    ("del a range", ["del", "p/1", "p/2", "--prev-kv", "-w", "fields"], None),
+    ("del from a key on", ["del", "--from-key", "p/2", "-w", "json"], None),
+    ("alarm list", ["alarm", "list"], None),
+    ("alarm disarm", ["alarm", "disarm"], None),
+    ("user list", ["user", "list"], None),
+    ("role list", ["role", "list"], None),
+    ("user get", ["user", "get", "root"], None),
+    ("auth enable without a root", ["auth", "enable"], None),
+    ("defrag", ["defrag"], None),
 ]
 
 
@@ -78,8 +97,9 @@ def normal(text, lease):
     """Without what differs between any two etcds."""
     text = re.sub(r'"(cluster_id|member_id|raft_term)":\d+,?', "", text)
     text = re.sub(r'"(ClusterID|MemberID|RaftTerm)" : \d+\n', "", text)
-    text = re.sub(r'(http|unix)://\S+', "ENDPOINT", text)
+    text = re.sub(r'(http|unix)://[^\s\]]+', "ENDPOINT", text)
     text = re.sub(r'took = \S+', "took = T", text)
+    text = re.sub(r'took \S+', "took T", text)
     text = re.sub(r'remaining\((9[5-9]|100)s\)', "remaining(N)", text)
     # etcdctl's own log line names addresses and times.
     text = re.sub(r'^\{"level":.*?"error":"(.*?)"\}$', r'\1', text, flags=re.M)
