@@ -69,9 +69,10 @@ func key(i int) []byte {
 }
 
 func fill(kv pb.KVClient, objects, size int) {
-	for first := 0; first < objects; first += 100 {
+	batch := max(1, min(100, 1<<20/max(size, 1)))
+	for first := 0; first < objects; first += batch {
 		txn := &pb.TxnRequest{}
-		for i := first; i < min(first+100, objects); i++ {
+		for i := first; i < min(first+batch, objects); i++ {
 			value := make([]byte, size)
 			rand.Read(value)
 			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
