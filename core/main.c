@@ -378,6 +378,7 @@ int main(int argc, char **argv) {
 
         (void)mallopt(M_MMAP_THRESHOLD, MALLOC_MAPPED);
         (void)mallopt(M_TRIM_THRESHOLD, MALLOC_KEPT);
+        (void)mallopt(M_ARENA_MAX, MALLOC_HEAPS);
         if (parse(&d, argc, argv, &only_check, &level_name) < 0)
                 return 2;
         if (level_name && log_level_parse(level_name, &level) < 0) {

@@ -15,6 +15,9 @@
 #define MALLOC_MAPPED (256 * 1024)
 /* A heap's free end is given back only beyond this, since it is soon needed again (bytes). */
 #define MALLOC_KEPT (8 * 1024 * 1024)
+/* Heaps, for all threads: values are made on the datastores' workers and freed on the shards, and with a heap for each thread the cache came to
+ * occupy several times its size. */
+#define MALLOC_HEAPS 2
 
 #define cleanup(f) __attribute__((__cleanup__(f)))
 #define printf_like(fmt, args) __attribute__((__format__(__printf__, fmt, args)))
