@@ -47,6 +47,9 @@ static int make(struct stoke_session *session, struct stoke_call *call) {
                 if (r < 0)
                         return r;
         }
+        r = my_make_settled(session, session->store->database, call);
+        if (r < 0)
+                return r;
         my_catalogue_text(session, "INSERT INTO @.format (one, current, min_reader) VALUES ");
         my_text_format(
                 &session->text, "(1, %d, %d) ON DUPLICATE KEY UPDATE one = one", SQL_SERVER_FORMAT, SQL_SERVER_FORMAT);

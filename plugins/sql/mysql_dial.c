@@ -64,7 +64,7 @@ static int read_secrets(const struct stoke_host *host, struct secrets *s, struct
 /* ---- what is at the other end */
 
 struct facts {
-        bool read_only, not_ready;
+        bool read_only, not_ready, binlog;
 };
 
 static void take_fact(struct my_server *server, struct facts *facts, const char *name, const char *value) {
@@ -83,6 +83,8 @@ static void take_fact(struct my_server *server, struct facts *facts, const char 
                         server->mariadb = true;
         } else if (strcmp(name, "max_allowed_packet") == 0) {
                 server->packet = my_number(value);
+        } else if (strcmp(name, "log_bin") == 0) {
+                facts->binlog = on;
         } else if (strcmp(name, "wsrep_on") == 0) {
                 server->galera = on;
         } else if (strcmp(name, "wsrep_ready") == 0) {
@@ -121,12 +123,13 @@ static int set_up(struct stoke_session *session, struct stoke_call *call) {
         *server = (struct my_server){.packet = 1 << 20};
         r = take_facts(session,
                 "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'max_allowed_packet', "
-                "'read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on')",
+                "'read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on', 'log_bin')",
                 &facts, call);
         if (r == 0 && server->galera)
                 r = take_facts(session, "SHOW GLOBAL STATUS LIKE 'wsrep_ready'", &facts, call);
         if (r < 0)
                 return r;
+        server->unsettled = !facts.binlog && !server->galera;
         if (facts.read_only)
                 return sql_fail(call, -EROFS, "the server is read-only");
         if (facts.not_ready)

@@ -79,6 +79,9 @@ int my_tenant_make(struct stoke_session *session, const uint8_t incarnation[16],
         r = my_query(session, call);
         if (r < 0)
                 return r;
+        r = my_make_settled(session, account.database, call);
+        if (r < 0)
+                return r;
         write_statement(session, "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX ON @.* TO $", &account);
         return my_query(session, call);
 }
