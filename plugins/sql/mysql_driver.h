@@ -94,7 +94,8 @@ struct stoke_session {
         bool broken;  /* to be dialled anew */
         struct my_server server;
         struct my_text text;
-        unsigned error; /* the server's or the library's number of the last failure; 0: none */
+        struct stoke_call *call; /* the one that runs */
+        unsigned error;          /* the server's or the library's number of the last failure; 0: none */
 
         /* store->mutex */
         int fd; /* -1: no connection */
@@ -124,7 +125,7 @@ int my_place(const struct stoke_store *store, const struct stoke_keyspace *keysp
 int my_session_new(struct stoke_store *store, const struct stoke_keyspace *scope, struct stoke_session **ret);
 void my_session_free(struct stoke_session *session);
 /* Starts a call: bounds it, and connects if need be, as the definition's account if `own`, else as the session's. After 0 the call ends with
- * my_end(), which returns r. */
+ * my_end(), which returns r; if that is 0 there is no reason to tell. */
 int my_begin(struct stoke_session *session, bool own, struct stoke_call *call);
 int my_start(struct stoke_session *session, struct stoke_call *call); /* the same without connecting */
 int my_end(struct stoke_session *session, int r);

@@ -333,7 +333,6 @@ static int ask_ends(struct ends *e, size_t from, size_t n) {
         if (r == 0)
                 r = my_ask(e->session, e->call, &result);
         if (r < 0 && my_is_missing(e->session)) {
-                e->call->reason[0] = '\0';
                 if (n == 1)
                         return e->visit(e->userdata, from, NULL) ? STOKE_STOPPED : 0;
                 r = ask_ends(e, from, n / 2);

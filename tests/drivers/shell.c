@@ -268,8 +268,8 @@ static int do_store(int n, char **w) {
                 endpoints[datastore.n_endpoints++] = strdup(w[1]);
         } else if (strcmp(w[0], "setting") == 0 && n > 2 && datastore.n_settings < 16) {
                 settings[datastore.n_settings++] = (struct stoke_setting){strdup(w[1]), strdup(w[2])};
-        } else if (strcmp(w[0], "secret") == 0 && n > 2) {
-                return set_secret(w[1], w[2], false);
+        } else if (strcmp(w[0], "secret") == 0 && n > 1) {
+                return set_secret(w[1], n > 2 ? w[2] : "", false);
         } else if (strcmp(w[0], "secret-file") == 0 && n > 2) {
                 return set_secret(w[1], w[2], true);
         } else if (strcmp(w[0], "daemon") == 0 && n > 1) {
