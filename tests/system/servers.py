@@ -123,8 +123,14 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
+        while any(self._runs(pid) for pid in pids):
             time.sleep(0.01)
+
+    @staticmethod
+    def _runs(pid):
+        with contextlib.suppress(OSError, IndexError):
+            return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
 
     def stop(self, number=signal.SIGTERM, timeout=30):
         if not self.process:

@@ -454,32 +454,72 @@ def test_an_isolation_that_would_break_the_fence(server):
 
 # ---- compaction
 
+class Holder:
+    """Somebody else's transaction."""
+
+    def __init__(self, server, database):
+        self.process = subprocess.Popen(
+            ["psql", "-XAtq", "-d", server.url(f"dbname={database}")], stdin=subprocess.PIPE, text=True)
+
+    def run(self, text):
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(20) == 0
+
+
+def table_of(ks):
+    return f'stokehold."{ks.replace("/", "-")}"'
+
+
 def test_compaction_waits_for_what_was_begun_before(server):
     with open_shell(server, database="fenced") as s:
         s.must("connect", 0)
         ks = made(s)
         end = append(s, ks, n=20).lines[0]
-        table = f'stokehold."{ks.replace("/", "-")}"'
-
-        holder = subprocess.Popen(
-            ["psql", "-XAtq", "-d", server.url("dbname=fenced")], stdin=subprocess.PIPE, text=True)
-        holder.stdin.write(f"BEGIN; INSERT INTO {table} SELECT seq + 1, revision, kind, create_revision, version, lease, "
-                           f"origin, hash, key, value FROM {table} ORDER BY seq DESC LIMIT 1;\n")
-        holder.stdin.flush()
+        holder = Holder(server, "fenced")
+        holder.run(f"BEGIN; INSERT INTO {table_of(ks)} SELECT seq + 1, revision, kind, create_revision, version, lease, "
+                   f"origin, hash, key, value FROM {table_of(ks)} ORDER BY seq DESC LIMIT 1;")
         wait_for("it holds on", lambda: server.sql(
             "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = 'fenced'") == ["1"])
         began = time.monotonic()
         answer = s("compact", 0, ks, 21, 2, 3)
         assert answer.result == -errno.ETIMEDOUT and 0.5 < time.monotonic() - began < 5
         assert len(s.must("load", 0, ks, "0").lines) == 22
-        holder.stdin.write("ROLLBACK;\n")
-        holder.stdin.close()
-        holder.wait()
+        holder.run("ROLLBACK;")
+        holder.close()
         s.must("compact", 0, ks, 21, 2, 3)
         assert len(s.must("load", 0, ks, "0").lines) == 20
         # Never the last record, nor from the mark on.
         assert s("compact", 0, ks, 21, 21).result == -errno.EINVAL
         assert append(s, ks, end, batch=2).ok
+
+
+@pytest.mark.parametrize("before", [0, 6])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_an_append_that_waited_for_the_fence_sees_what_was_done_behind_it(server, pooled, before):
+    """Records that were written and deleted meanwhile leave room inside the log: a snapshot from before the wait would fill it."""
+    with PgBouncer(server) as pooler, open_shell(pooler if pooled else server, database="waited") as s:
+        s.must("connect", 0)
+        ks, end = made(s), FIRST
+        for batch in range(1, before + 1):  # from the third on it is a prepared statement, where there is no pooler
+            end = append(s, ks, end, batch=batch).lines[0]
+        holder = Holder(server, "waited")
+        holder.run(f"BEGIN; LOCK TABLE {table_of(ks)} IN SHARE ROW EXCLUSIVE MODE;")
+        wait_for("the lock", lambda: server.sql(
+            "SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND granted") == ["1"])
+        s.send("append", 0, ks, end, 2, 10, 99)
+        wait_for("it waits", lambda: server.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == ["1"])
+        last = int(end.split("/")[0])
+        holder.run(f"INSERT INTO {table_of(ks)} SELECT seq + n, revision, kind, create_revision, version, lease, "
+                   f"origin, hash, key, value FROM {table_of(ks)}, generate_series(1, 3) n WHERE seq = {last}; "
+                   f"DELETE FROM {table_of(ks)} WHERE seq IN ({last + 1}, {last + 2}); COMMIT;")
+        holder.close()
+        assert s.receive().result == STALE
+        assert s.must("load", 0, ks, "0").lines[-2].startswith(f"{last + 3}/")
+        s.must("drop", 0, ks)
 
 
 def test_limits_follow_the_server(server):
