@@ -23,8 +23,18 @@
 #define PG_TENANT_LINKS 8 /* connections to tenants' own databases that are kept while nobody uses them */
 #define PG_VERSION_MIN 120000
 #define PG_CHANNEL "stokehold"
+#define PG_TABLE_TEXT 96 /* "stokehold"."TABLE", quoted */
+#define PG_PREPARED 16   /* appends prepared on one connection */
 
 extern const struct stoke_limits pg_limits;
+
+/* An append that is parsed and planned once, where the server itself answers: half of what a small one costs there. */
+struct pg_prepared {
+        char table[PG_TABLE_TEXT];
+        unsigned uses;
+        uint64_t used; /* the connection's counter then: the least is the next to go */
+        unsigned name; /* 0: not prepared */
+};
 
 /* One connection. */
 struct pg {
@@ -36,6 +46,9 @@ struct pg {
         bool doomed; /* not to be used again */
         bool listening;
         bool doubtful; /* a warning that a commit may not have been replicated, since pg_send() */
+        struct pg_prepared prepared[PG_PREPARED];
+        uint64_t n_appends;
+        unsigned last_name;
         /* To a tenant's own database: whose. */
         bool tenant;
         uint8_t incarnation[16];
@@ -55,6 +68,7 @@ struct stoke_store {
         struct pg *idle[PG_TENANT_LINKS]; /* the last used first */
         struct pg_notifier *notifier;     /* made by the first append */
         bool warned_pooled;
+        atomic_bool multiplexed; /* a pooler that looked like the server itself was found out */
 };
 
 struct stoke_session {
@@ -129,6 +143,9 @@ int pg_query(struct stoke_session *session, struct pg *pg, struct stoke_call *ca
  * is lost or given up. */
 int pg_ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
         const struct pg_param *params, size_t n_params, PGresult **ret);
+/* The same of a statement that was prepared under this name. */
+int pg_ask_prepared(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *name,
+        const struct pg_param *params, size_t n_params, PGresult **ret);
 /* The errno for an answer that is an error. */
 int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call);
 /* "" if it has none. */
@@ -188,8 +205,6 @@ int pg_server_limits(struct stoke_session *session, const struct stoke_keyspace 
 
 /* ---- postgresql_keyspace.c: the catalogue */
 
-/* "stokehold"."TABLE", quoted. */
-#define PG_TABLE_TEXT 96
 void pg_table(const struct stoke_keyspace *keyspace, bool installing, char ret[PG_TABLE_TEXT]);
 /* Makes what is missing of the schema and the catalogue. */
 int pg_catalogue_make(struct stoke_session *session, struct pg *pg, struct stoke_call *call);

@@ -128,7 +128,8 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
                 {"55P03", STOKE_STALE},
                 {"42P01", STOKE_MISSING},
                 {"3F000", STOKE_MISSING},
-                {"25006", 0}, /* read-only: before anything was written */
+                {"26000", STOKE_STALE}, /* no such prepared statement: nothing was run */
+                {"25006", 0},           /* read-only: before anything was written */
                 {"22012", 0},
                 {"42501", 0}, /* no permission */
                 {"53100", 0}, /* no room for the row; no room for the log crashes the server instead */
@@ -140,6 +141,8 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
         bool idle = PQstatus(pg->conn) == CONNECTION_OK && PQtransactionStatus(pg->conn) == PQTRANS_IDLE;
         int r = pg_fail(pg, res, call);
 
+        if (pg_is(res, "26000")) /* it was prepared on another connection than this one leads to now */
+                atomic_store(&pg->store->multiplexed, pg->pooled = true);
         for (size_t i = 0; idle && i < sizeof(known) / sizeof(known[0]); i++)
                 if (pg_is(res, known[i].state))
                         return known[i].result ? known[i].result : r < 0 ? r : -EIO;
@@ -147,12 +150,118 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
         return STOKE_UNKNOWN;
 }
 
+/*
+ * The settings hold for the transaction, which is this statement. A server-wide synchronous_commit=off would acknowledge what a crash loses; a
+ * snapshot older than the wait for the table's lock would slip behind a compaction's fence; and warnings that nobody sends are about
+ * commits that were not replicated. Free it.
+ */
+static char *append_text(const struct pg_rows *rows, const char *table) {
+        char *insert = pg_rows_insert(rows, table), *text = NULL;
+
+        if (!insert ||
+                asprintf(&text,
+                        "%s WHERE (SELECT seq = $5 AND origin = $6 FROM %s ORDER BY seq DESC LIMIT 1) "
+                        "AND (SELECT 1 / (current_setting('transaction_isolation') = 'read committed')::int "
+                        "+ CASE WHEN current_setting('synchronous_commit') = 'off' "
+                        "THEN length(set_config('synchronous_commit', 'on', true)) ELSE 0 END "
+                        "+ CASE WHEN current_setting('client_min_messages') = 'error' "
+                        "THEN length(set_config('client_min_messages', 'warning', true)) ELSE 0 END) > 0",
+                        insert, table) < 0)
+                text = NULL;
+        free(insert);
+        return text;
+}
+
+/* Its place among those that are prepared; the one that was not used for longest makes room. NULL: not on this connection. */
+static struct pg_prepared *prepared_place(struct pg *pg, const struct pg_rows *rows, const char *table) {
+        struct pg_prepared *place = &pg->prepared[0];
+
+        if (pg->pooled || !rows->one_origin)
+                return NULL;
+        for (size_t i = 0; i < PG_PREPARED; i++) {
+                if (strcmp(pg->prepared[i].table, table) == 0) {
+                        place = &pg->prepared[i];
+                        break;
+                }
+                if (pg->prepared[i].used < place->used)
+                        place = &pg->prepared[i];
+        }
+        place->used = ++pg->n_appends;
+        return place;
+}
+
+/* One that no other connection uses, should this one be shared after all. */
+static void prepared_name(const struct pg *pg, unsigned n, char ret[32]) {
+        snprintf(ret, 32, "append_%d_%u", PQbackendPID(pg->conn), n);
+}
+
+/* A keyspace that was written to on this connection before is worth it. Afterwards place->name is 0 if it is not prepared. -errno: the
+ * connection is lost, or given up, and the append was not sent. */
+static int prepare(struct stoke_session *session, struct pg *pg, struct pg_prepared *place, const char *table,
+        const struct pg_rows *rows, struct stoke_call *call) {
+        char *text, *sql = NULL, fresh[32];
+        PGresult *res = NULL;
+        int r = 0;
+
+        if (strcmp(place->table, table) != 0) {
+                char name[32], deallocate[64];
+
+                prepared_name(pg, place->name, name);
+                snprintf(deallocate, sizeof(deallocate), "DEALLOCATE %s", name);
+                if (place->name)
+                        r = pg_ask(session, pg, call, deallocate, NULL, 0, &res);
+                PQclear(res);
+                snprintf(place->table, sizeof(place->table), "%s", table);
+                place->uses = place->name = 0;
+        }
+        if (r < 0 || place->name || ++place->uses < 3)
+                return r;
+        text = append_text(rows, table);
+        prepared_name(pg, ++pg->last_name, fresh);
+        if (text &&
+                asprintf(&sql, "PREPARE %s (int8[], bytea[], bytea[], bytea, int8, bytea) AS %s", fresh, text) > 0) {
+                r = pg_ask(session, pg, call, sql, NULL, 0, &res);
+                if (r == 0 && PQresultStatus(res) == PGRES_COMMAND_OK)
+                        place->name = pg->last_name;
+                PQclear(res);
+        }
+        free(sql);
+        free(text);
+        return r;
+}
+
+/* Sends it, once. */
+static int append_send(struct stoke_session *session, struct pg *pg, const struct pg_rows *rows, const char *table,
+        const struct pg_param *params, PGresult **ret, struct stoke_call *call) {
+        struct pg_prepared *place = prepared_place(pg, rows, table);
+        char name[32], *text;
+        int r;
+
+        *ret = NULL;
+        if (place) {
+                r = prepare(session, pg, place, table, rows, call);
+                if (r < 0)
+                        return r;
+        }
+        if (place && place->name) {
+                prepared_name(pg, place->name, name);
+                r = pg_ask_prepared(session, pg, call, name, params, 6, ret);
+        } else {
+                text = append_text(rows, table);
+                if (!text)
+                        return -ENOMEM;
+                r = pg_ask(session, pg, call, text, params, 6, ret);
+                free(text);
+        }
+        return r < 0 ? STOKE_UNKNOWN : 0; /* given up, or cut off, after the first byte */
+}
+
 static int append_rows(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspace,
         struct stoke_append *append, struct stoke_call *call) {
-        uint8_t origin[SQL_ORIGIN_SIZE];
         struct pg_number seq = pg_number((int64_t)append->expected.seq);
+        uint8_t origin[SQL_ORIGIN_SIZE];
         struct pg_param params[6];
-        char table[PG_TABLE_TEXT], *insert, *sql = NULL;
+        char table[PG_TABLE_TEXT];
         struct pg_rows rows;
         PGresult *res = NULL;
         uint64_t n;
@@ -162,32 +271,13 @@ static int append_rows(struct stoke_session *session, struct pg *pg, const struc
         if (r < 0)
                 return r;
         pg_table(keyspace, false, table);
-        memcpy(params, rows.params, sizeof(rows.params));
         sql_origin_pack(&append->expected.origin, origin);
+        memcpy(params, rows.params, sizeof(rows.params));
         params[4] = (struct pg_param){PG_INT8, seq.bytes, sizeof(seq.bytes)};
         params[5] = (struct pg_param){PG_BYTEA, origin, sizeof(origin)};
-        insert = pg_rows_insert(&rows, table);
-        /*
-         * The settings hold for the transaction, which is this statement. A server-wide synchronous_commit=off would acknowledge
-         * what a crash loses; a snapshot older than the wait for the table's lock would slip behind a compaction's fence; and warnings
-         * that nobody sends are about commits that were not replicated.
-         */
-        r = insert &&
-                        asprintf(&sql,
-                                "%s WHERE (SELECT seq = $5 AND origin = $6 FROM %s ORDER BY seq DESC LIMIT 1) "
-                                "AND (SELECT 1 / (current_setting('transaction_isolation') = 'read committed')::int "
-                                "+ CASE WHEN current_setting('synchronous_commit') = 'off' "
-                                "THEN length(set_config('synchronous_commit', 'on', true)) ELSE 0 END "
-                                "+ CASE WHEN current_setting('client_min_messages') = 'error' "
-                                "THEN length(set_config('client_min_messages', 'warning', true)) ELSE 0 END) > 0",
-                                insert, table) > 0
-                ? 0
-                : -ENOMEM;
+        r = append_send(session, pg, &rows, table, params, &res, call);
         if (r == 0) {
-                r = pg_ask(session, pg, call, sql, params, 6, &res);
-                if (r < 0)
-                        r = STOKE_UNKNOWN; /* given up, or cut off, after the first byte */
-                else if (PQresultStatus(res) != PGRES_COMMAND_OK)
+                if (PQresultStatus(res) != PGRES_COMMAND_OK)
                         r = append_failed(pg, res, call);
                 else if (pg->doubtful)
                         r = sql_fail(call, STOKE_UNKNOWN, "the commit may not have been replicated");
@@ -199,8 +289,6 @@ static int append_rows(struct stoke_session *session, struct pg *pg, const struc
                                 (unsigned long long)n, append->n_records);
         }
         PQclear(res);
-        free(sql);
-        free(insert);
         free(rows.buffer);
         return r;
 }

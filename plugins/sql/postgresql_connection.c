@@ -147,7 +147,7 @@ static int examine(struct stoke_session *session, struct pg *pg, struct stoke_ca
                 NULL, 0, &res);
         if (r != 0)
                 return r;
-        pg->pooled = atoi(PQgetvalue(res, 0, 0)) != PQbackendPID(pg->conn);
+        pg->pooled = atoi(PQgetvalue(res, 0, 0)) != PQbackendPID(pg->conn) || atomic_load(&pg->store->multiplexed);
         pg->version = atoi(PQgetvalue(res, 0, 1));
         read_committed = PQgetvalue(res, 0, 2)[0] == 't';
         foreign = PQgetvalue(res, 0, 3)[0] == 't';
@@ -162,9 +162,12 @@ static int examine(struct stoke_session *session, struct pg *pg, struct stoke_ca
         if (!read_committed && pg->pooled)
                 return sql_fail(call, -EPROTONOSUPPORT,
                         "default_transaction_isolation is not \"read committed\", and behind a pooler it cannot be set");
-        if (!read_committed)
+        /* With a plan of its own for each set of parameters, a statement that is prepared would be planned each time all the same. */
+        if (!pg->pooled)
                 r = pg_query(session, pg, call,
-                        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED", NULL, 0, NULL);
+                        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+                        "SET plan_cache_mode TO force_generic_plan",
+                        NULL, 0, NULL);
         return r == 0 ? pg_catalogue_check(session, pg, call) : r;
 }
 

@@ -138,34 +138,46 @@ static int gather(struct stoke_session *session, struct pg *pg, struct stoke_cal
         return r;
 }
 
-static int dispatch(
-        struct pg *pg, const char *sql, const struct pg_param *params, size_t n_params, struct stoke_call *call) {
-        const char *values[8];
-        int lengths[8], formats[8], ok;
-        Oid types[8];
+/* sql: the text, or with `prepared` the name of a statement. */
+static int dispatch(struct pg *pg, const char *sql, bool prepared, const struct pg_param *params, size_t n_params,
+        struct stoke_call *call) {
+        const char *values[8] = {};
+        int lengths[8] = {}, formats[8] = {}, ok;
+        Oid types[8] = {};
 
         pg->doubtful = false;
-        if (n_params == 0) {
-                ok = PQsendQuery(pg->conn, sql);
-        } else {
-                for (size_t i = 0; i < n_params; i++) {
-                        types[i] = params[i].type;
-                        values[i] = params[i].data;
-                        lengths[i] = (int)params[i].size;
-                        formats[i] = 1;
-                }
-                ok = PQsendQueryParams(pg->conn, sql, (int)n_params, types, values, lengths, formats, 1);
+        for (size_t i = 0; i < n_params; i++) {
+                types[i] = params[i].type;
+                values[i] = params[i].data;
+                lengths[i] = (int)params[i].size;
+                formats[i] = 1;
         }
+        if (prepared)
+                ok = PQsendQueryPrepared(pg->conn, sql, (int)n_params, values, lengths, formats, 1);
+        else if (n_params > 0)
+                ok = PQsendQueryParams(pg->conn, sql, (int)n_params, types, values, lengths, formats, 1);
+        else
+                ok = PQsendQuery(pg->conn, sql);
         return ok ? 0 : lost(pg, call);
 }
 
-int pg_ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
+static int ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql, bool prepared,
         const struct pg_param *params, size_t n_params, PGresult **ret) {
         int r;
 
         *ret = NULL;
-        r = dispatch(pg, sql, params, n_params, call);
+        r = dispatch(pg, sql, prepared, params, n_params, call);
         return r < 0 ? r : gather(session, pg, call, ret);
+}
+
+int pg_ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
+        const struct pg_param *params, size_t n_params, PGresult **ret) {
+        return ask(session, pg, call, sql, false, params, n_params, ret);
+}
+
+int pg_ask_prepared(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *name,
+        const struct pg_param *params, size_t n_params, PGresult **ret) {
+        return ask(session, pg, call, name, true, params, n_params, ret);
 }
 
 int pg_query(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
@@ -275,7 +287,7 @@ int pg_copy(struct stoke_session *session, struct pg *pg, struct stoke_call *cal
         char *row = NULL;
         int r;
 
-        r = dispatch(pg, sql, NULL, 0, call);
+        r = dispatch(pg, sql, false, NULL, 0, call);
         if (r == 0)
                 r = await(session, pg, call);
         if (r < 0)

@@ -1,6 +1,6 @@
 """
 The MySQL driver on real servers that fail: what an operator of MariaDB, of a replica, of a Galera cluster would lose if it did not hold.
-The driver is used by hand (driver_shell.py), each shell being a daemon; the laws and the torture of tests/drivers run it too.
+The driver is used by hand (driver_hand.py), each hand being a daemon; the laws and the torture of tests/drivers run it too.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ import pytest
 import conftest
 import servers
 import servers_mariadb
-from driver_shell import ENDED, MISSING, STALE, UNKNOWN, DriverShell
+from driver_hand import ENDED, MISSING, STALE, UNKNOWN, DriverHand
 
 MARIADB = conftest.plugins_directory() / "mysql.so"
 
 
 @contextlib.contextmanager
 def shell(*endpoints, **options):
-    s = DriverShell(conftest.program("driver-shell"), MARIADB, endpoints, **options)
+    s = DriverHand(conftest.program("driver-hand"), MARIADB, endpoints, **options)
     try:
         yield s
     finally:

@@ -1,5 +1,5 @@
 """
-A driver by hand: tests/drivers/shell.c, driven line by line. Each is a process, so each is a daemon of its own.
+A driver by hand: tests/drivers/hand.c, driven line by line. Each is a process, so each is a daemon of its own.
 """
 
 import collections
@@ -13,7 +13,7 @@ STALE, FORKED, COMPACTED, MISSING, BUSY, UNKNOWN, ENDED, STOPPED = range(1, 9)
 Answer = collections.namedtuple("Answer", "result ms text")
 
 
-class DriverShell:
+class DriverHand:
     def __init__(self, program, plugin, endpoints, daemon="d", secrets=None, settings=None):
         environment = dict(os.environ)
         environment.setdefault("ASAN_OPTIONS", "detect_leaks=1:exitcode=99")
@@ -38,7 +38,7 @@ class DriverShell:
             self.process.stdin.write(line + "\n")
             answer = self.process.stdout.readline()
         if not answer:
-            raise AssertionError(f"{line}: the shell ended with {self.process.wait(10)}")
+            raise AssertionError(f"{line}: it ended with {self.process.wait(10)}")
         result, ms, text = answer.rstrip("\n").split(" ", 2)
         return Answer(int(result), int(ms), text.strip())
 
@@ -68,4 +68,4 @@ class DriverShell:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 raise
-            assert status == 0, f"the shell ended with {status}"
+            assert status == 0, f"it ended with {status}"
