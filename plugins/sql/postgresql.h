@@ -20,7 +20,8 @@
 #include "server.h"
 
 #define PG_IDENTIFIER_MAX 63
-#define PG_TENANT_LINKS 8 /* connections to tenants' own databases that are kept while nobody uses them */
+#define PG_LINKS 8 /* with dedicated credentials: connections that are kept, to whichever databases, for all sessions */
+#define PG_BULKY (4u << 20) /* libpq's buffers never shrink: after a message of this size the connection is not kept */
 #define PG_VERSION_MIN 120000
 #define PG_CHANNEL "stokehold"
 #define PG_TABLE_TEXT 96 /* "stokehold"."TABLE", quoted */
@@ -44,6 +45,8 @@ struct pg {
         bool pooled; /* not the server itself answers: a pooler */
         bool lz4;    /* the server can compress with it */
         bool doomed; /* not to be used again */
+        bool bulky;  /* not to be kept when it is given back */
+        bool shared; /* one of the store's */
         bool listening;
         bool doubtful; /* a warning that a commit may not have been replicated, since pg_send() */
         struct pg_prepared prepared[PG_PREPARED];
@@ -65,8 +68,10 @@ struct stoke_store {
         bool dedicated;
         char daemon[SQL_UUID_TEXT];
         pthread_mutex_t mutex;
-        struct pg *idle[PG_TENANT_LINKS]; /* the last used first */
-        struct pg_notifier *notifier;     /* made by the first append */
+        /* With dedicated credentials sessions keep none: these are shared. Guarded by the mutex. */
+        struct pg *idle[PG_LINKS];    /* the last used first */
+        size_t n_links;               /* idle, or lent */
+        struct pg_notifier *notifier; /* made by the first append */
         bool warned_pooled;
         atomic_bool multiplexed; /* a pooler that looked like the server itself was found out */
 };
@@ -76,7 +81,7 @@ struct stoke_session {
         int wake;              /* eventfd: readable once interrupted */
         pthread_mutex_t mutex; /* running, interrupted; never held across anything that waits */
         bool running, interrupted;
-        struct pg *pg; /* to the definition's database; NULL: dialled when needed */
+        struct pg *pg; /* to the definition's database; NULL: dialled when needed, or the store's are used */
 };
 
 /* ---- postgresql.c: sessions */
@@ -107,6 +112,8 @@ int pg_centre(struct stoke_session *session, struct stoke_call *call, struct pg 
 /* The connection to where the keyspace is: the same, or one to its own database. Give it back with pg_release(). STOKE_MISSING. */
 int pg_place(
         struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call, struct pg **ret);
+/* It is the session's alone from here on, not one of the store's. */
+void pg_keep(struct pg *pg);
 /* Keeps it if it can be used again. NULL is taken. */
 void pg_release(struct stoke_session *session, struct pg *pg);
 

@@ -144,9 +144,11 @@ static int dispatch(struct pg *pg, const char *sql, bool prepared, const struct 
         const char *values[8] = {};
         int lengths[8] = {}, formats[8] = {}, ok;
         Oid types[8] = {};
+        size_t size = 0;
 
         pg->doubtful = false;
         for (size_t i = 0; i < n_params; i++) {
+                size += params[i].size;
                 types[i] = params[i].type;
                 values[i] = params[i].data;
                 lengths[i] = (int)params[i].size;
@@ -158,6 +160,7 @@ static int dispatch(struct pg *pg, const char *sql, bool prepared, const struct 
                 ok = PQsendQueryParams(pg->conn, sql, (int)n_params, types, values, lengths, formats, 1);
         else
                 ok = PQsendQuery(pg->conn, sql);
+        pg->bulky = pg->bulky || size > PG_BULKY;
         return ok ? 0 : lost(pg, call);
 }
 
@@ -318,6 +321,7 @@ int pg_copy(struct stoke_session *session, struct pg *pg, struct stoke_call *cal
                 }
                 if (n < 0)
                         break;
+                pg->bulky = pg->bulky || (size_t)n > PG_BULKY;
                 data = (const uint8_t *)row;
                 if (first)
                         offset = COPY_HEADER;

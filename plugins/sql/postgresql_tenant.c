@@ -158,19 +158,20 @@ int pg_tenant_make(struct stoke_session *session, const struct stoke_keyspace *k
 
 /* Ours to it, which would be in the way. */
 static void close_idle(struct stoke_store *store, const struct stoke_keyspace *keyspace) {
-        struct pg *found[PG_TENANT_LINKS] = {};
+        struct pg *found[PG_LINKS] = {};
         size_t kept = 0, n = 0;
 
         pthread_mutex_lock(&store->mutex);
-        for (size_t i = 0; i < PG_TENANT_LINKS; i++) {
+        for (size_t i = 0; i < PG_LINKS; i++) {
                 struct pg *pg = store->idle[i];
 
                 store->idle[i] = NULL;
-                if (pg && memcmp(pg->incarnation, keyspace->incarnation, 16) == 0)
+                if (pg && pg->tenant && memcmp(pg->incarnation, keyspace->incarnation, 16) == 0)
                         found[n++] = pg;
                 else if (pg)
                         store->idle[kept++] = pg;
         }
+        store->n_links -= n;
         pthread_mutex_unlock(&store->mutex);
         while (n > 0)
                 pg_close(found[--n]);
