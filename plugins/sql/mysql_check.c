@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What `stokectl datastore check` shows of a MySQL or MariaDB server: each endpoint is dialled, one that serves is asked for its version, its
- * durability, what our account may do, room and connections. Nothing is written. Runs on a session thread, with a session of its own.
+ * durability, what our account may do, room and connections. Nothing is written, but for a catalogue where there is none. Runs on a session thread, with a session of its own.
  */
 #include <errno.h>
 #include <stdarg.h>

@@ -131,7 +131,7 @@ class GaleraNode(MariaDB):
             "wsrep-sst-receive-address": f"127.0.0.1:{free_port()}", "wsrep-node-address": f"127.0.0.1:{self.galera_port}",
             "wsrep-provider-options":
                 f"gmcast.listen_addr=tcp://127.0.0.1:{self.galera_port};ist.recv_addr=127.0.0.1:{self.ist_port};"
-                "gcache.size=32M;pc.recovery=false;evs.keepalive_period=PT0.5S;evs.suspect_timeout=PT2S;evs.inactive_timeout=PT4S",
+                "gcache.size=32M;pc.recovery=false",
             "binlog-format": "ROW", "innodb-autoinc-lock-mode": 2}
 
     @classmethod

@@ -4,6 +4,7 @@ The driver is used by hand (driver_hand.py), each hand being a daemon; the laws 
 """
 
 import contextlib
+import errno
 import string
 import threading
 import time
@@ -114,15 +115,12 @@ def test_a_record_that_no_packet_holds_is_refused(fresh):
 # ---- several daemons
 
 
-def test_news_reach_another_daemon_within_100_ms(mariadb):
-    """While several daemons are active; and idle ones ask once a second."""
-    with shell(mariadb.endpoint, daemon="a") as writer, shell(mariadb.endpoint, daemon="b") as listener:
-        writer.ok("connect 1")
-        listener.ok("connect 1")
+@contextlib.contextmanager
+def listening(endpoint):
+    """Another daemon, which waits for news all the time: a list of (when, name)."""
+    heard, stop = [], threading.Event()
+    with shell(endpoint, daemon="b") as listener:
         listener.ok("connect 2")
-        writer.ok("create 1 news/1")
-        heard = []
-        stop = threading.Event()
 
         def listen():
             while not stop.is_set():
@@ -131,26 +129,42 @@ def test_news_reach_another_daemon_within_100_ms(mariadb):
                 heard.extend((time.monotonic(), name) for name in answer.text.split())
         thread = threading.Thread(target=listen)
         thread.start()
+        yield heard
+        stop.set()
+        thread.join()
+
+
+def time_to_be_heard(writer, heard, name):
+    sent = time.monotonic()
+    writer.ok(f"append 1 {name}/1 1 10")
+
+    def told():
+        return [t for t, n in list(heard) if t >= sent and n == name]
+    conftest.wait_for("the news", told, 5, 0.002)
+    return told()[0] - sent
+
+
+def selects(server):
+    return int(server.sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0].split("\t")[1])
+
+
+def test_news_reach_another_daemon_within_100_ms(mariadb):
+    """While several daemons are active; and idle ones ask once a second."""
+    with shell(mariadb.endpoint, daemon="a") as writer, listening(mariadb.endpoint) as heard:
+        writer.ok("connect 1")
+        writer.ok("create 1 news/1")
         time.sleep(1.5)
+        time_to_be_heard(writer, heard, "news")
         delays = []
         for _ in range(30):
-            sent = time.monotonic()
-            writer.ok("append 1 news/1 1 10")
-            conftest.wait_for("the news", lambda sent=sent: [t for t, _ in heard if t >= sent], 5, 0.002)
-            delays.append(min(t for t, _ in heard if t >= sent) - sent)
+            delays.append(time_to_be_heard(writer, heard, "news"))
             time.sleep(0.07)
         # Idle for so long that nobody counts as active: one question a second, and the first write is heard of all the same.
         time.sleep(11)
-        asked = int(mariadb.sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0].split("\t")[1])
+        asked = selects(mariadb)
         time.sleep(5)
-        idle = int(mariadb.sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0].split("\t")[1]) - asked
-        sent = time.monotonic()
-        writer.ok("append 1 news/1 1 10")
-        conftest.wait_for("the first news", lambda: [t for t, _ in heard if t >= sent], 5, 0.002)
-        first = min(t for t, _ in heard if t >= sent) - sent
-        stop.set()
-        thread.join()
-        assert {name for _, name in heard} == {"news"}
+        idle = selects(mariadb) - asked
+        first = time_to_be_heard(writer, heard, "news")
         delays.sort()
         print(f"delays: median {delays[15] * 1000:.0f} ms, worst {delays[-1] * 1000:.0f} ms; first after idling "
               f"{first * 1000:.0f} ms; {idle} questions in 5 s of idling")
@@ -237,19 +251,43 @@ def test_restart_between_two_appends_is_not_unknown(fresh):
         assert s.ok("load 1 r/1").startswith("11 records")
 
 
-def test_full_and_crowded(fresh):
-    with shell(fresh.endpoint) as s, shell(fresh.endpoint, daemon="e") as other:
+def test_crowded(fresh):
+    with shell(fresh.endpoint) as s:
         s.ok("connect 1")
-        other.ok("connect 1")
-        s.ok("create 1 full/1")
         fresh.sql("SET GLOBAL max_connections = 10")
         crowd = [fresh.hold() for _ in range(12)]
-        answer = other.refused("connect 2", "EBUSY")
-        assert "onnections" in answer.text
+
+        def refused():
+            answer = s.ask("connect 2")
+            if answer.result == 0:
+                s.ok("disconnect 2")
+            return answer if answer.result < 0 else None
+        answer = conftest.wait_for("connections run out", refused)
+        assert answer.result == -errno.EBUSY and "onnections" in answer.text, answer
         for c in crowd:
             c.kill()
             c.wait()
-        conftest.wait_for("connections are free", lambda: other.ask("connect 2").result == 0)
+        conftest.wait_for("connections are free", lambda: s.ask("connect 2").result == 0)
+
+
+def test_full():
+    """A tablespace that cannot grow: writes are refused as a whole, and what was written stays; with room they go on."""
+    settings = {"innodb-file-per-table": "OFF", "innodb-data-file-path": "ibdata1:12M;ibdata2:24M"}
+    with servers_mariadb.MariaDB(settings) as server, shell(server.endpoint) as s:
+        s.ok("connect 1")
+        s.ok("create 1 full/1")
+        s.ok("create 1 other/2")
+        answer, end = s.ask("append 1 full/1 4 500000"), 1
+        while answer.result == 0:
+            end = int(answer.text)
+            answer = s.ask("append 1 full/1 4 500000")
+        assert answer.result == -errno.ENOSPC and "full" in answer.text, answer
+        assert end > 10
+        assert s.ok("load 1 full/1").startswith(f"{end} records")
+        s.refused("append 1 other/2 4 500000", "ENOSPC")
+        s.ok("drop 1 full/1")
+        conftest.wait_for("there is room again", lambda: s.ask("append 1 other/2 4 500000").result == 0)
+        assert s.ok("load 1 other/2").startswith("5 records")
 
 
 @pytest.fixture(name="pair")
@@ -570,14 +608,14 @@ def test_galera_two_writers_on_two_nodes(cluster):
     with shell(first.endpoint, daemon="a") as a, shell(second.endpoint, daemon="b") as b:
         a.ok("connect 1")
         b.ok("connect 1")
-        a.ok("create 1 g/1")
+        a.ok("create 1 g/7")
         won = {"a": 0, "b": 0}
         lost = {"a": 0, "b": 0}
 
         def write(name, s):
             for _ in range(150):
-                s.ok("load 1 g/1")
-                answer = s.ask("append 1 g/1 3 100")
+                s.ok("load 1 g/7")
+                answer = s.ask("append 1 g/7 3 100")
                 assert answer.result in (0, STALE), (name, answer)
                 won[name] += answer.result == 0
                 lost[name] += answer.result == STALE
@@ -588,14 +626,27 @@ def test_galera_two_writers_on_two_nodes(cluster):
             t.join()
         print(f"won {won}, lost {lost}")
         total = 1 + 3 * (won["a"] + won["b"])
-        assert won["a"] and won["b"] and a.ok("load 1 g/1").split()[0] == b.ok("load 1 g/1").split()[0] == str(total)
+        assert won["a"] and won["b"] and a.ok("load 1 g/7").split()[0] == b.ok("load 1 g/7").split()[0] == str(total)
         # Linearizable: what one node has acknowledged, the other tells of.
         for _ in range(100):
-            a.ok("load 1 g/1")
-            end = a.ok("append 1 g/1 1 10")
-            assert b.ok("ends 1 g/1") == f"0:{end}"
-        a.ok("compact 1 g/1 100 1 2 3 4 5")
-        assert b.ok("load 1 g/1").split()[0] == a.ok("load 1 g/1").split()[0]
+            a.ok("load 1 g/7")
+            end = a.ok("append 1 g/7 1 10")
+            assert b.ok("ends 1 g/7") == f"0:{end}"
+        a.ok("compact 1 g/7 100 1 2 3 4 5")
+        assert b.ok("load 1 g/7").split()[0] == a.ok("load 1 g/7").split()[0]
+
+
+def test_galera_news_cross_from_node_to_node(cluster):
+    first, second = cluster
+    with shell(first.endpoint, daemon="a") as writer, listening(second.endpoint) as heard:
+        writer.ok("connect 1")
+        writer.ok("create 1 cross/1")
+        time.sleep(1.5)
+        time_to_be_heard(writer, heard, "cross")
+        delays = sorted(time_to_be_heard(writer, heard, "cross") for _ in range(20))
+        print(f"delays: median {delays[10] * 1000:.0f} ms, worst {delays[-1] * 1000:.0f} ms")
+        assert delays[10] < 0.2
+        writer.ok("drop 1 cross/1")
 
 
 def ready(node):
