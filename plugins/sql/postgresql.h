@@ -173,6 +173,11 @@ int pg_transaction(struct stoke_session *session, struct pg *pg, struct stoke_ca
 int pg_commit(struct stoke_session *session, struct pg *pg, struct stoke_call *call);
 /* After an error: rolls back, unless the connection is done for. Returns r, and leaves its reason. */
 int pg_rollback(struct stoke_session *session, struct pg *pg, int r);
+/* A division by zero on a standby: SQLSTATE 22012, which pg_fail() knows. */
+#define PG_ON_PRIMARY "(SELECT 1 / (1 - pg_is_in_recovery()::int)) = 1"
+/* "There is no such table" (r is STOKE_MISSING; anything else passes) counts only if a primary says it: behind a pooler or an address that
+ * moves a standby may answer, which has not heard of it yet. table: as pg_table() has it. */
+int pg_missing(struct stoke_session *session, struct pg *pg, const char *table, int r, struct stoke_call *call);
 int64_t pg_field_number(const struct pg_field *field);
 int64_t pg_result_number(const PGresult *res, int row, int column);
 /* The server's words in one line. */

@@ -278,7 +278,7 @@ static int append_rows(struct stoke_session *session, struct pg *pg, const struc
         r = append_send(session, pg, &rows, table, params, &res, call);
         if (r == 0) {
                 if (PQresultStatus(res) != PGRES_COMMAND_OK)
-                        r = append_failed(pg, res, call);
+                        r = pg_missing(session, pg, table, append_failed(pg, res, call), call);
                 else if (pg->doubtful)
                         r = sql_fail(call, STOKE_UNKNOWN, "the commit may not have been replicated");
                 else if ((n = strtoull(PQcmdTuples(res), NULL, 10)) == 0)
@@ -382,6 +382,7 @@ int pg_compact(struct stoke_session *session, const struct stoke_keyspace *keysp
                 r = fence(session, pg, table, call);
         if (r == 0)
                 r = delete_rows(session, pg, table, compact, call);
+        r = pg_missing(session, pg, table, r, call);
         pg_release(session, pg);
         return pg_end(session, r);
 }

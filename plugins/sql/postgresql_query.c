@@ -254,6 +254,23 @@ int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call) {
                 strcmp(state, "22012") == 0 ? "the server is a standby now" : words, state);
 }
 
+int pg_missing(struct stoke_session *session, struct pg *pg, const char *table, int r, struct stoke_call *call) {
+        PGresult *res = NULL;
+        char *sql = NULL;
+
+        if (r != STOKE_MISSING || !pg)
+                return r;
+        r = asprintf(&sql, "SELECT to_regclass('%s') IS NULL WHERE " PG_ON_PRIMARY, table) > 0
+                ? pg_query(session, pg, call, sql, NULL, 0, &res)
+                : -ENOMEM;
+        if (r == 0)
+                r = PQgetvalue(res, 0, 0)[0] == 't' ? STOKE_MISSING
+                                                    : sql_fail(call, -EBUSY, "%s was not there, and is now", table);
+        PQclear(res);
+        free(sql);
+        return r;
+}
+
 /* ---- rows in bulk */
 
 static bool parse_row(const uint8_t *data, size_t size, size_t n_fields, struct pg_field *fields) {

@@ -14,8 +14,6 @@
 
 #define LOAD_ROWS 20000
 #define ENDS_TABLES 50
-/* A division by zero on a standby: SQLSTATE 22012, which pg_fail() knows. */
-#define ON_PRIMARY "(SELECT 1 / (1 - pg_is_in_recovery()::int)) = 1"
 
 /* ---- load */
 
@@ -78,7 +76,7 @@ static int load(struct stoke_session *session, struct pg *pg, const struct stoke
                         return sql_fail(call, -ETIMEDOUT, "the deadline has passed while loading");
                 if (asprintf(&sql,
                             "COPY (SELECT seq, revision, kind, create_revision, version, lease, origin, hash, \"key\", %s "
-                            "FROM %s WHERE seq >= %" PRIu64 " AND " ON_PRIMARY " ORDER BY seq LIMIT %d) "
+                            "FROM %s WHERE seq >= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq LIMIT %d) "
                             "TO STDOUT (FORMAT binary)",
                             l->with_values ? "value" : "octet_length(value)::int8", table, from, LOAD_ROWS) < 0)
                         return -ENOMEM;
@@ -88,7 +86,7 @@ static int load(struct stoke_session *session, struct pg *pg, const struct stoke
         } while (r == 0 && l->n == LOAD_ROWS);
         if (r == 0 && !l->begun)
                 r = STOKE_COMPACTED; /* beyond the end */
-        return r;
+        return pg_missing(session, pg, table, r, call);
 }
 
 int pg_load(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
@@ -167,12 +165,12 @@ int pg_values(struct stoke_session *session, const struct stoke_keyspace *keyspa
                 fprintf(f, "COPY (SELECT seq, value FROM %s WHERE seq = ANY ('{", table);
                 for (size_t i = 0; i < n_seqs; i++)
                         fprintf(f, "%s%" PRIu64, i ? "," : "", seqs[i]);
-                fputs("}'::int8[]) AND " ON_PRIMARY " ORDER BY seq) TO STDOUT (FORMAT binary)", f);
+                fputs("}'::int8[]) AND " PG_ON_PRIMARY " ORDER BY seq) TO STDOUT (FORMAT binary)", f);
                 if (fclose(f) != 0 && r == 0)
                         r = -ENOMEM;
         }
         if (r == 0)
-                r = pg_copy(session, pg, call, sql, 2, on_value, &v);
+                r = pg_missing(session, pg, table, pg_copy(session, pg, call, sql, 2, on_value, &v), call);
         if (r == 0)
                 r = tell_missing(&v, UINT64_MAX);
         free(sql);
@@ -201,7 +199,7 @@ static int ask_ends(struct stoke_session *session, struct pg *pg, const struct s
                 fprintf(f, "%s(SELECT %zu + $1 AS i, seq, origin FROM %s ORDER BY seq DESC LIMIT 1)",
                         i ? " UNION ALL " : "", i, table);
         }
-        fputs(") AS e WHERE " ON_PRIMARY, f);
+        fputs(") AS e WHERE " PG_ON_PRIMARY, f);
         r = fclose(f) == 0 ? pg_query(session, pg, call, sql, &one, 1, &res) : -ENOMEM;
         free(sql);
         for (size_t i = 0; i < n; i++)
@@ -244,7 +242,7 @@ static int find_tables(struct stoke_session *session, struct pg *pg, const struc
                 fprintf(f, "%s(%zu, '%s')", i ? ", " : "", i, name);
         }
         fputs(") AS v(i, t) JOIN pg_class c ON c.relname = v.t AND c.relkind IN ('r', 'p') "
-              "JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'stokehold' WHERE " ON_PRIMARY,
+              "JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'stokehold' WHERE " PG_ON_PRIMARY,
                 f);
         r = fclose(f) == 0 ? pg_query(session, pg, call, sql, NULL, 0, &res) : -ENOMEM;
         free(sql);
@@ -336,7 +334,7 @@ int pg_stat(struct stoke_session *session, const struct stoke_keyspace *keyspace
                 ? pg_place(session, keyspace, call, &pg)
                 : -ENOMEM;
         if (r == 0)
-                r = pg_query(session, pg, call, sql, NULL, 0, &res);
+                r = pg_missing(session, pg, table, pg_query(session, pg, call, sql, NULL, 0, &res), call);
         if (r == 0) {
                 uint64_t counted = strtoull(PQgetvalue(res, 0, 0), NULL, 10),
                          estimated = strtoull(PQgetvalue(res, 0, 1), NULL, 10);
