@@ -225,6 +225,7 @@ int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call) {
                 {"40", -EBUSY, false},           /* deadlock, serialization */
                 {"55P03", -EBUSY, false},        /* a lock was not to be had */
                 {"55006", -EBUSY, false},        /* object in use */
+                {"26000", -EBUSY, false},        /* pg_prepared_failed() */
                 {"23505", -EBUSY, false},        /* somebody else has just done it */
                 {"53100", -ENOSPC, false},
                 {"53200", -ENOMEM, false},

@@ -180,19 +180,24 @@ int pg_values(struct stoke_session *session, const struct stoke_keyspace *keyspa
 
 /* ---- ends */
 
-/* One question about n keyspaces that are in one database. A table that is missing fails it as a whole: STOKE_MISSING. */
-static int ask_ends(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspaces,
-        const size_t *indices, size_t n, struct stoke_end *ends, struct stoke_call *call) {
-        char table[PG_TABLE_TEXT], *sql = NULL;
-        const struct pg_param one = {PG_INT8, (const uint8_t[8]){}, 8}; /* for an answer in binary */
-        PGresult *res = NULL;
+static char *end_text(const void *userdata, const char *table) {
+        char *text;
+
+        (void)userdata;
+        if (asprintf(&text, "SELECT $1 AS i, seq, origin FROM %s WHERE " PG_ON_PRIMARY " ORDER BY seq DESC LIMIT 1",
+                    table) < 0)
+                return NULL;
+        return text;
+}
+
+static char *ends_text(const struct stoke_keyspace *keyspaces, const size_t *indices, size_t n) {
+        char table[PG_TABLE_TEXT], *text = NULL;
         size_t size = 0;
         FILE *f;
-        int r;
 
-        f = open_memstream(&sql, &size);
+        f = open_memstream(&text, &size);
         if (!f)
-                return -ENOMEM;
+                return NULL;
         fputs("SELECT * FROM (", f);
         for (size_t i = 0; i < n; i++) {
                 pg_table(&keyspaces[indices[i]], false, table);
@@ -200,8 +205,36 @@ static int ask_ends(struct stoke_session *session, struct pg *pg, const struct s
                         i ? " UNION ALL " : "", i, table);
         }
         fputs(") AS e WHERE " PG_ON_PRIMARY, f);
-        r = fclose(f) == 0 ? pg_query(session, pg, call, sql, &one, 1, &res) : -ENOMEM;
-        free(sql);
+        if (fclose(f) != 0) {
+                free(text);
+                return NULL;
+        }
+        return text;
+}
+
+/* One question about n keyspaces that are in one database. A table that is missing fails it as a whole: STOKE_MISSING. */
+static int ask_ends(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspaces,
+        const size_t *indices, size_t n, struct stoke_end *ends, struct stoke_call *call) {
+        const struct pg_param zero = {PG_INT8, (const uint8_t[8]){}, 8}; /* for an answer in binary */
+        char name[PG_PREPARED_NAME] = "", table[PG_TABLE_TEXT], *sql;
+        PGresult *res = NULL;
+        int r = 0;
+
+        pg_table(&keyspaces[indices[0]], false, table);
+        if (n == 1)
+                r = pg_prepared_get(session, pg, PG_PREPARED_END, table, "int8", end_text, NULL, call, name);
+        if (r == 0 && *name) {
+                r = pg_ask_prepared(session, pg, call, name, &zero, 1, &res);
+                if (r == 0 && PQresultStatus(res) != PGRES_TUPLES_OK) {
+                        if (pg_is(res, "26000"))
+                                pg_prepared_failed(pg);
+                        r = pg_fail(pg, res, call);
+                }
+        } else if (r == 0) {
+                sql = n == 1 ? end_text(NULL, table) : ends_text(keyspaces, indices, n);
+                r = sql ? pg_query(session, pg, call, sql, &zero, 1, &res) : -ENOMEM;
+                free(sql);
+        }
         for (size_t i = 0; i < n; i++)
                 ends[indices[i]].seq = 0;
         for (int row = 0; r == 0 && row < PQntuples(res); row++) {
