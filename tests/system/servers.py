@@ -268,6 +268,34 @@ class PgBouncer(Server):
         self.wait_until(answers)
 
 
+class PooledPostgreSQL(PostgreSQL):
+    """With a pooler before it, which dies with every other crash."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.pooler = PgBouncer(self, pool_size=8)
+        self.crashes = 0
+
+    @property
+    def endpoint(self):
+        return self.pooler.endpoint
+
+    def start(self):
+        super().start()
+        if not self.pooler.process:
+            self.pooler.start()
+
+    def kill(self):
+        super().kill()
+        self.crashes += 1
+        if self.crashes % 2:
+            self.pooler.kill()
+
+    def close(self):
+        self.pooler.close()
+        super().close()
+
+
 class Certificates:
     """A certificate authority, a server's certificate for localhost, and a client's for a user; made by openssl."""
 
