@@ -25,12 +25,14 @@
 #define PG_VERSION_MIN 120000
 #define PG_CHANNEL "stokehold"
 #define PG_TABLE_TEXT 96 /* "stokehold"."TABLE", quoted */
-#define PG_PREPARED 16   /* appends prepared on one connection */
+#define PG_PREPARED 24   /* statements prepared on one connection */
 
 extern const struct stoke_limits pg_limits;
 
-/* An append that is parsed and planned once, where the server itself answers: half of what a small one costs there. */
+/* What is asked of a keyspace all the time is parsed and planned once, where the server itself answers: half of what it costs there. */
+enum pg_prepared_kind { PG_PREPARED_APPEND, PG_PREPARED_END };
 struct pg_prepared {
+        enum pg_prepared_kind kind;
         char table[PG_TABLE_TEXT];
         unsigned uses;
         uint64_t used; /* the connection's counter then: the least is the next to go */
@@ -50,7 +52,7 @@ struct pg {
         bool listening;
         bool doubtful; /* a warning that a commit may not have been replicated, since pg_send() */
         struct pg_prepared prepared[PG_PREPARED];
-        uint64_t n_appends;
+        uint64_t n_uses;
         unsigned last_name;
         /* To a tenant's own database: whose. */
         bool tenant;
@@ -173,10 +175,26 @@ int pg_transaction(struct stoke_session *session, struct pg *pg, struct stoke_ca
 int pg_commit(struct stoke_session *session, struct pg *pg, struct stoke_call *call);
 /* After an error: rolls back, unless the connection is done for. Returns r, and leaves its reason. */
 int pg_rollback(struct stoke_session *session, struct pg *pg, int r);
+/* A division by zero on a standby: SQLSTATE 22012, which pg_fail() knows. */
+#define PG_ON_PRIMARY "(SELECT 1 / (1 - pg_is_in_recovery()::int)) = 1"
+/* "There is no such table" (r is STOKE_MISSING; anything else passes) counts only if a primary says it: behind a pooler or an address that
+ * moves a standby may answer, which has not heard of it yet. table: as pg_table() has it. */
+int pg_missing(struct stoke_session *session, struct pg *pg, const char *table, int r, struct stoke_call *call);
 int64_t pg_field_number(const struct pg_field *field);
 int64_t pg_result_number(const PGresult *res, int row, int column);
 /* The server's words in one line. */
 void pg_words(const char *message, char *ret, size_t size);
+
+/* ---- postgresql_prepared.c */
+
+/* The name under which such a statement is prepared, after it was asked for a few times; "" if it is not, and is to be sent as text. types: of
+ * its parameters; text makes it (free it; NULL: no memory). -errno: the connection is lost or given up, and nothing was sent. */
+#define PG_PREPARED_NAME 32
+int pg_prepared_get(struct stoke_session *session, struct pg *pg, enum pg_prepared_kind kind, const char *table,
+        const char *types, char *(*text)(const void *userdata, const char *table), const void *userdata,
+        struct stoke_call *call, char ret_name[PG_PREPARED_NAME]);
+/* The server says that there is no such statement: a pooler that was taken for the server itself. */
+void pg_prepared_failed(struct pg *pg);
 
 /* ---- postgresql_append.c */
 

@@ -141,8 +141,8 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
         bool idle = PQstatus(pg->conn) == CONNECTION_OK && PQtransactionStatus(pg->conn) == PQTRANS_IDLE;
         int r = pg_fail(pg, res, call);
 
-        if (pg_is(res, "26000")) /* it was prepared on another connection than this one leads to now */
-                atomic_store(&pg->store->multiplexed, pg->pooled = true);
+        if (pg_is(res, "26000"))
+                pg_prepared_failed(pg);
         for (size_t i = 0; idle && i < sizeof(known) / sizeof(known[0]); i++)
                 if (pg_is(res, known[i].state))
                         return known[i].result ? known[i].result : r < 0 ? r : -EIO;
@@ -155,7 +155,8 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
  * snapshot older than the wait for the table's lock would slip behind a compaction's fence; and warnings that nobody sends are about
  * commits that were not replicated. Free it.
  */
-static char *append_text(const struct pg_rows *rows, const char *table) {
+static char *append_text(const void *userdata, const char *table) {
+        const struct pg_rows *rows = userdata;
         char *insert = pg_rows_insert(rows, table), *text = NULL;
 
         if (!insert ||
@@ -172,79 +173,19 @@ static char *append_text(const struct pg_rows *rows, const char *table) {
         return text;
 }
 
-/* Its place among those that are prepared; the one that was not used for longest makes room. NULL: not on this connection. */
-static struct pg_prepared *prepared_place(struct pg *pg, const struct pg_rows *rows, const char *table) {
-        struct pg_prepared *place = &pg->prepared[0];
-
-        if (pg->pooled || !rows->one_origin)
-                return NULL;
-        for (size_t i = 0; i < PG_PREPARED; i++) {
-                if (strcmp(pg->prepared[i].table, table) == 0) {
-                        place = &pg->prepared[i];
-                        break;
-                }
-                if (pg->prepared[i].used < place->used)
-                        place = &pg->prepared[i];
-        }
-        place->used = ++pg->n_appends;
-        return place;
-}
-
-/* One that no other connection uses, should this one be shared after all. */
-static void prepared_name(const struct pg *pg, unsigned n, char ret[32]) {
-        snprintf(ret, 32, "append_%d_%u", PQbackendPID(pg->conn), n);
-}
-
-/* A keyspace that was written to on this connection before is worth it. Afterwards place->name is 0 if it is not prepared. -errno: the
- * connection is lost, or given up, and the append was not sent. */
-static int prepare(struct stoke_session *session, struct pg *pg, struct pg_prepared *place, const char *table,
-        const struct pg_rows *rows, struct stoke_call *call) {
-        char *text, *sql = NULL, fresh[32];
-        PGresult *res = NULL;
-        int r = 0;
-
-        if (strcmp(place->table, table) != 0) {
-                char name[32], deallocate[64];
-
-                prepared_name(pg, place->name, name);
-                snprintf(deallocate, sizeof(deallocate), "DEALLOCATE %s", name);
-                if (place->name)
-                        r = pg_ask(session, pg, call, deallocate, NULL, 0, &res);
-                PQclear(res);
-                snprintf(place->table, sizeof(place->table), "%s", table);
-                place->uses = place->name = 0;
-        }
-        if (r < 0 || place->name || ++place->uses < 3)
-                return r;
-        text = append_text(rows, table);
-        prepared_name(pg, ++pg->last_name, fresh);
-        if (text &&
-                asprintf(&sql, "PREPARE %s (int8[], bytea[], bytea[], bytea, int8, bytea) AS %s", fresh, text) > 0) {
-                r = pg_ask(session, pg, call, sql, NULL, 0, &res);
-                if (r == 0 && PQresultStatus(res) == PGRES_COMMAND_OK)
-                        place->name = pg->last_name;
-                PQclear(res);
-        }
-        free(sql);
-        free(text);
-        return r;
-}
-
 /* Sends it, once. */
 static int append_send(struct stoke_session *session, struct pg *pg, const struct pg_rows *rows, const char *table,
         const struct pg_param *params, PGresult **ret, struct stoke_call *call) {
-        struct pg_prepared *place = prepared_place(pg, rows, table);
-        char name[32], *text;
-        int r;
+        char name[PG_PREPARED_NAME] = "", *text;
+        int r = 0;
 
         *ret = NULL;
-        if (place) {
-                r = prepare(session, pg, place, table, rows, call);
-                if (r < 0)
-                        return r;
-        }
-        if (place && place->name) {
-                prepared_name(pg, place->name, name);
+        if (rows->one_origin)
+                r = pg_prepared_get(session, pg, PG_PREPARED_APPEND, table,
+                        "int8[], bytea[], bytea[], bytea, int8, bytea", append_text, rows, call, name);
+        if (r < 0)
+                return r;
+        if (*name) {
                 r = pg_ask_prepared(session, pg, call, name, params, 6, ret);
         } else {
                 text = append_text(rows, table);
@@ -278,7 +219,7 @@ static int append_rows(struct stoke_session *session, struct pg *pg, const struc
         r = append_send(session, pg, &rows, table, params, &res, call);
         if (r == 0) {
                 if (PQresultStatus(res) != PGRES_COMMAND_OK)
-                        r = append_failed(pg, res, call);
+                        r = pg_missing(session, pg, table, append_failed(pg, res, call), call);
                 else if (pg->doubtful)
                         r = sql_fail(call, STOKE_UNKNOWN, "the commit may not have been replicated");
                 else if ((n = strtoull(PQcmdTuples(res), NULL, 10)) == 0)
@@ -382,6 +323,7 @@ int pg_compact(struct stoke_session *session, const struct stoke_keyspace *keysp
                 r = fence(session, pg, table, call);
         if (r == 0)
                 r = delete_rows(session, pg, table, compact, call);
+        r = pg_missing(session, pg, table, r, call);
         pg_release(session, pg);
         return pg_end(session, r);
 }

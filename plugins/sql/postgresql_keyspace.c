@@ -132,6 +132,7 @@ static int centre_ended(
         if (r == 0 && PQntuples(res) == 1)
                 *ret = pg_result_number(res, 0, 0) == SQL_COMMITTED ? SQL_COMMITTED : SQL_ABORTED;
         PQclear(res);
+        r = pg_missing(session, pg, "stokehold.installations", r, call);
         pg_release(session, pg);
         return r == STOKE_MISSING ? 0 : r; /* no catalogue yet */
 }
@@ -384,6 +385,7 @@ int pg_list(struct stoke_session *session, struct stoke_call *call,
                 r = pg_query(session, pg, call,
                         "SELECT incarnation, name, state::int8, install_id FROM stokehold.keyspaces WHERE state > $1",
                         &param, 1, &res);
+        r = pg_missing(session, pg, "stokehold.keyspaces", r, call);
         if (r == STOKE_MISSING) /* no catalogue yet */
                 r = 0;
         pg_release(session, pg);

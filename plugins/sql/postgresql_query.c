@@ -225,6 +225,7 @@ int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call) {
                 {"40", -EBUSY, false},           /* deadlock, serialization */
                 {"55P03", -EBUSY, false},        /* a lock was not to be had */
                 {"55006", -EBUSY, false},        /* object in use */
+                {"26000", -EBUSY, false},        /* pg_prepared_failed() */
                 {"23505", -EBUSY, false},        /* somebody else has just done it */
                 {"53100", -ENOSPC, false},
                 {"53200", -ENOMEM, false},
@@ -252,6 +253,23 @@ int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call) {
                 }
         return sql_fail(call, r, "%s (SQLSTATE %s)",
                 strcmp(state, "22012") == 0 ? "the server is a standby now" : words, state);
+}
+
+int pg_missing(struct stoke_session *session, struct pg *pg, const char *table, int r, struct stoke_call *call) {
+        PGresult *res = NULL;
+        char *sql = NULL;
+
+        if (r != STOKE_MISSING || !pg)
+                return r;
+        r = asprintf(&sql, "SELECT to_regclass('%s') IS NULL WHERE " PG_ON_PRIMARY, table) > 0
+                ? pg_query(session, pg, call, sql, NULL, 0, &res)
+                : -ENOMEM;
+        if (r == 0)
+                r = PQgetvalue(res, 0, 0)[0] == 't' ? STOKE_MISSING
+                                                    : sql_fail(call, -EBUSY, "%s was not there, and is now", table);
+        PQclear(res);
+        free(sql);
+        return r;
 }
 
 /* ---- rows in bulk */

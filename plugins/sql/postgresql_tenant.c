@@ -72,7 +72,7 @@ static int look(struct stoke_session *session, struct pg *pg, const char *name, 
 
         r = pg_query(session, pg, call,
                 "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)::int::int8, "
-                "EXISTS (SELECT FROM pg_database WHERE datname = $1)::int::int8",
+                "EXISTS (SELECT FROM pg_database WHERE datname = $1)::int::int8 WHERE " PG_ON_PRIMARY,
                 &param, 1, &res);
         if (r == 0) {
                 *ret_user = pg_result_number(res, 0, 0) != 0;

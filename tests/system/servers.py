@@ -239,11 +239,15 @@ class PgBouncer(Server):
         self.pool_mode = pool_mode
         self.pool_size = pool_size
 
-    def move_to(self, server):
+    def move_to(self, server, database="stokehold"):
         """As a virtual address does: the clients' connections stay."""
         self.before = server
         self._configure()
         self.process.send_signal(signal.SIGHUP)
+        self.wait_until(lambda: subprocess.run(
+            ["psql", "-XAtq", "-d", f"host=127.0.0.1 port={self.port} user=admin password=secret dbname={database}", "-c",
+             "SELECT inet_server_port()"], check=False, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True).stdout.strip() == str(server.port))
 
     def _configure(self):
         (self.root / "users").write_text('"admin" "secret"\n', encoding="utf-8")
@@ -262,6 +266,34 @@ class PgBouncer(Server):
                 return True
             return False
         self.wait_until(answers)
+
+
+class PooledPostgreSQL(PostgreSQL):
+    """With a pooler before it, which dies with every other crash."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.pooler = PgBouncer(self, pool_size=8)
+        self.crashes = 0
+
+    @property
+    def endpoint(self):
+        return self.pooler.endpoint
+
+    def start(self):
+        super().start()
+        if not self.pooler.process:
+            self.pooler.start()
+
+    def kill(self):
+        super().kill()
+        self.crashes += 1
+        if self.crashes % 2:
+            self.pooler.kill()
+
+    def close(self):
+        self.pooler.close()
+        super().close()
 
 
 class Certificates:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import wait_for
+from conftest import as_root, wait_for
 from servers import Certificates, PgBouncer, PostgreSQL, Proxy
 from shell import FIRST, MISSING, STALE, UNKNOWN, Shell, keyspace
 
@@ -192,6 +192,48 @@ def test_reads_through_an_address_that_moves_to_a_standby_fail():
             pooler.move_to(primary)
             wait_for("it serves again", lambda: s("ends", 0, ks).ok)
             assert append(s, ks, end, batch=3).ok
+
+
+def test_a_standby_that_lags_does_not_say_that_a_keyspace_is_missing():
+    with PostgreSQL() as primary, PostgreSQL(of=primary) as standby, PgBouncer(primary) as pooler:
+        with open_shell(pooler) as s:
+            s.must("connect", 0)
+            first = made(s)
+            wait_for("the standby has it", lambda: standby.sql(
+                "SELECT pg_last_wal_replay_lsn()") == primary.sql("SELECT pg_current_wal_lsn()"))
+            standby.sql("SELECT pg_wal_replay_pause()")
+            ks = made(s)
+            append(s, ks)
+            pooler.move_to(standby)
+            for words in (("load", 0, ks, FIRST), ("values", 0, ks, 2), ("append", 0, ks, FIRST, 1, 1, 9), ("stat", 0, ks),
+                          ("compact", 0, ks, 2, 1), ("ends", 0, ks), ("ends", 0, first), ("drop", 0, ks), ("create", 0, ks)):
+                answer = s(*words)
+                assert answer.result < 0, f"{words}: {answer}"
+
+
+def test_a_disk_that_is_full():
+    server = PostgreSQL()
+    place = server.root / "small"
+    place.mkdir()
+    subprocess.run(as_root("mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)), check=True)
+    try:
+        with server:
+            subprocess.run(as_root("chown", f"{server.user}:", str(place)), check=True)
+            server.sql(f"CREATE TABLESPACE small LOCATION '{place}'")
+            server.sql("CREATE DATABASE small TABLESPACE small")
+            with open_shell(server, database="small") as s:
+                s.must("connect", 0)
+                ks, end, batch = made(s), FIRST, 1
+                while (answer := append(s, ks, end, n=100, size=5000, batch=batch)).ok:
+                    end, batch = answer.lines[0], batch + 1
+                assert answer.result == -errno.ENOSPC and "53100" in answer.reason
+                assert s.must("ends", 0, ks).lines == [f"0 {end}"]  # as promised, nothing of it was written
+                subprocess.run(as_root("mount", "-o", "remount,size=64m", str(place)), check=True)
+                assert append(s, ks, end, n=100, size=5000, batch=batch + 1).ok
+    finally:
+        server.kill()
+        subprocess.run(as_root("umount", str(place)), check=True)
+        server.close()
 
 
 def test_read_only(server):
