@@ -405,6 +405,19 @@ static struct fleet_store *store_of(struct assignment *a) {
         return NULL;
 }
 
+/* The same, where a tenant may be made and started there; NULL also while the first dialling has not said so yet: its end goes on here. */
+static struct fleet_store *safe_store_of(struct assignment *a) {
+        struct fleet_store *store = store_of(a);
+        cleanup(freep) char *text = NULL;
+
+        if (!store || !store_refusal(store))
+                return store && store->check && store->validation.status == FLEET_UNKNOWN ? NULL : store;
+        check(asprintf(&text, "datastore %s is refused, %s; allowUnsafe in its definition would accept it", store->name,
+                      store_refusal(store)) > 0);
+        fail(a, text);
+        return NULL;
+}
+
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
         if (a->want_delete) {
@@ -457,16 +470,15 @@ void assignment_step(struct assignment *a) {
 
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
-                store = store_of(a);
-                /* A datastore that is being dialled for the first time says soon what it is; its end goes on here. */
-                if (store && !(store->check && store->validation.status == FLEET_UNKNOWN))
+                store = safe_store_of(a);
+                if (store)
                         submit(a, store, run_create);
                 break;
         case REGISTRY_READY:
                 if (a->serving && (a->store->leaving || !tenant_manner_equal(&a->manner, &a->wanted)))
                         stop(a);
                 else if (!a->serving) {
-                        store = store_of(a);
+                        store = safe_store_of(a);
                         if (store)
                                 start(a, store);
                 } else

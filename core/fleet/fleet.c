@@ -463,6 +463,12 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
                         store->validation.message);
                 return;
         }
+        if (store_refusal(store)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY,
+                        "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
+                        store_refusal(store));
+                return;
+        }
         a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
         assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
         assignment_step(a);

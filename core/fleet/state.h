@@ -35,6 +35,7 @@ struct fleet_store {
         char *driver;                   /* owned: immutable for as long as the datastore is known */
         struct datastore *ds;           /* owned; NULL: could not be opened */
         struct fleet_condition validation, deletion;
+        char *unsafe; /* owned: how it can lose acknowledged writes, as the last dialling found; NULL: it cannot */
         bool leaving; /* wanted is another than definition: to be closed, and opened anew, when the last tenant has let go */
         struct loop_timer timer;
         struct store_check *check; /* owned while it runs; NULL: none */
@@ -54,6 +55,8 @@ void store_close(struct fleet_store *store, uint64_t grace_ns);
 bool store_is_used(const struct fleet_store *store);
 /* Dials, now. */
 void store_check(struct fleet_store *store, fleet_check_fn done, void *userdata);
+/* Why no tenant may be made or started there, valid until the next event; NULL: it may. */
+const char *store_refusal(const struct fleet_store *store);
 /* The tenants on it have changed. */
 void store_update_use(struct fleet_store *store);
 struct fleet_store *fleet_find_store(struct fleet *fleet, const char *name);
