@@ -136,6 +136,39 @@ static int guarded_outcome(struct stoke_session *session, size_t n_rows, struct 
         return sql_fail(call, STOKE_UNKNOWN, "%llu rows of %zu were written", (unsigned long long)n, n_rows);
 }
 
+/* Of a packet, without what stands before and behind a single row; every byte of which may have to be escaped. */
+static uint64_t record_max(const struct stoke_session *session) {
+        struct stoke_record none = {};
+        uint64_t room = my_packet_room(session), around = 1024 + my_row_bytes(&none), most;
+
+        most = room > around + 512 ? (room - around) / 2 : 256;
+        return most < my_limits.record_bytes ? most : my_limits.record_bytes;
+}
+
+static int check_records(
+        const struct stoke_session *session, const struct stoke_append *append, struct stoke_call *call) {
+        uint64_t most = record_max(session);
+
+        for (size_t i = 0; i < append->n_records; i++) {
+                uint64_t size = (uint64_t)append->records[i].key_size + append->records[i].value_size;
+
+                if (size > most)
+                        return sql_fail(call, -EMSGSIZE,
+                                "a record of %llu bytes is above the %llu that the server's max_allowed_packet allows",
+                                (unsigned long long)size, (unsigned long long)most);
+        }
+        return 0;
+}
+
+/* 0; -errno: the statement must not be sent. */
+static int sendable(struct stoke_session *session, struct stoke_call *call) {
+        if (session->text.failed)
+                return my_no_memory(call);
+        if (session->text.size > my_packet_room(session))
+                return sql_fail(call, -EMSGSIZE, "a record is larger than the server's max_allowed_packet lets it be");
+        return my_call_over(session, call);
+}
+
 /* ---- a batch in several statements. Nothing of it can land before COMMIT is sent. */
 
 static int roll_back(struct stoke_session *session, struct stoke_call *call, int r) {
@@ -163,11 +196,12 @@ static int append_in_parts(struct stoke_session *session, const struct my_place 
         const struct stoke_append *append, size_t n_first, struct stoke_call *call) {
         int r;
 
+        end_text(session, place, &append->expected);
+        r = sendable(session, call);
+        if (r < 0)
+                return r;
         if (mysql_real_query(session->mysql, "START TRANSACTION", 17) != 0)
                 return failed_before_commit(session, call);
-        end_text(session, place, &append->expected);
-        if (session->text.failed)
-                return roll_back(session, call, my_no_memory(call));
         if (mysql_real_query(session->mysql, session->text.data, session->text.size) != 0)
                 return failed_before_commit(session, call);
         r = guarded_outcome(session, n_first, call);
@@ -176,8 +210,9 @@ static int append_in_parts(struct stoke_session *session, const struct my_place 
         for (size_t done = n_first; done < append->n_records;) {
                 begin_text(session, place, false);
                 done += add_rows(session, append->records + done, append->n_records - done, false);
-                if (session->text.failed)
-                        return roll_back(session, call, my_no_memory(call));
+                r = sendable(session, call);
+                if (r < 0)
+                        return roll_back(session, call, r == -EMSGSIZE || r == -ENOMEM ? r : STOKE_UNKNOWN);
                 if (mysql_real_query(session->mysql, session->text.data, session->text.size) != 0)
                         return failed_before_commit(session, call);
         }
@@ -202,6 +237,9 @@ int my_append(struct stoke_session *session, const struct stoke_keyspace *keyspa
                 r = my_begin(session, false, call);
         if (r < 0)
                 return r;
+        r = check_records(session, append, call);
+        if (r < 0)
+                return my_end(session, r);
         my_news_announce(session->store);
         begin_text(session, &place, true);
         n = add_rows(session, append->records, append->n_records, true);
@@ -209,12 +247,7 @@ int my_append(struct stoke_session *session, const struct stoke_keyspace *keyspa
                 r = append_in_parts(session, &place, append, n, call);
         } else {
                 end_text(session, &place, &append->expected);
-                if (session->text.failed)
-                        r = my_no_memory(call);
-                else if (session->text.size > my_packet_room(session))
-                        r = sql_fail(call, -EMSGSIZE, "a record is larger than the server's max_allowed_packet allows");
-                else
-                        r = my_call_over(session, call);
+                r = sendable(session, call);
                 if (r < 0)
                         return my_end(session, r);
                 /* From here on it may have happened. */
@@ -231,19 +264,13 @@ int my_append(struct stoke_session *session, const struct stoke_keyspace *keyspa
 
 int my_server_limits(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
         struct stoke_limits *ret) {
-        struct stoke_record none = {};
-        uint64_t most;
         int r;
 
         (void)keyspace;
         r = my_begin(session, false, call);
         if (r < 0)
                 return r;
-        /* Of the packet, what stands before and behind a single row; every byte of which may have to be escaped. */
-        most = my_packet_room(session);
-        most = most > 2048 + my_row_bytes(&none) ? (most - 1024 - my_row_bytes(&none)) / 2 : 256;
         *ret = my_limits;
-        if (most < ret->record_bytes)
-                ret->record_bytes = most;
+        ret->record_bytes = record_max(session);
         return my_end(session, 0);
 }

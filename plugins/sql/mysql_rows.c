@@ -86,6 +86,9 @@ int my_rows_insert(struct stoke_session *session, const char *database, const ch
                         my_row_text(session, &records[i++]);
                 }
                 my_text_add(text, " ON DUPLICATE KEY UPDATE seq = seq");
+                if (text->size > room)
+                        return sql_fail(
+                                call, -EMSGSIZE, "a record is larger than the server's max_allowed_packet lets it be");
                 r = my_query(session, call);
                 if (r < 0)
                         return r;

@@ -93,7 +93,7 @@ static int pg_store_open(const struct stoke_datastore *datastore, const struct s
 /* ---- sessions */
 
 int pg_session_new(struct stoke_store *store, struct stoke_call *call, struct stoke_session **ret) {
-        struct stoke_session *session;
+        struct stoke_session *session = NULL;
 
         session = calloc(1, sizeof(*session));
         if (!session)
@@ -152,7 +152,7 @@ void pg_interrupt(struct stoke_session *session) {
 
 static int pg_connect(struct stoke_store *store, const struct stoke_keyspace *scope, struct stoke_call *call,
         struct stoke_session **ret) {
-        struct stoke_session *session;
+        struct stoke_session *session = NULL;
         struct pg *pg = NULL;
         int r;
 

@@ -186,7 +186,7 @@ int pg_check(struct stoke_store *store, struct stoke_call *call,
         void (*visit)(void *userdata, const char *name, const char *value, enum stoke_severity severity),
         void *userdata) {
         const struct report report = {visit, userdata};
-        struct stoke_session *session;
+        struct stoke_session *session = NULL;
         struct pg *pg = NULL;
         const char *version;
         int r;

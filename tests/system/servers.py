@@ -97,6 +97,11 @@ class Server:
     def resume(self):
         self.signal_all(signal.SIGCONT)
 
+    @staticmethod
+    def kill_one(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
     def kill(self):
         """As a crash: nothing of it runs any more on return."""
         if not self.process:
