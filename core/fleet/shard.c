@@ -21,6 +21,7 @@ int shard_new(unsigned number, size_t cache_bytes, struct shard **ret) {
                 r = -ENOMEM;
                 goto fail;
         }
+        loop_track_owners(shard->loop);
         r = loop_start_thread(shard->loop);
         if (r < 0)
                 goto fail;
