@@ -289,7 +289,6 @@ void loop_stop(struct loop *l) {
 void loop_post(struct loop *l, struct loop_task *task) {
         struct loop_task *head = atomic_load_explicit(&l->posted, memory_order_relaxed);
 
-        task->owner = owner_keep(task->owner);
         do
                 task->next = head;
         while (!atomic_compare_exchange_weak_explicit(

@@ -59,7 +59,7 @@ void loop_join(struct loop *loop);
 /* Any thread. */
 void loop_stop(struct loop *loop);
 
-/* Any thread. The task runs once, on the loop's thread, in the order of posting; it must stay alive until then and
+/* Any thread. The task runs once, on the loop's thread, on behalf of whom its owner says, in the order of posting; it must stay alive until then and
  * must not be posted again before it has begun to run. Wakes are coalesced. */
 void loop_post(struct loop *loop, struct loop_task *task);
 

@@ -146,7 +146,7 @@ void datastore_ask(struct datastore *ds, struct datastore_question *question) {
         question->found = false;
         question->reason[0] = '\0';
         question->next = NULL;
-        question->task.owner = owner_keep(question->task.owner);
+        question->task.owner = owner_get();
         pthread_mutex_lock(&ds->mutex);
         *ds->last_question = question;
         ds->last_question = &question->next;

@@ -117,6 +117,7 @@ static void post(struct datastore_job *job) {
                 return;
         }
         job->task.run = on_posted;
+        job->task.owner = job->owner;
         loop_post(job->loop, &job->task);
 }
 

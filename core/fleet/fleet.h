@@ -65,6 +65,9 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
 /* done when nothing is left of it. keep_data: the keyspace stays in its datastore, forgotten. */
 void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata);
 
+/* Opens a tenant that is quarantined: done when it is served as any other, or has failed. -EBUSY: it is not. */
+void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+
 struct fleet_check_item {
         char *name, *value;
         enum stoke_severity severity;
@@ -103,7 +106,7 @@ void fleet_each_datastore(
 
 struct fleet_tenant_view {
         const char *name, *datastore;
-        const char *phase;  /* "Provisioning", "Ready", "Deleting", "Failed" */
+        const char *phase;  /* "Provisioning", "Ready", "Deleting", "Failed", "Quarantined" */
         const char *reason; /* "" or why it is not (yet) what it should be */
         const uint8_t *incarnation;
         const char *source;
@@ -126,6 +129,9 @@ struct fleet_summary {
         unsigned n_shards;
         size_t n_tenants, n_serving, n_datastores, n_ready;
         uint64_t n_connections, cache_bytes, cache_max_bytes;
+        uint64_t memory_max_bytes; /* of keyspaces and values; 0: no budget */
+        uint64_t keyspace_bytes;
+        size_t n_quarantined;
         const char *registry_datastore; /* "" : none yet */
         bool registry_open;
 };

@@ -7,6 +7,9 @@
  * when the driver is done. The first load, which nobody sees before it is complete, is applied as it comes, and thrown away if it
  * fails: the worker waits when it is PIECES_AHEAD ahead, so that opening takes hardly more memory than the index will.
  *
+ * An index that grows while it is loaded grows into the budget of memory: where that is used up the load waits, whether others can be
+ * closed for it, and is given up if not. What is kept until the driver is done counts as well.
+ *
  * A load's position is the applied end, so none is begun while an append is under way: its records would be applied twice.
  */
 
@@ -15,6 +18,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "base/owner.h"
 #include "keyspace/commit.h"
 
 #define APPLY_SLICE 256 /* records */
@@ -64,13 +68,42 @@ static void on_follow(struct loop_timer *timer) {
                 ks->follow_call = (struct keyspace_call){
                         .done = on_followed,
                         .deadline_ns = loop_now_ns(ks->loop) + 10 * NSEC_PER_SEC,
+                        .own.internal = true,
                 };
                 keyspace_barrier(ks, &ks->follow_call);
         }
         follow_again(ks);
 }
 
+/* What was served before it was closed must still be there. */
+static bool is_known(const struct keyspace *ks) {
+        const struct past *past = &ks->past;
+
+        return !past->known || (ks->end.seq >= past->end.seq && ks->revision >= past->revision);
+}
+
+static void lose(struct keyspace *ks, const char *reason) {
+        ks->head = HEAD_IDLE;
+        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
+}
+
+static void mark_opening(struct keyspace *ks, bool opening) {
+        if (ks->config.opening)
+                atomic_store_explicit(ks->config.opening, opening, memory_order_relaxed);
+}
+
 static void opened(struct keyspace *ks) {
+        if (!is_known(ks)) {
+                cleanup(freep) char *reason = NULL;
+
+                if (asprintf(&reason,
+                            "the log known to record %llu, revision %lld, is now another one that ends at record %llu, revision %lld",
+                            (unsigned long long)ks->past.end.seq, (long long)ks->past.revision,
+                            (unsigned long long)ks->end.seq, (long long)ks->revision) < 0)
+                        reason = NULL;
+                lose(ks, reason ? reason : "forked");
+                return;
+        }
         if (!ks->exclusive && !ks->follow.on_time) {
                 ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
                 ks->follow.on_time = on_follow;
@@ -78,17 +111,13 @@ static void opened(struct keyspace *ks) {
         }
         ks->open = true;
         leases_restart(ks);
+        idle_on_open(ks);
         auto_compaction_start(ks);
         ks->n_failed_opens = 0;
         keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
         ks->head = HEAD_IDLE;
         keyspace_on_open(ks);
         commit_on_loaded(ks);
-}
-
-static void lose(struct keyspace *ks, const char *reason) {
-        ks->head = HEAD_IDLE;
-        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
 }
 
 /* Each record of the tail must be the next one. */
@@ -124,6 +153,11 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 }
                 if (!in_order(ks, l, r))
                         return false;
+                /* The last one that was known before the keyspace was closed, if it was not compacted away. */
+                if (r->seq == ks->past.end.seq && ks->past.known && !origin_equal(&r->origin, &ks->past.end.origin)) {
+                        l->broken = "the log is not the one that was known before the keyspace was closed";
+                        return false;
+                }
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
                         ks->foreign = true;
                         ks->n_alone = ks->n_quiet = 0;
@@ -233,8 +267,15 @@ static void conclude(struct keyspace *ks, struct load *l) {
                 keyspace_check_closed(ks);
                 return;
         }
-        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0))
+        if (l->refused) {
+                load_free(steal(ks->load));
+                idle_refuse(ks, keyspace_bytes(ks));
+                return;
+        }
+        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0)) {
                 keyspace_forget(ks);
+                memory_set(ks->memory, 0, true);
+        }
         if (l->broken || l->damage[0]) {
                 reason = strdup(l->broken ? l->broken : l->damage);
                 load_free(steal(ks->load));
@@ -259,11 +300,23 @@ static void on_slice(struct loop_task *task) {
         struct load *l = container_of(task, struct load, slice);
         struct keyspace *ks = l->ks;
 
-        if (ks->closing || l->broken)
+        if (l->waits)
+                return;
+        if (ks->closing || l->broken || l->refused)
                 load_stop(l);
         else if (!apply_some(ks, l, APPLY_SLICE)) {
-                l->broken = "the log's records are not in order";
+                if (!l->broken)
+                        l->broken = "the log's records are not in order";
                 load_stop(l);
+        }
+        if (l->as_it_comes) {
+                memory_set(ks->memory, keyspace_bytes(ks), false);
+                if (!l->refused && !l->broken && !ks->closing && !memory_fits(ks->memory)) {
+                        l->waits = true;
+                        memory_wait(ks->memory,
+                                keyspace_bytes(ks) < ks->idle.needs && ks->idle.needs > memory_most(ks->config.memory));
+                        return;
+                }
         }
         if (l->pieces.first)
                 loop_slice(ks->loop, &l->slice);
@@ -290,7 +343,9 @@ static void on_loaded(struct datastore_job *job) {
         l->job_done = true;
         if (l->acquired)
                 ks->acquired = true;
+        mark_opening(ks, false);
         if (job->result != 0 || l->damage[0] || ks->closing) {
+                l->waits = false;
                 load_stop(l);
                 conclude(ks, l);
                 return;
@@ -301,6 +356,18 @@ static void on_loaded(struct datastore_job *job) {
                 rebuild(ks);
         } else
                 on_slice(&l->slice);
+}
+
+void load_on_room(struct keyspace *ks, bool granted) {
+        struct load *l = ks->load;
+
+        if (!l || !l->waits) {
+                memory_done(ks->memory);
+                return;
+        }
+        l->waits = false;
+        l->refused = !granted;
+        loop_slice(ks->loop, &l->slice);
 }
 
 static void submit(struct keyspace *ks, bool all) {
@@ -315,6 +382,7 @@ static void submit(struct keyspace *ks, bool all) {
         l->as_it_comes = all && !ks->open;
         l->slice.run = on_slice;
         l->task.run = on_handed;
+        l->task.owner = owner_get(); /* it is posted by the worker */
         l->job = (struct datastore_job){
                 .class = all ? JOB_BULK : JOB_READ,
                 .keyspace = &l->name,
@@ -322,6 +390,10 @@ static void submit(struct keyspace *ks, bool all) {
                 .run = load_read,
                 .done = on_loaded,
         };
+        if (l->as_it_comes) {
+                mark_opening(ks, true);
+                alarms_done(ks); /* those that were known before it was closed */
+        }
         ks->load = l;
         ks->head = HEAD_LOADING;
         ks->reload = false;
@@ -376,11 +448,14 @@ void load_tail(struct keyspace *ks) {
 }
 
 void load_open(struct keyspace *ks) {
-        if (ks->open || ks->load || ks->closing || ks->condition == KEYSPACE_HISTORY_LOST)
+        if (ks->open || ks->load || ks->closing || ks->condition == KEYSPACE_HISTORY_LOST ||
+                ks->condition == KEYSPACE_QUARANTINED)
                 return;
+        if (ks->idle.phase != IDLE_NOT)
+                return; /* it is being closed, and opened afterwards */
         if (ks->reopen.position)
                 return; /* it failed a moment ago */
-        if (ks->condition == KEYSPACE_CLOSED)
+        if (ks->condition == KEYSPACE_CLOSED || ks->condition == KEYSPACE_NO_MEMORY)
                 keyspace_set_condition(ks, KEYSPACE_OPENING, "%s", "");
         submit(ks, true);
 }

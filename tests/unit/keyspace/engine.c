@@ -71,7 +71,7 @@ void engine_open(struct engine *e, const struct stoke_driver *driver, const char
         e->plugin = (struct plugin){.driver = driver, .allowed = true};
         config.plugin = &e->plugin;
         assert_int_equal(loop_new("test", &e->loop), 0);
-        e->cache = value_cache_new(cache_bytes);
+        e->cache = value_cache_new(cache_bytes, NULL, NULL);
         if (datastore_open(&config, &e->datastore, &err) < 0)
                 fail_msg("%s", error_text(&err));
         memset(e->incarnation, 7, sizeof(e->incarnation));
