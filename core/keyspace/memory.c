@@ -266,10 +266,15 @@ void memory_set(struct memory_user *u, size_t bytes, bool exactly) {
                 return;
         atomic_store_explicit(&u->published, bytes, memory_order_relaxed);
         add(&m->state_bytes, bytes - before);
-        if (bytes < before || get(&m->state_bytes) + get(&m->value_bytes) <= m->max_bytes ||
-                clock_now_ns() < get(&m->next_round_ns))
+        if (bytes < before || get(&m->state_bytes) + get(&m->value_bytes) <= m->max_bytes)
                 return;
-        memory_poke(m);
+        if (clock_now_ns() >= get(&m->next_round_ns)) {
+                memory_poke(m);
+                return;
+        }
+        pthread_mutex_lock(&m->mutex);
+        tell_caches(m);
+        pthread_mutex_unlock(&m->mutex);
 }
 
 void memory_used(struct memory_user *u, uint64_t now_ns) {
