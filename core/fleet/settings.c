@@ -299,11 +299,13 @@ static int read_memory(const struct node_reader *reader, const struct node_at *t
                 s->memory_bytes = 0;
                 return 0;
         }
+        if (n && n->kind == YAML_SCALAR && strcmp(n->text, "half") == 0)
+                return 0; /* the default */
         r = node_size(reader, top, "memory", NULL, &s->memory_bytes);
         if (r < 0 || !n)
                 return r;
         if (s->memory_bytes < LEAST_MEMORY)
-                return node_field_fail(reader, top, "memory", "must be at least 8Mi, or off");
+                return node_field_fail(reader, top, "memory", "must be half, off, or a size of at least 8Mi");
         return 0;
 }
 
