@@ -30,11 +30,12 @@ static uint64_t read_limit(const char *root, const char *directory, const char *
 
 /* The group's and those above it. */
 static uint64_t group_limit(const char *root, char *group) {
-        uint64_t limit = UINT64_MAX;
+        uint64_t limit = UINT64_MAX, one;
         char *slash;
 
         for (;;) {
-                limit = min_of(limit, read_limit(root, group, "memory.max"));
+                one = read_limit(root, group, "memory.max");
+                limit = min_of(limit, one);
                 slash = strrchr(group, '/');
                 if (!slash)
                         return limit;
@@ -44,7 +45,7 @@ static uint64_t group_limit(const char *root, char *group) {
 
 static uint64_t groups_limit(const char *root) {
         cleanup(freep) char *path = NULL, *line = NULL;
-        uint64_t limit = UINT64_MAX;
+        uint64_t limit = UINT64_MAX, one;
         size_t size = 0;
         FILE *f;
 
@@ -61,11 +62,16 @@ static uint64_t groups_limit(const char *root) {
                         continue;
                 *group++ = '\0';
                 group[strcspn(group, "\n")] = '\0';
-                if (controllers[1] == '\0')
-                        limit = min_of(limit, group_limit(root, group));
-                else if (strcmp(controllers + 1, "memory") == 0 && asprintf(&old, "/memory%s", group) > 0)
-                        limit = min_of(min_of(limit, read_limit(root, old, "memory.limit_in_bytes")),
-                                read_limit(root, "/memory", "memory.limit_in_bytes"));
+                if (controllers[1] == '\0') {
+                        one = group_limit(root, group);
+                } else if (strcmp(controllers + 1, "memory") == 0 && asprintf(&old, "/memory%s", group) > 0) {
+                        uint64_t top = read_limit(root, "/memory", "memory.limit_in_bytes");
+
+                        one = read_limit(root, old, "memory.limit_in_bytes");
+                        one = min_of(one, top);
+                } else
+                        continue;
+                limit = min_of(limit, one);
         }
         fclose(f);
         return limit;

@@ -251,7 +251,6 @@ static void lease_ends_while_closed(void **state) {
         assert_int_equal(engine_put_lease(e, ks, "/l/a", "1", 1).result, KEYSPACE_OK);
         assert_int_equal(engine_put_lease(e, ks, "/m/a", "1", 2).result, KEYSPACE_OK);
         wait_closed(e, ks);
-        assert_true(clock_now_ns() - granted < 2 * NSEC_PER_SEC);
         keyspace_get_status(ks, &status);
         assert_int_equal(status.n_leases, 2);
         /* Nobody asks, and yet it is opened, the key ends, and it is closed again. */
@@ -294,7 +293,7 @@ static void renewed_elsewhere(struct engine *e, bool compacted) {
 
         e->idle_close_ns = 0;
         other = engine_keyspace(e, 2);
-        assert_int_equal(engine_grant(e, ks, 1, 3), KEYSPACE_OK);
+        assert_int_equal(engine_grant(e, ks, 1, 5), KEYSPACE_OK);
         assert_int_equal(engine_put_lease(e, ks, "/l/a", "1", 1).result, KEYSPACE_OK);
         wait_closed(e, ks);
         engine_run(e, 1200, NULL);
@@ -307,7 +306,7 @@ static void renewed_elsewhere(struct engine *e, bool compacted) {
         }
         /* The first daemon wakes when the lease would have been over, and must let it be. */
         ms = wait_gone(e, other, "/l/", renewed);
-        assert_true(ms >= 3000);
+        assert_true(ms >= 5000);
         engine_keyspace_close(e, other);
         engine_keyspace_close(e, ks);
 }

@@ -295,12 +295,11 @@ struct shard_run {
 static void *run_shard(void *userdata) {
         struct shard_run *s = userdata;
         struct keyspace *ks[N_KEYSPACES];
-        uint64_t until = clock_now_ns() + 3 * NSEC_PER_SEC;
         int64_t counts[N_KEYSPACES] = {};
 
         for (size_t i = 0; i < N_KEYSPACES; i++)
                 ks[i] = engine_keyspace_named(&s->e, names[i], 2);
-        while (clock_now_ns() < until) {
+        for (unsigned n = 0; n < 100; n++) {
                 size_t i = (size_t)rand_r(&s->seed) % N_KEYSPACES;
                 struct answer a = engine_put(&s->e, ks[i], "/n", "1");
 
@@ -343,8 +342,8 @@ static void two_shards(void **state) {
         memory_get_figures(budget, &f);
         print_message("# %u and %u answered, %u and %u refused, %llu closed\n", shards[0].n_answered,
                 shards[1].n_answered, shards[0].n_refused, shards[1].n_refused, (unsigned long long)f.n_closed);
-        assert_true(shards[0].n_answered > 5 && shards[1].n_answered > 5);
-        assert_true(f.n_closed > 10);
+        assert_true(shards[0].n_answered && shards[1].n_answered);
+        assert_true(f.n_closed > 1);
         assert_int_equal(f.state_bytes, 0);
         for (size_t i = 0; i < 2; i++) {
                 engine_run(&shards[i].e, 1, NULL);
