@@ -42,6 +42,8 @@ const char *tenant_condition_name(enum keyspace_condition condition) {
                 return "Unreachable";
         case KEYSPACE_HISTORY_LOST:
                 return "HistoryLost";
+        case KEYSPACE_DROPPED:
+                return "Dropped";
         }
         return "Unknown";
 }

@@ -135,8 +135,8 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
         }
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 cleanup(freep) char *line = NULL;
-                bool sick =
-                        a->figures.condition == KEYSPACE_UNREACHABLE || a->figures.condition == KEYSPACE_HISTORY_LOST;
+                bool sick = a->figures.condition == KEYSPACE_UNREACHABLE ||
+                        a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED;
 
                 if (!a->reason && !sick)
                         continue;

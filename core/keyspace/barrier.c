@@ -85,7 +85,7 @@ static void on_ends(struct datastore_job *job) {
         if (!ks->closing && ks->open) {
                 if (r == 0 && !j->found)
                         keyspace_set_condition(
-                                ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
+                                ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 else if (r == 0) {
                         if (ks->condition == KEYSPACE_UNREACHABLE && ks->head == HEAD_IDLE)
                                 keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");

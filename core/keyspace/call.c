@@ -135,8 +135,8 @@ bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
 
         if (ks->open && !ks->closing)
                 return true;
-        if (ks->closing || ks->condition == KEYSPACE_HISTORY_LOST) {
-                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
+        if (ks->closing || keyspace_is_over(ks)) {
+                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : keyspace_over_result(ks));
                 return false;
         }
         call_list_add(&ks->opening, call);

@@ -78,6 +78,7 @@ enum keyspace_condition {
         KEYSPACE_SERVING,
         KEYSPACE_UNREACHABLE,  /* opening failed, or the last commit or barrier did; tried again */
         KEYSPACE_HISTORY_LOST, /* the log is not the one that was known */
+        KEYSPACE_DROPPED,      /* the datastore has no keyspace of this incarnation (any more) */
 };
 struct keyspace_status {
         enum keyspace_condition condition;
