@@ -42,9 +42,9 @@ static void tenant_manner_copy(struct tenant_manner *to, const struct tenant_man
 
 bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_manner *b) {
         return a->quota_bytes == b->quota_bytes && a->auto_compact_ns == b->auto_compact_ns &&
-                a->slow_ns == b->slow_ns && a->socket_mode == b->socket_mode && a->owner == b->owner &&
-                a->group == b->group && strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 &&
-                a->n_peers == b->n_peers &&
+                a->progress_notify_ns == b->progress_notify_ns && a->slow_ns == b->slow_ns &&
+                a->socket_mode == b->socket_mode && a->owner == b->owner && a->group == b->group &&
+                strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 && a->n_peers == b->n_peers &&
                 (a->n_peers == 0 || memcmp(a->peers, b->peers, a->n_peers * sizeof(*a->peers)) == 0);
 }
 
@@ -255,6 +255,7 @@ static void submit(struct assignment *a, struct fleet_store *store,
         memcpy(a->job_keyspace.incarnation, a->record->incarnation, 16);
         a->job = (struct datastore_job){
                 .class = JOB_BULK,
+                .own_scope = true,
                 .keyspace = &a->job_keyspace,
                 .deadline_ns = clock_now_ns() + JOB_TIMEOUT_NS,
                 .loop = a->fleet->loop,
@@ -275,6 +276,7 @@ static void start_there(struct errand *errand) {
                 .datastore = a->store->ds,
                 .quota_bytes = a->manner.quota_bytes,
                 .auto_compact_ns = a->manner.auto_compact_ns,
+                .progress_notify_ns = a->manner.progress_notify_ns,
                 .slow_ns = a->manner.slow_ns,
                 .runtime_dir = a->fleet->tenants_dir,
                 .socket_mode = a->manner.socket_mode,

@@ -69,7 +69,7 @@ struct tenant_waiter {
 
 /* What a definition (or, without one, the defaults) says about how a tenant is served. Owns its memory. */
 struct tenant_manner {
-        uint64_t quota_bytes, auto_compact_ns, slow_ns;
+        uint64_t quota_bytes, auto_compact_ns, progress_notify_ns, slow_ns;
         mode_t socket_mode;
         uid_t owner;
         gid_t group;

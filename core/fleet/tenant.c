@@ -154,6 +154,7 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .cache = config->cache,
                 .quota_bytes = config->quota_bytes,
                 .auto_compact_ns = config->auto_compact_ns,
+                .progress_notify_ns = config->progress_notify_ns,
                 .slow_commit_ns = config->slow_ns,
         };
         struct grpc_server_config server_config = {

@@ -27,6 +27,7 @@ struct tenant_config {
         struct datastore *datastore; /* borrowed, until tenant_close() is done */
         uint64_t quota_bytes;
         uint64_t auto_compact_ns;
+        uint64_t progress_notify_ns;
         uint64_t slow_ns;        /* requests and commits that take longer are logged; 0: never, 500 ms */
         const char *runtime_dir; /* RUNTIME/tenants, which exists */
         mode_t socket_mode;

@@ -146,6 +146,8 @@ static void go_on(struct keyspace *ks) {
         watch_kick(ks);
         barrier_kick(ks);
         compaction_kick(ks);
+        if (ks->grown && ks->head == HEAD_IDLE)
+                load_tail(ks); /* what it brings is evaluated on, rather than refused for */
         commit_kick(ks);
 }
 

@@ -31,6 +31,12 @@ void keyspace_submit(struct keyspace *ks, struct datastore_job *job) {
         datastore_submit(ks->datastore, job);
 }
 
+void keyspace_ask(struct keyspace *ks, struct datastore_question *question) {
+        ks->n_jobs++;
+        question->loop = ks->loop;
+        datastore_ask(ks->datastore, question);
+}
+
 void keyspace_job_ended(struct keyspace *ks) {
         check(ks->n_jobs > 0);
         ks->n_jobs--;
@@ -126,6 +132,10 @@ uint64_t keyspace_cluster_id(const struct keyspace *ks) {
 
 uint64_t keyspace_member_id(const struct keyspace *ks) {
         return ks->member_id;
+}
+
+uint64_t keyspace_progress_notify_ns(const struct keyspace *ks) {
+        return ks->config.progress_notify_ns;
 }
 
 uint64_t keyspace_quota(const struct keyspace *ks) {

@@ -54,8 +54,10 @@ struct keyspace_config {
         struct value_cache *cache;   /* borrowed, the shard's */
         uint64_t quota_bytes;        /* 0: none */
         uint64_t auto_compact_ns;    /* history kept by automatic compaction; 0: off */
-        uint64_t slow_commit_ns;     /* a commit that takes longer is logged; 0: 500 ms */
-        size_t max_queue;            /* calls that wait for a batch; 0: 100,000 */
+        uint64_t
+                progress_notify_ns; /* how often idle watches are told where they are, if they asked for it; 0: never. Only carried */
+        uint64_t slow_commit_ns; /* a commit that takes longer is logged; 0: 500 ms */
+        size_t max_queue;        /* calls that wait for a batch; 0: 100,000 */
         /* The keyspace's condition has changed: see keyspace_condition(). May be NULL. */
         void (*on_condition)(void *userdata);
         void *userdata;
@@ -104,6 +106,7 @@ struct loop *keyspace_loop(const struct keyspace *ks);
 uint64_t keyspace_cluster_id(const struct keyspace *ks);
 uint64_t keyspace_member_id(const struct keyspace *ks);
 uint64_t keyspace_quota(const struct keyspace *ks);
+uint64_t keyspace_progress_notify_ns(const struct keyspace *ks);
 /* Where clients reach it, as URLs: only carried, for MemberList. Copied; 0, -ENOMEM. */
 int keyspace_set_endpoints(struct keyspace *ks, const char *const *urls, size_t n_urls);
 const char *const *keyspace_endpoints(const struct keyspace *ks, size_t *ret_n);

@@ -37,6 +37,8 @@ static void fail(struct keyspace *ks, struct load *l, int result);
 static void on_grown(void *userdata) {
         struct keyspace *ks = userdata;
 
+        /* What is under way at the head may have begun before it grew. */
+        ks->grown = true;
         if (ks->open && !ks->closing && ks->head == HEAD_IDLE)
                 load_tail(ks);
 }
@@ -46,25 +48,33 @@ static void on_followed(struct keyspace_call *call, enum keyspace_result result)
         (void)result;
 }
 
-/* A barrier notices what has grown without notice. */
+/* The next whole second, for all keyspaces of all shards: so their questions gather in one. */
+static void follow_again(struct keyspace *ks) {
+        uint64_t now = loop_now_ns(ks->loop);
+
+        loop_timer_set(ks->loop, &ks->follow, now - now % FOLLOW_NS + FOLLOW_NS);
+}
+
+/* A barrier notices what has grown without notice: for those who wait for it, watchers and leases. Whoever calls asks for himself. */
 static void on_follow(struct loop_timer *timer) {
         struct keyspace *ks = container_of(timer, struct keyspace, follow);
 
-        if (!ks->follow_call.own.keyspace) {
+        if (!ks->follow_call.own.keyspace &&
+                (ks->hub.n_watchers || ks->leases.table || ks->condition != KEYSPACE_SERVING)) {
                 ks->follow_call = (struct keyspace_call){
                         .done = on_followed,
                         .deadline_ns = loop_now_ns(ks->loop) + 10 * NSEC_PER_SEC,
                 };
                 keyspace_barrier(ks, &ks->follow_call);
         }
-        loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
+        follow_again(ks);
 }
 
 static void opened(struct keyspace *ks) {
         if (!ks->exclusive && !ks->follow.on_time) {
                 ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
                 ks->follow.on_time = on_follow;
-                loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
+                follow_again(ks);
         }
         ks->open = true;
         leases_restart(ks);
@@ -315,6 +325,7 @@ static void submit(struct keyspace *ks, bool all) {
         ks->load = l;
         ks->head = HEAD_LOADING;
         ks->reload = false;
+        ks->grown = false;
         keyspace_submit(ks, &l->job);
 }
 

@@ -33,13 +33,16 @@ enum head_state {
 struct barrier {
         struct call_list waiting; /* for the next question */
         struct call_list asked;   /* wait for the one under way */
-        struct call_list loading; /* wait until the index reaches `wanted` */
+        struct call_list loading; /* wait until the index holds what is at `wanted` */
         struct stoke_end known;   /* the end when the question was sent */
         struct call_list free;    /* serializable: pass in the deferred work */
         struct loop_task free_task;
-        uint64_t wanted;
-        bool must_load;       /* since `wanted` was told, no load was begun */
-        struct ends_job *job; /* owned, under way */
+        struct stoke_end wanted;       /* the newest answer that `loading` waits for */
+        struct stoke_end wanted_known; /* the end when that question was sent */
+        bool must_load;                /* the answers contradict each other: only a load tells */
+        bool loads;                    /* a load was begun for `loading`: whatever it brings will do */
+        struct datastore_question question;
+        bool asking; /* it is under way */
         struct loop_task task;
         struct loop_timer retry;
 };
@@ -177,6 +180,7 @@ struct keyspace {
         bool was_stale;           /* the load under way was asked for by a refused append */
         bool loaded_nothing;      /* the last load found no new record */
         bool reload;              /* the last load failed: again after the pause */
+        bool grown;               /* others have appended since the last load was begun, it was told */
         bool foreign;             /* somebody else has appended since this daemon opened it */
         uint64_t append_ns;       /* a moving mean of what an append takes */
         struct loop_timer ageing; /* ends calls whose time is over while nothing moves */
@@ -245,6 +249,7 @@ void keyspace_stalled(struct keyspace *ks);
 /* ---- jobs: counted, so that closing can wait for them */
 
 void keyspace_submit(struct keyspace *ks, struct datastore_job *job);
+void keyspace_ask(struct keyspace *ks, struct datastore_question *question);
 void keyspace_job_ended(struct keyspace *ks);
 /* Goes on with closing if it was waiting for the last job; last thing in each job's done. */
 void keyspace_check_closed(struct keyspace *ks);
