@@ -167,9 +167,11 @@ void fleet_open_store(struct fleet_store *store) {
         if (may_open(fleet, store->wanted))
                 store_open(store);
         else if (fleet->agreement.differs || fleet->from_copy)
-                store_hold(store, "DefinitionDiffers", "its definition here is not the one that is in force");
+                store_hold(
+                        store, FLEET_FALSE, "DefinitionDiffers", "its definition here is not the one that is in force");
         else
-                store_hold(store, "DefinitionNotInForce", "it is opened when the registry has said what is in force");
+                store_hold(store, FLEET_UNKNOWN, "DefinitionNotInForce",
+                        "it is opened when the registry has said what is in force");
 }
 
 /* ---- datastores */

@@ -83,8 +83,8 @@ void store_check(struct fleet_store *store, fleet_check_fn done, void *userdata)
 void store_update_use(struct fleet_store *store);
 /* It has been dialled, or who governs it has become known. */
 void store_update_validation(struct fleet_store *store);
-/* It is not to be opened, for this reason. */
-void store_hold(struct fleet_store *store, const char *reason, const char *message);
+/* It is not to be opened (unknown: not yet), for this reason. */
+void store_hold(struct fleet_store *store, enum fleet_condition_status status, const char *reason, const char *message);
 /* Dials again in a while. */
 void store_dial_later(struct fleet_store *store, bool good);
 struct fleet_store *fleet_find_store(struct fleet *fleet, const char *name);

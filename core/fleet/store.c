@@ -146,8 +146,9 @@ void store_update_validation(struct fleet_store *store) {
                 set_validation(store, FLEET_TRUE, "DataStoreIsValid", "");
 }
 
-void store_hold(struct fleet_store *store, const char *reason, const char *message) {
-        set_validation(store, FLEET_FALSE, reason, message);
+void store_hold(
+        struct fleet_store *store, enum fleet_condition_status status, const char *reason, const char *message) {
+        set_validation(store, status, reason, message);
 }
 
 static void validate(struct fleet_store *store, int result, const char *reason) {
