@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
 #define DRAIN_TIMEOUT_NS (10 * NSEC_PER_SEC)
@@ -312,6 +313,7 @@ static void start_there(struct errand *errand) {
         struct tenant_config tenant = {
                 .name = a->name,
                 .datastore = a->store->ds,
+                .known = a->known,
                 .quota_bytes = a->manner.quota_bytes,
                 .auto_compact_ns = a->manner.auto_compact_ns,
                 .progress_notify_ns = a->manner.progress_notify_ns,
@@ -355,6 +357,7 @@ static void start_back(struct errand *errand) {
         }
         a->serving = a->started;
         memcpy(a->served, a->record->incarnation, 16);
+        memcpy(a->served_recovery, a->record->recovery, 16);
         assignment_well(a);
         a->settled = true;
         log_at(LOG_LEVEL_INFO, &context, "served at %s/%s.sock", a->fleet->tenants_dir, a->name);
@@ -362,19 +365,25 @@ static void start_back(struct errand *errand) {
         assignment_step(a);
 }
 
-static void start(struct assignment *a, struct fleet_store *store) {
-        struct fleet *fleet = a->fleet;
+static struct shard *least_shard(struct fleet *fleet) {
         struct shard *least = fleet->shards[0];
 
         for (size_t i = 1; i < fleet->n_shards; i++)
                 if (fleet->shards[i]->n_tenants < least->n_tenants)
                         least = fleet->shards[i];
+        return least;
+}
+
+static void start(struct assignment *a, struct fleet_store *store) {
+        struct fleet *fleet = a->fleet;
+
         tenant_manner_copy(&a->manner, &a->wanted);
+        a->known = known_logs_get(fleet->known, a->name, a->record->incarnation, a->record->recovery);
         a->busy = true;
         a->store = store;
-        a->shard = least;
-        least->n_tenants++;
-        errand_send(least->loop, fleet->loop, start_there, start_back, a);
+        a->shard = least_shard(fleet);
+        a->shard->n_tenants++;
+        errand_send(a->shard->loop, fleet->loop, start_there, start_back, a);
 }
 
 static void on_closed(void *userdata) {
@@ -384,6 +393,7 @@ static void on_closed(void *userdata) {
 static void stop_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
+        tenant_get_figures(a->serving, &a->last);
         tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
 }
 
@@ -392,6 +402,7 @@ static void stop_back(struct errand *errand) {
 
         a->busy = false;
         a->serving = NULL;
+        collect_known(a, &a->last);
         a->figures = (struct tenant_figures){};
         leave_shard(a);
         assignment_step(a);
@@ -400,6 +411,32 @@ static void stop_back(struct errand *errand) {
 static void stop(struct assignment *a) {
         a->busy = true;
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
+}
+
+static void recovery_back(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+        cleanup(freep) char *text = NULL;
+
+        a->busy = false;
+        leave_shard(a);
+        if (errand->result < 0) {
+                check(asprintf(&text, "its log could not be continued yet: %s", errand->reason) > 0);
+                fail(a, text);
+                return;
+        }
+        assignment_well(a);
+        known_logs_forget(a->fleet->known, a->name);
+        a->next = registry_record_copy(a->record);
+        a->next->phase = REGISTRY_READY;
+        assignment_step(a);
+}
+
+static void recover(struct assignment *a, struct fleet_store *store) {
+        a->busy = true;
+        a->store = store;
+        a->shard = least_shard(a->fleet);
+        a->shard->n_tenants++;
+        errand_send(a->shard->loop, a->fleet->loop, recovery_there, recovery_back, a);
 }
 
 /* ---- choosing */
@@ -411,6 +448,7 @@ static void farewell(struct assignment *a) {
 
         if (was_there && !assignment_is_elsewhere(a)) {
                 tenant_remove_paths(fleet->tenants_dir, a->name);
+                known_logs_forget(fleet->known, a->name);
                 log_at(LOG_LEVEL_NOTICE, &context, "deleted%s",
                         a->record->retain ? "; its data stays in the datastore" : "");
         }
@@ -433,12 +471,12 @@ static struct fleet_store *store_of(struct assignment *a) {
 
         if (store && store->leaving)
                 return NULL; /* goes on when it was closed, or opened anew */
-        if (store && store->ds && !store_refusal(store))
+        if (store && store->ds && !governance_refusal(store))
                 return store;
-        if (store && store->ds && store_refusal_is_young(store))
+        if (store && store->ds && governance_is_young(store))
                 return NULL; /* goes on when that is known */
         if (store && store->ds)
-                n = asprintf(&text, "datastore %s: %s", store->name, store_refusal(store));
+                n = asprintf(&text, "datastore %s: %s", store->name, governance_refusal(store));
         else if (store)
                 n = asprintf(&text, "datastore %s: %s", store->name, store->validation.message);
         else
@@ -455,6 +493,19 @@ static bool is_local(const struct assignment *a) {
         return store && store->ds && !store_is_shared(store);
 }
 
+/* The same as store_of(), where a tenant may be made and started there; NULL also while the first dialling has not said so yet: its end goes on here. */
+static struct fleet_store *safe_store_of(struct assignment *a) {
+        struct fleet_store *store = store_of(a);
+        cleanup(freep) char *text = NULL;
+
+        if (!store || !store_refusal(store))
+                return store && store->check && store->validation.status == FLEET_UNKNOWN ? NULL : store;
+        check(asprintf(&text, "datastore %s is refused, %s; allowUnsafe in its definition would accept it", store->name,
+                      store_refusal(store)) > 0);
+        fail(a, text);
+        return NULL;
+}
+
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
         if (a->want_delete) {
@@ -464,6 +515,18 @@ static void take_wishes(struct assignment *a) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;
                 a->next->retain = a->want_retain;
+                return;
+        }
+        if (a->want_recover && a->record->phase == REGISTRY_READY) {
+                struct keyspace_known known =
+                        known_logs_get(a->fleet->known, a->name, a->record->incarnation, a->record->recovery);
+
+                a->want_recover = false;
+                a->next = registry_record_copy(a->record);
+                a->next->phase = REGISTRY_RECOVERING;
+                uuid_make(a->next->recovery);
+                a->next->recover_above = max_of(
+                        max_of(known.revision, a->figures.revision), max_of(a->record->recover_above, INT64_C(1)));
                 return;
         }
         if (a->change_source) {
@@ -508,10 +571,10 @@ static void step_elsewhere(struct assignment *a) {
         fleet_settle(a->fleet);
 }
 
-/* Drivers that are held to their promise that what they acknowledged stays: a seal, too, behind which a tenant may have moved elsewhere since the
- * copy was kept. */
+/* The datastore was dialled, and found to keep what it acknowledges: a seal, too, behind which a tenant may have moved elsewhere since the copy was
+ * kept. What an operator allows otherwise is not enough here. */
 static bool copy_is_safe(const struct fleet_store *store) {
-        return datastore_driver(store->ds)->maturity == STOKE_STABLE;
+        return store->validation.status == FLEET_TRUE && !store->unsafe;
 }
 
 /* While the registry cannot be reached: what was ready is served, and nothing is changed. */
@@ -525,15 +588,14 @@ static void step_from_copy(struct assignment *a) {
                 return;
         }
         store = store_of(a);
-        if (store && copy_is_safe(store)) {
+        if (!store || (store->check && store->validation.status == FLEET_UNKNOWN))
+                return; /* goes on when that has ended */
+        if (copy_is_safe(store)) {
                 start(a, store);
                 return;
         }
-        if (!store)
-                return;
-        check(asprintf(&text,
-                      "the registry cannot be reached, and driver %s is not one whose tenants are served from its copy",
-                      store->driver) > 0);
+        check(asprintf(&text, "the registry cannot be reached, and its copy is not enough for datastore %s: %s",
+                      store->name, store->unsafe ? store->unsafe : store->validation.message) > 0);
         fail(a, text);
 }
 
@@ -549,7 +611,9 @@ static void sweep(struct assignment *a) {
 
 static bool is_served_wrongly(const struct assignment *a) {
         return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
-                store_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) || assignment_is_elsewhere(a);
+                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
+                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
+                a->record->phase == REGISTRY_RECOVERING;
 }
 
 void assignment_step(struct assignment *a) {
@@ -601,20 +665,26 @@ void assignment_step(struct assignment *a) {
         case REGISTRY_PROVISIONING:
                 if (assignment_is_left(a))
                         break;
-                store = store_of(a);
-                /* A datastore that is being dialled for the first time says soon what it is; its end goes on here. */
-                if (store && !(store->check && store->validation.status == FLEET_UNKNOWN)) {
+                store = safe_store_of(a);
+                if (store) {
                         a->made_here = true;
                         submit(a, store, a->record->incarnation, run_create, on_job_done);
                 }
                 break;
         case REGISTRY_READY:
                 if (!a->serving) {
-                        store = store_of(a);
+                        store = safe_store_of(a);
                         if (store)
                                 start(a, store);
                 } else
                         fleet_settle(a->fleet);
+                break;
+        case REGISTRY_RECOVERING:
+                if (assignment_is_left(a))
+                        break;
+                store = safe_store_of(a);
+                if (store)
+                        recover(a, store);
                 break;
         case REGISTRY_DELETING:
                 if (a->serving)

@@ -79,6 +79,7 @@ static void finish_stop(struct fleet *fleet) {
                         return;
         if (fleet->n_collecting || !fleet->stopped)
                 return;
+        collect_save(fleet);
         while ((store = LIST_FIRST(&fleet->stores))) {
                 store_close(store, CLOSE_GRACE_NS);
                 store_free(store);
@@ -392,6 +393,7 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         if (r < 0)
                 return error_set(reterr, r, "plugins: %s", strerror(-r));
         plugin_table_scan(fleet->plugins);
+        fleet->known = known_logs_new(settings->state_dir);
         r = know_oneself(fleet, reterr);
         if (r < 0)
                 return r;
@@ -428,6 +430,7 @@ void fleet_free(struct fleet *fleet) {
         host_done(&fleet->host);
         free(fleet->unfit);
         free(fleet->following);
+        known_logs_free(fleet->known);
         plugin_table_free(fleet->plugins);
         fleet_forget_definitions(fleet);
         free(fleet->registry_reason);

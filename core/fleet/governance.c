@@ -16,7 +16,7 @@ bool store_is_shared(const struct fleet_store *store) {
         return store->ds && !(datastore_driver(store->ds)->capabilities & STOKE_EXCLUSIVE);
 }
 
-const char *store_refusal(const struct fleet_store *store) {
+const char *governance_refusal(const struct fleet_store *store) {
         const struct governance *g = &store->governance;
 
         if (!store_is_shared(store) || g->state == GOVERNANCE_OURS)
@@ -27,7 +27,7 @@ const char *store_refusal(const struct fleet_store *store) {
                                                                          : "it is not known yet who governs it";
 }
 
-bool store_refusal_is_young(const struct fleet_store *store) {
+bool governance_is_young(const struct fleet_store *store) {
         return store->governance.state == GOVERNANCE_UNKNOWN && !store->governance.reason &&
                 (store->check || store->governance.running);
 }

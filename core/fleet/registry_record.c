@@ -13,6 +13,7 @@
 static const char *const phase_names[] = {
         [REGISTRY_PROVISIONING] = "Provisioning",
         [REGISTRY_READY] = "Ready",
+        [REGISTRY_RECOVERING] = "Recovering",
         [REGISTRY_DELETING] = "Deleting",
 };
 
@@ -53,7 +54,7 @@ void registry_record_free(struct registry_record *record) {
 
 char *registry_record_print(const struct registry_record *record, uint32_t format) {
         bool has_host = record->host && record->host[0];
-        char incarnation[UUID_TEXT_SIZE];
+        char incarnation[UUID_TEXT_SIZE], recovery[UUID_TEXT_SIZE];
         json_t *object;
         char *text;
 
@@ -64,6 +65,11 @@ char *registry_record_print(const struct registry_record *record, uint32_t forma
                 "deletionPolicy", record->retain ? "Retain" : "Delete", "created", (json_int_t)record->created, "host",
                 has_host ? record->host : NULL, "hostName", has_host ? record->host_name : NULL);
         check(object);
+        if (record->recover_above) {
+                uuid_print(record->recovery, recovery);
+                check(json_object_set_new(object, "recovery", json_string(recovery)) == 0 &&
+                        json_object_set_new(object, "recoverAbove", json_integer(record->recover_above)) == 0);
+        }
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
         check(text);
         json_decref(object);
@@ -75,7 +81,8 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         cleanup(registry_record_freep) struct registry_record *record = NULL;
         cleanup(json_decrefp) json_t *object = NULL;
         const char *datastore, *incarnation, *phase, *source, *policy, *host = NULL, *host_name = NULL;
-        json_int_t quota, created;
+        const char *recovery = NULL;
+        json_int_t quota, created, recover_above = 0;
         json_error_t problem;
         int format, from_file;
 
@@ -87,10 +94,10 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         if (format < 0 || !format_is_known(formats, (uint32_t)format))
                 return error_set(reterr, -EBADMSG, "has format %d, and this version knows %u to %u", format,
                         formats->oldest, formats->current);
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s}", "datastore", &datastore,
-                    "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source, "fromFile",
-                    &from_file, "deletionPolicy", &policy, "created", &created, "host", &host, "hostName",
-                    &host_name) < 0)
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I}", "datastore",
+                    &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source,
+                    "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host, "hostName",
+                    &host_name, "recovery", &recovery, "recoverAbove", &recover_above) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
 
         record = new0(struct registry_record);
@@ -102,6 +109,8 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
                         record->phase = (enum registry_phase)i;
         if ((size_t)record->phase == n_elements(phase_names))
                 return error_set(reterr, -EBADMSG, "phase \"%s\" is not known", phase);
+        if (recovery && (uuid_parse(recovery, record->recovery) < 0 || recover_above <= 0))
+                return error_set(reterr, -EBADMSG, "recovery is no UUID, or above no revision");
         if (quota < 0)
                 return error_set(reterr, -EBADMSG, "quota is negative");
         if (strcmp(policy, "Retain") != 0 && strcmp(policy, "Delete") != 0)
@@ -118,6 +127,7 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         record->retain = strcmp(policy, "Retain") == 0;
         record->created = created;
         record->format = (uint32_t)format;
+        record->recover_above = recover_above;
 
         *ret = steal(record);
         return 0;

@@ -131,7 +131,13 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
                 return;
         }
         if (store->governance.state == GOVERNANCE_FOREIGN) {
-                refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s: %s", datastore, store_refusal(store));
+                refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s: %s", datastore, governance_refusal(store));
+                return;
+        }
+        if (store_refusal(store)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY,
+                        "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
+                        store_refusal(store));
                 return;
         }
         a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
@@ -159,6 +165,27 @@ void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, 
         a->want_retain = keep_data || (a->want_delete ? a->want_retain : record->retain);
         a->want_delete = true;
         assignment_wait(a, WAIT_GONE, done, userdata);
+        assignment_hurry(a);
+}
+
+void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        const struct registry_record *record;
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        a = fleet_find_assignment(fleet, name);
+        record = a && !a->gone ? assignment_record(a) : NULL;
+        if (!record) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+                return;
+        }
+        if (record->phase != REGISTRY_RECOVERING && a->figures.condition != KEYSPACE_HISTORY_LOST) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s has not lost its history", name);
+                return;
+        }
+        a->want_recover = record->phase != REGISTRY_RECOVERING;
+        assignment_wait(a, WAIT_SERVED, done, userdata);
         assignment_hurry(a);
 }
 

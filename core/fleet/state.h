@@ -12,6 +12,7 @@
 #include "fleet/governor.h"
 #include "fleet/host.h"
 #include "fleet/in_force.h"
+#include "fleet/known.h"
 #include "fleet/members.h"
 #include "fleet/registry.h"
 #include "fleet/registry_copy.h"
@@ -60,6 +61,7 @@ struct fleet_store {
         struct fleet_condition validation, deletion;
         struct governance governance;
         bool is_dialled; /* the last dialling succeeded */
+        char *unsafe;    /* owned: how it can lose acknowledged writes, as the last dialling found; NULL: it cannot */
         bool leaving; /* wanted is another than definition: to be closed, and opened anew, when the last tenant has let go */
         struct loop_timer timer;
         struct store_check *check; /* owned while it runs; NULL: none */
@@ -79,6 +81,8 @@ void store_close(struct fleet_store *store, uint64_t grace_ns);
 bool store_is_used(const struct fleet_store *store);
 /* Dials, now. */
 void store_check(struct fleet_store *store, fleet_check_fn done, void *userdata);
+/* Why no tenant may be made or started there, valid until the next event; NULL: it may. */
+const char *store_refusal(const struct fleet_store *store);
 /* The tenants on it have changed. */
 void store_update_use(struct fleet_store *store);
 /* It has been dialled, or who governs it has become known. */
@@ -92,10 +96,10 @@ struct fleet_store *fleet_find_store(struct fleet *fleet, const char *name);
 /* governance.c */
 /* Several daemons may have it open. False while it is not open here. */
 bool store_is_shared(const struct fleet_store *store);
-/* NULL: tenants may be made and served there; otherwise why not (borrowed). */
-const char *store_refusal(const struct fleet_store *store);
+/* NULL: our registry governs it, or nobody need; otherwise why no tenant may be made and served there (borrowed). */
+const char *governance_refusal(const struct fleet_store *store);
 /* It is being found out. */
-bool store_refusal_is_young(const struct fleet_store *store);
+bool governance_is_young(const struct fleet_store *store);
 /* Looks who governs it, if that can be known now. */
 void governance_look(struct fleet_store *store);
 /* Known already: the registry is in it. */
@@ -148,7 +152,7 @@ struct assignment {
         char *sweep_datastore; /* owned: there */
 
         /* What is wanted. */
-        bool want_delete, want_retain;
+        bool want_delete, want_retain, want_recover;
         struct tenant_manner
                 wanted;      /* how it is to be served; where it is served in another manner it is started again */
         char *change_source; /* owned: the definition that it is declared by now; NULL: no change wanted */
@@ -162,12 +166,14 @@ struct assignment {
         struct stoke_keyspace job_keyspace;
         bool dropped;
 
-        struct shard *shard;         /* borrowed; NULL: on none */
-        struct tenant_manner manner; /* as served; also read by the shard while busy */
-        struct tenant *started;      /* written by the shard while busy; then it is `serving` */
-        struct tenant *serving;      /* the shard's; NULL: not served */
-        uint8_t served[16];          /* the incarnation that is */
-        struct fleet_store *store;   /* borrowed, while served or while a job runs */
+        struct shard *shard;                     /* borrowed; NULL: on none */
+        struct keyspace_known known;             /* as it was started with */
+        struct tenant_manner manner;             /* as served; also read by the shard while busy */
+        struct tenant *started;                  /* written by the shard while busy; then it is `serving` */
+        struct tenant *serving;                  /* the shard's; NULL: not served */
+        uint8_t served[16], served_recovery[16]; /* the incarnation that is, and its recovery */
+        struct tenant_figures last;              /* written by the shard while it is being stopped */
+        struct fleet_store *store;               /* borrowed, while served or while a job runs */
 
         struct loop_timer retry;
         unsigned n_failures;
@@ -209,7 +215,13 @@ void assignment_claim_host(const struct assignment *a, struct registry_record *r
 /* Its datastore is another host's own. */
 bool assignment_is_elsewhere(const struct assignment *a);
 
+/* recovery.c: an errand to the tenant's shard, which continues the log of a record in phase Recovering. */
+void recovery_there(struct errand *errand);
+
 /* collect.c */
+/* What has been seen of a tenant's log is what must be found again. */
+void collect_known(struct assignment *a, const struct tenant_figures *figures);
+void collect_save(struct fleet *fleet);
 void tenant_metrics_free(struct assignment *a);
 void collect_start(struct fleet *fleet);
 
@@ -290,6 +302,7 @@ struct fleet {
         enum fleet_stage stage;
         struct plugin_table *plugins; /* owned */
         struct registry *registry;    /* owned */
+        struct known_logs *known;     /* owned */
         bool registry_opening, registry_closing;
         struct fleet_store *registry_store; /* borrowed */
         char *registry_reason;              /* owned: why it is not open */

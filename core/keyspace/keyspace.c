@@ -101,7 +101,7 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                 .reason = ks->reason ? ks->reason : "",
                 .revision = ks->revision,
                 .compacted = ks->compacted,
-                .seq = ks->end.seq,
+                .end = ks->end,
                 .n_keys = ks->index.n_alive,
                 .n_versions = ks->n_versions,
                 .bytes_live = ks->bytes_live,

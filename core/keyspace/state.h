@@ -156,6 +156,7 @@ struct keyspace {
         /* The applied log. */
         struct stoke_end end;
         int64_t revision, compacted;
+        uint8_t recovered[16]; /* id of the newest recovery in the log */
         struct index index;
         struct history history;
         struct values values;
@@ -187,6 +188,7 @@ struct keyspace {
         struct call_list opening; /* calls from before it was open */
 
         struct load *load; /* owned, under way */
+        struct datastore_question lost_question;
         struct loop_timer reopen;
         unsigned n_failed_opens;
         struct datastore_job release_job;
@@ -279,6 +281,12 @@ void load_tail(struct keyspace *ks);
 /* Opens the keyspace, unless that is under way. */
 void load_open(struct keyspace *ks);
 void load_done(struct keyspace *ks);
+/* The index is the whole log's, and may be served from. */
+void load_opened(struct keyspace *ks);
+/* After the load failed, or what was loaded could not be continued: all of it again, after a pause. */
+void load_again(struct keyspace *ks);
+/* Appends what continues a log that was taken as it is; then load_opened(), or load_again(). */
+void commit_recovery(struct keyspace *ks);
 
 /* barrier.c */
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
@@ -306,6 +314,20 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
 void compaction_kick(struct keyspace *ks);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);
+
+/* recover.c: why the log that was loaded is not the one that was known (owned by the caller); NULL: it is. met: the record at the known end
+ * was visited; met_other: one with its seq and another origin. */
+char *recover_contradiction(const struct keyspace *ks, bool met, bool met_other);
+/* The log's tail is not the one applied: HISTORY_LOST, with both ends where the datastore tells. */
+void recover_lose_forked(struct keyspace *ks);
+/* Whether the loaded log must be continued before it is served. */
+bool recover_is_due(const struct keyspace *ks);
+void recover_apply(struct keyspace *ks, const struct stoke_record *record);
+static inline bool uuid_is_set(const uint8_t uuid[16]) {
+        static const uint8_t zero[16];
+
+        return memcmp(uuid, zero, sizeof(zero)) != 0;
+}
 
 /* autocompact.c: from when the keyspace is open until it is closed */
 void auto_compaction_start(struct keyspace *ks);

@@ -161,8 +161,8 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 /* ---- daemons */
 
-#define SHARED                                                                                                         \
-        "kind: DataStore\nmetadata: {name: shared}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], system: true, " \
+#define SHARED                                                                                                                            \
+        "kind: DataStore\nmetadata: {name: shared}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], system: true, allowUnsafe: true, " \
         "default: true, parameters: {instance: %s}}\n"
 
 static void define_shared(const struct daemon *d) {
@@ -969,10 +969,10 @@ static void test_datastore_differs(void **state) {
         define_shared(&a);
         define_shared(&b);
         define(&a, "other.yaml",
-                "kind: DataStore\nmetadata: {name: other}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], "
+                "kind: DataStore\nmetadata: {name: other}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, "
                 "parameters: {instance: other-one}}\n");
         define(&b, "other.yaml",
-                "kind: DataStore\nmetadata: {name: other}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], "
+                "kind: DataStore\nmetadata: {name: other}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, "
                 "parameters: {instance: another-one}}\n");
         start(&a);
         start(&b);
@@ -983,7 +983,7 @@ static void test_datastore_differs(void **state) {
         assert_true(datastore_says(&b, "other", "DefinitionDiffers"));
         WAIT(fails(&b, "o", "is not the one that is in force"));
         define(&b, "other.yaml",
-                "kind: DataStore\nmetadata: {name: other}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], "
+                "kind: DataStore\nmetadata: {name: other}\nspec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, "
                 "parameters: {instance: other-one}}\n");
         assert_int_equal(reload(&b, false), 0);
         WAIT(serves(&b, "o"));
@@ -1009,7 +1009,7 @@ static void test_governance(void **state) {
 
                 assert_true(asprintf(&text,
                                     "kind: DataStore\nmetadata: {name: shared}\nspec: {driver: Memory, endpoints: "
-                                    "['127.0.0.1:1'], parameters: {instance: %s}}\n",
+                                    "['127.0.0.1:1'], allowUnsafe: true, parameters: {instance: %s}}\n",
                                     instance) > 0);
                 define(&c, "shared.yaml", text);
                 free(text);
