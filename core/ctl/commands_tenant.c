@@ -114,6 +114,8 @@ static void print_tenant(const Stokehold__Control__V1__Tenant *t) {
         output_field("Clients", "%llu connections, %llu watches, %llu leases", (unsigned long long)t->n_connections,
                 (unsigned long long)t->n_watchers, (unsigned long long)t->n_leases);
         output_field("When deleted", "%s the data", strcmp(t->deletion_policy, "Retain") == 0 ? "keep" : "delete");
+        if (*t->host)
+                output_field("Host", "%s%s", t->host, t->elsewhere ? ", which alone serves it" : "");
         output_field("Socket", "%s", t->socket);
 }
 

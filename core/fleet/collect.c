@@ -252,7 +252,12 @@ void fleet_publish_process(void) {
 
 static void on_periodic(void *userdata) {
         struct fleet *fleet = userdata;
+        struct assignment *a;
+        size_t n = 0;
 
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                n += a->serving != NULL;
+        members_tell(fleet->members, n);
         collect_save(fleet);
         if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING)
                 loop_timer_set(fleet->loop, &fleet->collect_timer, clock_now_ns() + COLLECT_INTERVAL_NS);

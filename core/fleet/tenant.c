@@ -46,6 +46,8 @@ const char *tenant_condition_name(enum keyspace_condition condition) {
                 return "NoMemory";
         case KEYSPACE_QUARANTINED:
                 return "Quarantined";
+        case KEYSPACE_DROPPED:
+                return "Dropped";
         }
         return "Unknown";
 }

@@ -67,7 +67,7 @@ struct tenant_figures {
         char tcp[64]; /* the TCP address as bound; "": none */
 };
 void tenant_get_figures(struct tenant *tenant, struct tenant_figures *ret);
-/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost", "NoMemory", "Quarantined". */
+/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost", "Dropped", "NoMemory", "Quarantined". */
 const char *tenant_condition_name(enum keyspace_condition condition);
 
 /* The paths of a tenant's endpoint, under RUNTIME/tenants. Owned by the caller. Any thread. */

@@ -290,9 +290,9 @@ static void on_appended(struct datastore_job *job) {
                 break;
         case STOKE_MISSING:
                 ks->batch = NULL;
-                batch_end_calls(b, KEYSPACE_LOST);
+                batch_end_calls(b, KEYSPACE_UNAVAILABLE);
                 batch_free(b);
-                keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 break;
         case -ENOSPC:
                 ks->batch = NULL;

@@ -419,7 +419,8 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 return;
         }
         if (result == STOKE_MISSING) {
-                lose(ks, "the datastore has no keyspace of this incarnation");
+                ks->head = HEAD_IDLE;
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
@@ -443,8 +444,7 @@ void load_tail(struct keyspace *ks) {
 }
 
 void load_open(struct keyspace *ks) {
-        if (ks->open || ks->load || ks->closing || ks->condition == KEYSPACE_HISTORY_LOST ||
-                ks->condition == KEYSPACE_QUARANTINED)
+        if (ks->open || ks->load || ks->closing || keyspace_is_over(ks) || ks->condition == KEYSPACE_QUARANTINED)
                 return;
         if (ks->idle.phase != IDLE_NOT)
                 return; /* it is being closed, and opened afterwards */

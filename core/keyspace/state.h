@@ -261,6 +261,13 @@ void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result re
 /* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE
  * (patient: they may wait for as long as it takes). */
 void call_list_age(struct keyspace *ks, struct call_list *list, bool patient);
+/* Lost or dropped: for good, as far as this structure goes. */
+static inline bool keyspace_is_over(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST || ks->condition == KEYSPACE_DROPPED;
+}
+static inline enum keyspace_result keyspace_over_result(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST ? KEYSPACE_LOST : KEYSPACE_UNAVAILABLE;
+}
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
         printf_like(3, 4);
 /* The index is the log's: calls and watches that waited go on. */
