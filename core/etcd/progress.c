@@ -11,8 +11,6 @@
 
 #include "etcd/watch.h"
 
-#define NOTIFY_NS (5 * NSEC_PER_SEC)
-#define NOTIFY_JITTER_NS (NSEC_PER_SEC / 2) /* so that streams made together are not served together */
 #define BARRIER_NS (5 * NSEC_PER_SEC)
 #define RETRY_MIN_NS NSEC_PER_MSEC
 #define RETRY_MAX_NS (64 * NSEC_PER_MSEC)
@@ -28,12 +26,12 @@ static void forget(struct watch_stream *s) {
 /* Whether the question is settled: answered, or never to be. */
 static bool settle(struct watch_stream *s) {
         int64_t position = INT64_MAX;
+        bool any = false;
 
-        if (!s->watches) {
-                forget(s);
-                return true;
-        }
         for (struct watch *w = s->watches; w; w = w->hh.next) {
+                if (!w->watcher)
+                        continue;
+                any = true;
                 if (!w->created)
                         return false;
                 if (w->start_revision > s->wanted) {
@@ -41,6 +39,10 @@ static bool settle(struct watch_stream *s) {
                         return true;
                 }
                 position = min_of(position, watcher_position(w->watcher));
+        }
+        if (!any) {
+                forget(s);
+                return true;
         }
         if (position < s->wanted)
                 return false;
@@ -125,7 +127,7 @@ static void on_notify(struct loop_timer *timer) {
                 int64_t position;
 
                 next = w->hh.next;
-                if (!w->progress_notify)
+                if (!w->progress_notify || !w->watcher)
                         continue;
                 any = true;
                 position = watcher_position(w->watcher);
@@ -138,16 +140,20 @@ static void on_notify(struct loop_timer *timer) {
         }
         s->notifying = any;
         if (any)
-                loop_timer_set(grpc_call_loop(s->call), &s->notify, clock_now_ns() + NOTIFY_NS);
+                loop_timer_set(
+                        grpc_call_loop(s->call), &s->notify, clock_now_ns() + keyspace_progress_notify_ns(s->ks));
 }
 
 void progress_start_notifying(struct watch_stream *s) {
-        if (s->notifying)
+        uint64_t interval = keyspace_progress_notify_ns(s->ks);
+
+        if (s->notifying || !interval)
                 return;
         s->notifying = true;
         s->notify.on_time = on_notify;
+        /* Up to a tenth later, so that streams made together are not served together. */
         loop_timer_set(grpc_call_loop(s->call), &s->notify,
-                clock_now_ns() + NOTIFY_NS + (uint64_t)((uintptr_t)s >> 4) * 7919 % NOTIFY_JITTER_NS);
+                clock_now_ns() + interval + (uint64_t)((uintptr_t)s >> 4) * 7919 % (interval / 10 + 1));
 }
 
 void progress_stop(struct watch_stream *s) {

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/metrics.h"
 
 #define COLLECT_INTERVAL_NS (5 * NSEC_PER_SEC)
@@ -105,6 +106,22 @@ static void publish_cache(const struct part *part) {
                 (double)f->n_misses);
 }
 
+static void publish_memory(const struct fleet *fleet) {
+        struct memory_figures f;
+
+        memory_get_figures(fleet->memory, &f);
+        metric_set(metric_gauge("stokehold_memory_max_bytes",
+                           "What keyspaces and cached values may take together; 0: there is no budget.", NULL),
+                (double)f.max_bytes);
+        metric_set(metric_gauge("stokehold_memory_keyspace_bytes", "What keyspaces take, without cached values.", NULL),
+                (double)f.state_bytes);
+        metric_set(
+                metric_gauge("stokehold_memory_value_bytes", "What cached values take.", NULL), (double)f.value_bytes);
+        metric_set(metric_gauge("stokehold_memory_closed_keyspaces",
+                           "Idle keyspaces closed to make room for others, since the start.", NULL),
+                (double)f.n_closed);
+}
+
 static void collect_there(struct errand *errand) {
         struct part *part = errand->userdata;
 
@@ -112,6 +129,21 @@ static void collect_there(struct errand *errand) {
                 tenant_get_figures(part->entries[i].serving, &part->entries[i].figures);
         value_cache_get_figures(part->shard->cache, &part->cache);
         errand_return(errand);
+}
+
+void collect_known(struct assignment *a, const struct tenant_figures *figures) {
+        const struct keyspace_known known = {figures->end, figures->revision};
+
+        if (a->record && figures->end.seq &&
+                (figures->condition == KEYSPACE_SERVING || figures->condition == KEYSPACE_UNREACHABLE))
+                known_logs_set(a->fleet->known, a->name, a->record->incarnation, a->record->recovery, &known);
+}
+
+void collect_save(struct fleet *fleet) {
+        cleanup(error_done) struct error err = {};
+
+        if (known_logs_save(fleet->known, &err) < 0)
+                log_warning("%s", error_text(&err));
 }
 
 static void collect_back(struct errand *errand) {
@@ -124,6 +156,7 @@ static void collect_back(struct errand *errand) {
 
                 if (a && a->serving == part->entries[i].serving) {
                         a->figures = part->entries[i].figures;
+                        collect_known(a, &a->figures);
                         publish(a);
                 }
                 free(part->entries[i].name);
@@ -135,6 +168,8 @@ static void collect_back(struct errand *errand) {
 
         if (--collection->n_parts > 0)
                 return;
+        publish_memory(fleet);
+        memory_poke(fleet->memory); /* who was in use may not be any more */
         collection->done(collection->userdata);
         free(collection);
         fleet->n_collecting--;
@@ -217,7 +252,13 @@ void fleet_publish_process(void) {
 
 static void on_periodic(void *userdata) {
         struct fleet *fleet = userdata;
+        struct assignment *a;
+        size_t n = 0;
 
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                n += a->serving != NULL;
+        members_tell(fleet->members, n);
+        collect_save(fleet);
         if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING)
                 loop_timer_set(fleet->loop, &fleet->collect_timer, clock_now_ns() + COLLECT_INTERVAL_NS);
 }

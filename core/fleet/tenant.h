@@ -17,6 +17,8 @@
 struct tenant_services {
         int (*add)(struct grpc_server *server); /* 0 or negative errno */
         const struct http1_route *routes;       /* borrowed for ever; userdata is the struct keyspace too */
+        const char *
+                unavailable; /* borrowed for ever: what clients are told of a tenant that is not served; NULL: "unavailable" */
         size_t n_routes;
 };
 
@@ -25,8 +27,10 @@ struct tenant_config {
         uint8_t incarnation[16];
         uint8_t daemon[16];
         struct datastore *datastore; /* borrowed, until tenant_close() is done */
+        struct keyspace_known known; /* of its log, from the last life */
         uint64_t quota_bytes;
         uint64_t auto_compact_ns;
+        uint64_t progress_notify_ns;
         uint64_t slow_ns;        /* requests and commits that take longer are logged; 0: never, 500 ms */
         const char *runtime_dir; /* RUNTIME/tenants, which exists */
         mode_t socket_mode;
@@ -37,8 +41,13 @@ struct tenant_config {
         size_t n_peers;
         const struct tenant_services *services; /* borrowed for ever */
         struct grpc_limits limits;              /* but for slow_ns */
-        struct loop *loop;                      /* borrowed, the shard's */
-        struct value_cache *cache;              /* borrowed, the shard's */
+        struct keyspace_limits keyspace_limits;
+        uint64_t idle_close_ns;    /* 0: never */
+        bool quarantined;          /* all that comes is refused, unread */
+        _Atomic uint32_t *opening; /* borrowed: see keyspace_config; may be NULL */
+        struct loop *loop;         /* borrowed, the shard's */
+        struct value_cache *cache; /* borrowed, the shard's */
+        struct memory *memory;     /* borrowed; NULL: no budget */
 };
 
 struct tenant;
@@ -50,14 +59,15 @@ void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void 
 
 struct tenant_figures {
         enum keyspace_condition condition;
-        char reason[256]; /* "" or why it is not serving, or serves not all */
+        char reason[256];     /* "" or why it is not serving, or serves not all */
+        struct stoke_end end; /* of the log */
         int64_t revision, compacted;
         uint64_t n_keys, n_versions, bytes_live, bytes_log, bytes_memory;
         uint64_t n_watchers, n_leases, n_alarms, n_connections;
         char tcp[64]; /* the TCP address as bound; "": none */
 };
 void tenant_get_figures(struct tenant *tenant, struct tenant_figures *ret);
-/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost". */
+/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost", "Dropped", "NoMemory", "Quarantined". */
 const char *tenant_condition_name(enum keyspace_condition condition);
 
 /* The paths of a tenant's endpoint, under RUNTIME/tenants. Owned by the caller. Any thread. */

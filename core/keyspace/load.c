@@ -7,6 +7,9 @@
  * when the driver is done. The first load, which nobody sees before it is complete, is applied as it comes, and thrown away if it
  * fails: the worker waits when it is PIECES_AHEAD ahead, so that opening takes hardly more memory than the index will.
  *
+ * An index that grows while it is loaded grows into the budget of memory: where that is used up the load waits, whether others can be
+ * closed for it, and is given up if not. What is kept until the driver is done counts as well.
+ *
  * A load's position is the applied end, so none is begun while an append is under way: its records would be applied twice.
  */
 
@@ -15,6 +18,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "base/owner.h"
 #include "keyspace/commit.h"
 
 #define APPLY_SLICE 256 /* records */
@@ -37,6 +41,8 @@ static void fail(struct keyspace *ks, struct load *l, int result);
 static void on_grown(void *userdata) {
         struct keyspace *ks = userdata;
 
+        /* What is under way at the head may have begun before it grew. */
+        ks->grown = true;
         if (ks->open && !ks->closing && ks->head == HEAD_IDLE)
                 load_tail(ks);
 }
@@ -46,39 +52,54 @@ static void on_followed(struct keyspace_call *call, enum keyspace_result result)
         (void)result;
 }
 
-/* A barrier notices what has grown without notice. */
+/* The next whole second, for all keyspaces of all shards: so their questions gather in one. */
+static void follow_again(struct keyspace *ks) {
+        uint64_t now = loop_now_ns(ks->loop);
+
+        loop_timer_set(ks->loop, &ks->follow, now - now % FOLLOW_NS + FOLLOW_NS);
+}
+
+/* A barrier notices what has grown without notice: for those who wait for it, watchers and leases. Whoever calls asks for himself. */
 static void on_follow(struct loop_timer *timer) {
         struct keyspace *ks = container_of(timer, struct keyspace, follow);
 
-        if (!ks->follow_call.own.keyspace) {
+        if (!ks->follow_call.own.keyspace &&
+                (ks->hub.n_watchers || ks->leases.table || ks->condition != KEYSPACE_SERVING)) {
                 ks->follow_call = (struct keyspace_call){
                         .done = on_followed,
                         .deadline_ns = loop_now_ns(ks->loop) + 10 * NSEC_PER_SEC,
+                        .own.internal = true,
                 };
                 keyspace_barrier(ks, &ks->follow_call);
         }
-        loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
+        follow_again(ks);
 }
 
-static void opened(struct keyspace *ks) {
+static void lose(struct keyspace *ks, const char *reason) {
+        ks->head = HEAD_IDLE;
+        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
+}
+
+static void mark_opening(struct keyspace *ks, bool opening) {
+        if (ks->config.opening)
+                atomic_store_explicit(ks->config.opening, opening, memory_order_relaxed);
+}
+
+void load_opened(struct keyspace *ks) {
         if (!ks->exclusive && !ks->follow.on_time) {
                 ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
                 ks->follow.on_time = on_follow;
-                loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
+                follow_again(ks);
         }
         ks->open = true;
         leases_restart(ks);
+        idle_on_open(ks);
         auto_compaction_start(ks);
         ks->n_failed_opens = 0;
         keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
         ks->head = HEAD_IDLE;
         keyspace_on_open(ks);
         commit_on_loaded(ks);
-}
-
-static void lose(struct keyspace *ks, const char *reason) {
-        ks->head = HEAD_IDLE;
-        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
 }
 
 /* Each record of the tail must be the next one. */
@@ -111,9 +132,11 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 if (l->at == 0 && p->restart && l->n_applied) {
                         keyspace_forget(ks);
                         l->n_applied = 0;
+                        l->met_known = l->met_other = false;
                 }
                 if (!in_order(ks, l, r))
                         return false;
+                /* The last one that was known before the keyspace was closed, if it was not compacted away. */
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
                         ks->foreign = true;
                         ks->n_alone = ks->n_quiet = 0;
@@ -123,6 +146,10 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                         ks->batch->landed = true;
                 if (r->kind == RECORD_MARK && ks->open && l->after.seq)
                         watch_publish(ks);
+                if (!l->after.seq && r->seq == ks->config.known.end.seq) {
+                        l->met_known = end_equal(&(struct stoke_end){r->seq, r->origin}, &ks->config.known.end);
+                        l->met_other = !l->met_known;
+                }
                 keyspace_apply(ks, r, p->blobs[l->at]);
                 l->last_kind = r->kind;
                 l->last_revision = r->revision;
@@ -142,8 +169,10 @@ static void finish(struct keyspace *ks) {
         load_free(l);
         if (ks->open)
                 commit_on_loaded(ks);
+        else if (recover_is_due(ks))
+                commit_recovery(ks);
         else
-                opened(ks);
+                load_opened(ks);
 }
 
 /* Whether a keyspace that was loaded again is the one that was known: what was alive is alive, or was overwritten or
@@ -223,8 +252,15 @@ static void conclude(struct keyspace *ks, struct load *l) {
                 keyspace_check_closed(ks);
                 return;
         }
-        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0))
+        if (l->refused) {
+                load_free(steal(ks->load));
+                idle_refuse(ks, keyspace_bytes(ks));
+                return;
+        }
+        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0)) {
                 keyspace_forget(ks);
+                memory_set(ks->memory, 0, true);
+        }
         if (l->broken || l->damage[0]) {
                 reason = strdup(l->broken ? l->broken : l->damage);
                 load_free(steal(ks->load));
@@ -241,6 +277,13 @@ static void conclude(struct keyspace *ks, struct load *l) {
                 lose(ks, "the log does not end as the datastore says");
                 return;
         }
+        if (!ks->open)
+                reason = recover_contradiction(ks, l->met_known, l->met_other);
+        if (reason) {
+                load_free(steal(ks->load));
+                lose(ks, reason);
+                return;
+        }
         finish(ks);
 }
 
@@ -249,11 +292,23 @@ static void on_slice(struct loop_task *task) {
         struct load *l = container_of(task, struct load, slice);
         struct keyspace *ks = l->ks;
 
-        if (ks->closing || l->broken)
+        if (l->waits)
+                return;
+        if (ks->closing || l->broken || l->refused)
                 load_stop(l);
         else if (!apply_some(ks, l, APPLY_SLICE)) {
-                l->broken = "the log's records are not in order";
+                if (!l->broken)
+                        l->broken = "the log's records are not in order";
                 load_stop(l);
+        }
+        if (l->as_it_comes) {
+                memory_set(ks->memory, keyspace_bytes(ks), false);
+                if (!l->refused && !l->broken && !ks->closing && !memory_fits(ks->memory)) {
+                        l->waits = true;
+                        memory_wait(ks->memory,
+                                keyspace_bytes(ks) < ks->idle.needs && ks->idle.needs > memory_most(ks->config.memory));
+                        return;
+                }
         }
         if (l->pieces.first)
                 loop_slice(ks->loop, &l->slice);
@@ -280,7 +335,9 @@ static void on_loaded(struct datastore_job *job) {
         l->job_done = true;
         if (l->acquired)
                 ks->acquired = true;
+        mark_opening(ks, false);
         if (job->result != 0 || l->damage[0] || ks->closing) {
+                l->waits = false;
                 load_stop(l);
                 conclude(ks, l);
                 return;
@@ -291,6 +348,18 @@ static void on_loaded(struct datastore_job *job) {
                 rebuild(ks);
         } else
                 on_slice(&l->slice);
+}
+
+void load_on_room(struct keyspace *ks, bool granted) {
+        struct load *l = ks->load;
+
+        if (!l || !l->waits) {
+                memory_done(ks->memory);
+                return;
+        }
+        l->waits = false;
+        l->refused = !granted;
+        loop_slice(ks->loop, &l->slice);
 }
 
 static void submit(struct keyspace *ks, bool all) {
@@ -305,6 +374,7 @@ static void submit(struct keyspace *ks, bool all) {
         l->as_it_comes = all && !ks->open;
         l->slice.run = on_slice;
         l->task.run = on_handed;
+        l->task.owner = owner_get(); /* it is posted by the worker */
         l->job = (struct datastore_job){
                 .class = all ? JOB_BULK : JOB_READ,
                 .keyspace = &l->name,
@@ -312,9 +382,14 @@ static void submit(struct keyspace *ks, bool all) {
                 .run = load_read,
                 .done = on_loaded,
         };
+        if (l->as_it_comes) {
+                mark_opening(ks, true);
+                alarms_done(ks); /* those that were known before it was closed */
+        }
         ks->load = l;
         ks->head = HEAD_LOADING;
         ks->reload = false;
+        ks->grown = false;
         keyspace_submit(ks, &l->job);
 }
 
@@ -325,10 +400,18 @@ static void on_reopen(struct loop_timer *timer) {
                 submit(ks, true);
 }
 
+void load_again(struct keyspace *ks) {
+        uint64_t pause = min_of(REOPEN_NS << min_of(ks->n_failed_opens, 6u), LONGEST_REOPEN_NS);
+
+        ks->head = HEAD_IDLE;
+        ks->n_failed_opens++;
+        ks->reopen.on_time = on_reopen;
+        loop_timer_set(ks->loop, &ks->reopen, loop_now_ns(ks->loop) + pause);
+}
+
 static void fail(struct keyspace *ks, struct load *l, int result) {
         cleanup(freep) char *reason = strdup(l->job.reason[0] ? l->job.reason : result < 0 ? strerror(-result) : "");
         bool tail = l->after.seq != 0;
-        uint64_t pause;
 
         load_free(steal(ks->load));
         if (result == STOKE_COMPACTED && tail) {
@@ -336,12 +419,12 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 return;
         }
         if (result == STOKE_MISSING) {
-                lose(ks, "the datastore has no keyspace of this incarnation");
+                ks->head = HEAD_IDLE;
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
-                lose(ks,
-                        "the datastore's log is not the one that this daemon knew: a replica that lagged, or a restored backup");
+                recover_lose_forked(ks);
                 return;
         }
 
@@ -351,11 +434,7 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 commit_on_load_failed(ks);
                 return;
         }
-        ks->head = HEAD_IDLE;
-        pause = min_of(REOPEN_NS << min_of(ks->n_failed_opens, 6u), LONGEST_REOPEN_NS);
-        ks->n_failed_opens++;
-        ks->reopen.on_time = on_reopen;
-        loop_timer_set(ks->loop, &ks->reopen, loop_now_ns(ks->loop) + pause);
+        load_again(ks);
 }
 
 void load_tail(struct keyspace *ks) {
@@ -365,11 +444,13 @@ void load_tail(struct keyspace *ks) {
 }
 
 void load_open(struct keyspace *ks) {
-        if (ks->open || ks->load || ks->closing || ks->condition == KEYSPACE_HISTORY_LOST)
+        if (ks->open || ks->load || ks->closing || keyspace_is_over(ks) || ks->condition == KEYSPACE_QUARANTINED)
                 return;
+        if (ks->idle.phase != IDLE_NOT)
+                return; /* it is being closed, and opened afterwards */
         if (ks->reopen.position)
                 return; /* it failed a moment ago */
-        if (ks->condition == KEYSPACE_CLOSED)
+        if (ks->condition == KEYSPACE_CLOSED || ks->condition == KEYSPACE_NO_MEMORY)
                 keyspace_set_condition(ks, KEYSPACE_OPENING, "%s", "");
         submit(ks, true);
 }

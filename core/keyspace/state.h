@@ -14,6 +14,7 @@
 #include "keyspace/history.h"
 #include "keyspace/index.h"
 #include "keyspace/keyspace.h"
+#include "keyspace/memory.h"
 #include "keyspace/record.h"
 #include "keyspace/values.h"
 
@@ -33,13 +34,16 @@ enum head_state {
 struct barrier {
         struct call_list waiting; /* for the next question */
         struct call_list asked;   /* wait for the one under way */
-        struct call_list loading; /* wait until the index reaches `wanted` */
+        struct call_list loading; /* wait until the index holds what is at `wanted` */
         struct stoke_end known;   /* the end when the question was sent */
         struct call_list free;    /* serializable: pass in the deferred work */
         struct loop_task free_task;
-        uint64_t wanted;
-        bool must_load;       /* since `wanted` was told, no load was begun */
-        struct ends_job *job; /* owned, under way */
+        struct stoke_end wanted;       /* the newest answer that `loading` waits for */
+        struct stoke_end wanted_known; /* the end when that question was sent */
+        bool must_load;                /* the answers contradict each other: only a load tells */
+        bool loads;                    /* a load was begun for `loading`: whatever it brings will do */
+        struct datastore_question question;
+        bool asking; /* it is under way */
         struct loop_task task;
         struct loop_timer retry;
 };
@@ -50,6 +54,7 @@ struct lease {
         int64_t ttl;              /* seconds */
         uint64_t expires_ns;      /* from when this daemon learnt of it, or of its last keep-alive */
         uint64_t seq;             /* of its record */
+        uint64_t renewed_seq;     /* of the record that it counts from */
         struct lease_item *items; /* owned, uthash by entry: the keys attached to it */
         struct loop_timer timer;
         struct keyspace *ks;
@@ -63,6 +68,7 @@ struct lease_item {
 };
 struct leases {
         struct lease *table; /* owned, uthash by id */
+        size_t n_items;      /* of all leases */
         TAILQ_HEAD(, lease) expired;
         struct keyspace_call call; /* the one that ends what has expired */
         bool calling;
@@ -111,6 +117,28 @@ struct auto_compaction {
         int64_t compacted; /* as seen at the last sample */
         struct compact_call call;
         bool calling;
+        uint64_t stopped_ns;      /* the keyspace was closed then, ... */
+        int64_t stopped_revision; /* ... at this revision; 0: never */
+};
+
+/* idle.c: closing what nobody uses, and refusing what does not fit. */
+struct idleness {
+        struct loop_timer timer; /* open: looks whether it is idle; closed: opens it for a lease */
+        struct loop_task slice;  /* of taking down */
+        enum { IDLE_NOT, IDLE_EMPTYING, IDLE_RELEASING } phase;
+        unsigned n_refused;        /* openings in a row */
+        uint64_t refused_until_ns; /* who comes before is refused too */
+        size_t needs;              /* bytes of memory, at least; 0: not known */
+};
+/* What a keyspace that was closed while idle knows of its leases; of its log, config.known says what it was. */
+struct past_lease {
+        int64_t id;
+        uint64_t expires_ns;
+};
+struct past {
+        struct past_lease *leases; /* owned, by id; only while it is closed */
+        size_t n_leases;
+        uint64_t expires_ns; /* the first of them */
 };
 
 struct watch_hub {
@@ -144,7 +172,10 @@ struct keyspace {
         enum keyspace_condition condition;
         char *reason; /* owned, or NULL */
         bool open;    /* the index is the log's; a reachable datastore is `condition` */
-        bool acquired, closing, released;
+        bool acquired, closing, releasing;
+        struct memory_user *memory; /* owned: its part of the budget, and when it was used last */
+        struct idleness idle;
+        struct past past;
         size_t n_jobs; /* at the datastore */
         void (*closed)(void *userdata);
         void *closed_userdata;
@@ -153,6 +184,7 @@ struct keyspace {
         /* The applied log. */
         struct stoke_end end;
         int64_t revision, compacted;
+        uint8_t recovered[16]; /* id of the newest recovery in the log */
         struct index index;
         struct history history;
         struct values values;
@@ -177,12 +209,14 @@ struct keyspace {
         bool was_stale;           /* the load under way was asked for by a refused append */
         bool loaded_nothing;      /* the last load found no new record */
         bool reload;              /* the last load failed: again after the pause */
+        bool grown;               /* others have appended since the last load was begun, it was told */
         bool foreign;             /* somebody else has appended since this daemon opened it */
         uint64_t append_ns;       /* a moving mean of what an append takes */
         struct loop_timer ageing; /* ends calls whose time is over while nothing moves */
         struct call_list opening; /* calls from before it was open */
 
         struct load *load; /* owned, under way */
+        struct datastore_question lost_question;
         struct loop_timer reopen;
         unsigned n_failed_opens;
         struct datastore_job release_job;
@@ -202,7 +236,7 @@ struct keyspace {
         /* The longest slices so far, in the units and bytes that bound them. */
         size_t slice_units, slice_bytes;
 
-        struct metric *m_commits, *m_records, *m_seconds;
+        struct metric *m_commits, *m_records, *m_seconds, *m_refused;
 };
 
 /* ---- calls and lists (call.c) */
@@ -227,6 +261,13 @@ void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result re
 /* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE
  * (patient: they may wait for as long as it takes). */
 void call_list_age(struct keyspace *ks, struct call_list *list, bool patient);
+/* Lost or dropped: for good, as far as this structure goes. */
+static inline bool keyspace_is_over(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST || ks->condition == KEYSPACE_DROPPED;
+}
+static inline enum keyspace_result keyspace_over_result(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST ? KEYSPACE_LOST : KEYSPACE_UNAVAILABLE;
+}
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
         printf_like(3, 4);
 /* The index is the log's: calls and watches that waited go on. */
@@ -238,11 +279,35 @@ void keyspace_stalled(struct keyspace *ks);
 /* ---- jobs: counted, so that closing can wait for them */
 
 void keyspace_submit(struct keyspace *ks, struct datastore_job *job);
+void keyspace_ask(struct keyspace *ks, struct datastore_question *question);
 void keyspace_job_ended(struct keyspace *ks);
 /* Goes on with closing if it was waiting for the last job; last thing in each job's done. */
 void keyspace_check_closed(struct keyspace *ks);
 /* A job's deadline from a call's: at most 30 s from now. */
 uint64_t keyspace_job_deadline(uint64_t deadline_ns);
+
+/* Gives the log back to the datastore (exclusive drivers); ends in idle_on_released(), or in closing. */
+void keyspace_release(struct keyspace *ks);
+/* Of memory: what it has in index, history and leases. */
+size_t keyspace_bytes(const struct keyspace *ks);
+
+/* ---- idle.c */
+
+void idle_init(struct keyspace *ks);
+void idle_done(struct keyspace *ks);
+/* The keyspace is open; after leases_restart(). */
+void idle_on_open(struct keyspace *ks);
+void idle_on_released(struct keyspace *ks);
+/* It is closed for good. */
+void idle_stop(struct keyspace *ks);
+/* Ends an opening that found no room; bytes: that it had come to. */
+void idle_refuse(struct keyspace *ks, size_t bytes);
+/* Not to be opened for now: who comes gets KEYSPACE_UNAVAILABLE. */
+bool idle_is_refused(const struct keyspace *ks);
+/* Open, with no watch and nothing under way. */
+bool keyspace_is_quiet(const struct keyspace *ks);
+/* When a lease is over that was known before the keyspace was closed, and that nobody has renewed since; 0: count anew. */
+uint64_t past_lease_expires(const struct keyspace *ks, const struct lease *l);
 
 /* ---- the log's head (commit.c, load.c, apply.c) */
 
@@ -267,6 +332,14 @@ void load_tail(struct keyspace *ks);
 /* Opens the keyspace, unless that is under way. */
 void load_open(struct keyspace *ks);
 void load_done(struct keyspace *ks);
+/* The index is the whole log's, and may be served from. */
+void load_opened(struct keyspace *ks);
+/* After the load failed, or what was loaded could not be continued: all of it again, after a pause. */
+void load_again(struct keyspace *ks);
+/* Appends what continues a log that was taken as it is; then load_opened(), or load_again(). */
+void commit_recovery(struct keyspace *ks);
+/* The answer to a load that waits for memory. */
+void load_on_room(struct keyspace *ks, bool granted);
 
 /* barrier.c */
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
@@ -280,7 +353,9 @@ void lease_detach(struct key_entry *entry);
 void lease_apply(struct keyspace *ks, const struct stoke_record *record);
 struct lease *lease_find(struct keyspace *ks, int64_t id);
 void leases_done(struct keyspace *ks);
-/* The keyspace is open: nobody could keep a lease alive before. */
+/* The same in steps of n items; true: all are gone. */
+bool leases_drop_some(struct keyspace *ks, size_t n);
+/* The keyspace is open: nobody could keep a lease alive before, but those known from before it was closed go on. */
 void leases_restart(struct keyspace *ks);
 
 /* alarm.c */
@@ -294,6 +369,20 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
 void compaction_kick(struct keyspace *ks);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);
+
+/* recover.c: why the log that was loaded is not the one that was known (owned by the caller); NULL: it is. met: the record at the known end
+ * was visited; met_other: one with its seq and another origin. */
+char *recover_contradiction(const struct keyspace *ks, bool met, bool met_other);
+/* The log's tail is not the one applied: HISTORY_LOST, with both ends where the datastore tells. */
+void recover_lose_forked(struct keyspace *ks);
+/* Whether the loaded log must be continued before it is served. */
+bool recover_is_due(const struct keyspace *ks);
+void recover_apply(struct keyspace *ks, const struct stoke_record *record);
+static inline bool uuid_is_set(const uint8_t uuid[16]) {
+        static const uint8_t zero[16];
+
+        return memcmp(uuid, zero, sizeof(zero)) != 0;
+}
 
 /* autocompact.c: from when the keyspace is open until it is closed */
 void auto_compaction_start(struct keyspace *ks);

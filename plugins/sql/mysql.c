@@ -125,6 +125,10 @@ static int my_connect(struct stoke_store *store, const struct stoke_keyspace *sc
         return 0;
 }
 
+static bool my_scoped(struct stoke_store *store) {
+        return store->dedicated;
+}
+
 static const char *const aliases[] = {"MariaDB", "mysql", NULL};
 
 STOKE_EXPORT extern const struct stoke_driver stoke_driver;
@@ -160,4 +164,5 @@ const struct stoke_driver stoke_driver = {
         .install_commit = my_install_commit,
         .install_abort = my_install_abort,
         .server_limits = my_server_limits,
+        .scoped = my_scoped,
 };

@@ -177,6 +177,10 @@ static int pg_connect(struct stoke_store *store, const struct stoke_keyspace *sc
         return 0;
 }
 
+static bool pg_scoped(struct stoke_store *store) {
+        return store->dedicated;
+}
+
 static const char *const aliases[] = {"postgresql", "Postgres", NULL};
 
 STOKE_EXPORT extern const struct stoke_driver stoke_driver;
@@ -212,4 +216,5 @@ const struct stoke_driver stoke_driver = {
         .install_commit = pg_install_commit,
         .install_abort = pg_install_abort,
         .server_limits = pg_server_limits,
+        .scoped = pg_scoped,
 };
