@@ -328,6 +328,8 @@ void load_open(struct keyspace *ks);
 void load_done(struct keyspace *ks);
 /* The answer to a load that waits for memory. */
 void load_on_room(struct keyspace *ks, bool granted);
+/* The keyspace is closed for good: one that waits need not any more. */
+void load_on_closing(struct keyspace *ks);
 
 /* barrier.c */
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
