@@ -222,14 +222,20 @@ static enum fate compare_of(const Etcdserverpb__Compare *pb, struct compare *ret
                 [COMPARE_LEASE] = ETCDSERVERPB__COMPARE__TARGET_UNION_LEASE,
         };
         int32_t result = (int32_t)pb->result, target = (int32_t)pb->target;
+        struct key_range range = {pb_bytes(pb->key), pb_bytes(pb->range_end)};
         bool given;
 
+        if ((result < 0 || result > COMPARE_NOT_EQUAL) && target == COMPARE_VALUE) {
+                /* Any value will do, but there must be one. */
+                *ret = (struct compare){.result = COMPARE_GREATER, .target = COMPARE_VERSION, .range = range};
+                return FATE_COMPARE;
+        }
         if (result < 0 || result > COMPARE_NOT_EQUAL)
                 return FATE_HOLDS;
         if (target < 0 || target > COMPARE_LEASE) /* equal, whatever is there */
                 return result == COMPARE_EQUAL ? FATE_HOLDS : FATE_FAILS;
 
-        *ret = (struct compare){.range = {pb_bytes(pb->key), pb_bytes(pb->range_end)}};
+        *ret = (struct compare){.range = range};
         ret->result = (__typeof__(ret->result))result;
         ret->target = (__typeof__(ret->target))target;
         /* A number for another target than the one named counts as zero. */

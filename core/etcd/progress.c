@@ -26,12 +26,12 @@ static void forget(struct watch_stream *s) {
 /* Whether the question is settled: answered, or never to be. */
 static bool settle(struct watch_stream *s) {
         int64_t position = INT64_MAX;
+        bool any = false;
 
-        if (!s->watches) {
-                forget(s);
-                return true;
-        }
         for (struct watch *w = s->watches; w; w = w->hh.next) {
+                if (!w->watcher)
+                        continue;
+                any = true;
                 if (!w->created)
                         return false;
                 if (w->start_revision > s->wanted) {
@@ -39,6 +39,10 @@ static bool settle(struct watch_stream *s) {
                         return true;
                 }
                 position = min_of(position, watcher_position(w->watcher));
+        }
+        if (!any) {
+                forget(s);
+                return true;
         }
         if (position < s->wanted)
                 return false;
@@ -123,7 +127,7 @@ static void on_notify(struct loop_timer *timer) {
                 int64_t position;
 
                 next = w->hh.next;
-                if (!w->progress_notify)
+                if (!w->progress_notify || !w->watcher)
                         continue;
                 any = true;
                 position = watcher_position(w->watcher);

@@ -172,7 +172,15 @@ static void on_cancelled(void *userdata, enum keyspace_result result, int64_t co
                 return watch_stream_fail(s, etcd_status_of(result));
         if (!w->created && !say_created(w, present_revision(s)))
                 return;
-        watch_remove(w);
+        if (w->cancel) {
+                if (cancel(w))
+                        progress_try(s);
+                return;
+        }
+        /* Its id is taken until the client cancels it, too, and that is answered: as by etcd. */
+        watcher_free(w->watcher);
+        w->watcher = NULL;
+        w->paused = false;
         if (watch_send(s, &m))
                 progress_try(s);
 }
@@ -284,15 +292,6 @@ static void on_message(struct grpc_call *call, struct bytes data) {
         arena_done(&arena);
 }
 
-static void on_half_close(struct grpc_call *call) {
-        struct watch_stream *s = stream_of(call);
-
-        if (grpc_call_ended(call))
-                return;
-        stream_clear(s);
-        grpc_call_finish(call, GRPC_OK, NULL);
-}
-
 static void on_drained(struct grpc_call *call) {
         struct watch_stream *s = stream_of(call);
 
@@ -313,8 +312,8 @@ static const struct grpc_method methods[] = {
                 .client_streaming = true,
                 .server_streaming = true,
                 .user_size = sizeof(struct watch_stream),
+                /* No on_half_close: who has nothing more to ask still watches, as with etcd; the stream ends when it is cancelled. */
                 .on_message = on_message,
-                .on_half_close = on_half_close,
                 .on_cancel = on_cancel,
                 .on_drained = on_drained,
                 .on_free = on_cancel,

@@ -17,7 +17,7 @@ struct watch {
         UT_hash_handle hh; /* by id */
         int64_t id;
         struct watch_stream *stream; /* borrowed */
-        struct watcher *watcher;     /* owned */
+        struct watcher *watcher;     /* owned; NULL: ended by the server, its id waits for the client's cancel */
         int64_t start_revision;
         bool created; /* said so to the client */
         bool synced;  /* not known to be behind */

@@ -7,6 +7,10 @@
  * harmless: create changes nothing if the keyspace exists, drop does nothing if it does not. A step that fails is repeated
  * after a pause that grows to a minute. A write whose outcome is not known is repeated unchanged until it is known; nothing else is done
  * meanwhile, since the record would otherwise be guessed.
+ *
+ * Among several daemons each sees all records, and any may take any step, two at once too: what they do to the datastore does not hurt twice, and
+ * of two records one is refused, whose writer goes on from the other. A step that another daemon has begun is left to it for a while
+ *, so that they do not all do the same work. A tenant whose datastore is one host's own is that host's alone.
  */
 
 #include <string.h>
@@ -15,6 +19,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/owner.h"
+#include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
 #define DRAIN_TIMEOUT_NS (10 * NSEC_PER_SEC)
@@ -95,6 +100,8 @@ void assignment_free(struct assignment *a) {
         crash_table_leave(a->fleet->crashes, a->owner);
         registry_record_free(a->record);
         registry_record_free(a->next);
+        registry_record_free(a->newer);
+        free(a->sweep_datastore);
         tenant_manner_done(&a->manner);
         tenant_manner_done(&a->wanted);
         free(a->change_source);
@@ -125,8 +132,7 @@ void assignment_wait(struct assignment *a, int what, fleet_done_fn done, void *u
         STAILQ_INSERT_TAIL(&a->waiters, waiter, entry);
 }
 
-/* Answers those who wait for something up to `what`: a tenant that is served is recorded too. */
-static void answer(struct assignment *a, bool all, int what, int result, const char *reason) {
+void assignment_answer(struct assignment *a, bool all, int what, int result, const char *reason) {
         STAILQ_HEAD(, tenant_waiter) due = STAILQ_HEAD_INITIALIZER(due);
         struct tenant_waiter *waiter, *following;
 
@@ -144,7 +150,7 @@ static void answer(struct assignment *a, bool all, int what, int result, const c
         }
 }
 
-static void well(struct assignment *a) {
+void assignment_well(struct assignment *a) {
         a->n_failures = 0;
         free(a->reason);
         a->reason = NULL;
@@ -162,8 +168,10 @@ static void fail(struct assignment *a, const char *reason) {
         }
         a->n_failures++;
         a->settled = true;
+        if (a->has_newer)
+                pause = 0; /* which may change everything */
         loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns() + min_of(pause, RETRY_MAX_NS));
-        answer(a, true, 0, -EAGAIN, reason);
+        assignment_answer(a, true, 0, -EAGAIN, reason);
         fleet_settle(a->fleet);
 }
 
@@ -174,12 +182,23 @@ static void on_written(struct registry_write *w, int result, const char *reason)
         cleanup(freep) char *text = NULL;
 
         a->busy = false;
+        if (result == -ESTALE && !w->unreadable) {
+                if (!a->has_newer || (w->newer && a->newer_revision < w->newer->mod_revision)) {
+                        registry_record_free(a->newer);
+                        a->has_newer = true;
+                        a->newer = steal(w->newer);
+                        a->newer_revision = a->newer ? a->newer->mod_revision : a->record ? a->record->mod_revision : 0;
+                }
+                registry_record_free(steal(w->newer));
+                assignment_step(a);
+                return;
+        }
         if (result < 0) {
                 if (result == -ESTALE && !a->record) {
                         /* A record that could not be read stands in the way. */
                         registry_record_free(steal(a->next));
                         a->gone = true;
-                        answer(a, true, 0, -EEXIST, "the registry has a record of this name already");
+                        assignment_answer(a, true, 0, -EEXIST, "the registry has a record of this name already");
                         assignment_step(a);
                         return;
                 }
@@ -191,12 +210,18 @@ static void on_written(struct registry_write *w, int result, const char *reason)
 
         if (w->remove) {
                 a->gone = true;
+                fleet_copy_soon(a->fleet);
         } else {
                 registry_record_free(a->record);
                 a->record = steal(a->next);
-                answer(a, false, WAIT_RECORDED, 0, "");
+                a->record->format = registry_format(a->fleet->registry);
+                a->told_ns = 0;
+                if (a->record->phase != REGISTRY_PROVISIONING)
+                        a->made_here = false;
+                fleet_copy_soon(a->fleet);
+                assignment_answer(a, false, WAIT_RECORDED, 0, "");
         }
-        well(a);
+        assignment_well(a);
         assignment_step(a);
 }
 
@@ -241,22 +266,36 @@ static void on_job_done(struct datastore_job *job) {
                 return;
         }
 
-        well(a);
+        assignment_well(a);
         if (a->record->phase == REGISTRY_PROVISIONING) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_READY;
         } else {
                 a->dropped = true;
+                a->made_here = false;
         }
         assignment_step(a);
 }
 
-static void submit(struct assignment *a, struct fleet_store *store,
-        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call)) {
+static void on_swept(struct datastore_job *job) {
+        struct assignment *a = container_of(job, struct assignment, job);
+        struct log_context context = {.tenant = a->name};
+
+        a->busy = false;
+        a->store = NULL;
+        if (job->result != 0)
+                log_at(LOG_LEVEL_WARNING, &context, "datastore %s: what was made too late could not be dropped: %s",
+                        a->sweep_datastore, job->reason);
+        assignment_step(a);
+}
+
+static void submit(struct assignment *a, struct fleet_store *store, const uint8_t incarnation[16],
+        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call),
+        void (*done)(struct datastore_job *job)) {
         a->busy = true;
         a->store = store;
         a->job_keyspace = (struct stoke_keyspace){.name = a->name};
-        memcpy(a->job_keyspace.incarnation, a->record->incarnation, 16);
+        memcpy(a->job_keyspace.incarnation, incarnation, 16);
         a->job = (struct datastore_job){
                 .class = JOB_BULK,
                 .own_scope = true,
@@ -265,7 +304,7 @@ static void submit(struct assignment *a, struct fleet_store *store,
                 .owner = a->owner,
                 .loop = a->fleet->loop,
                 .run = run,
-                .done = on_job_done,
+                .done = done,
         };
         datastore_submit(store->ds, &a->job);
 }
@@ -279,6 +318,7 @@ static void start_there(struct errand *errand) {
         struct tenant_config tenant = {
                 .name = a->name,
                 .datastore = a->store->ds,
+                .known = a->known,
                 .quota_bytes = a->manner.quota_bytes,
                 .auto_compact_ns = a->manner.auto_compact_ns,
                 .progress_notify_ns = a->manner.progress_notify_ns,
@@ -327,26 +367,34 @@ static void start_back(struct errand *errand) {
                 return;
         }
         a->serving = a->started;
-        well(a);
+        memcpy(a->served, a->record->incarnation, 16);
+        memcpy(a->served_recovery, a->record->recovery, 16);
+        assignment_well(a);
         a->settled = true;
         log_at(LOG_LEVEL_INFO, &context, "served at %s/%s.sock", a->fleet->tenants_dir, a->name);
-        answer(a, false, WAIT_SERVED, 0, "");
+        assignment_answer(a, false, WAIT_SERVED, 0, "");
         assignment_step(a);
 }
 
-static void start(struct assignment *a, struct fleet_store *store) {
-        struct fleet *fleet = a->fleet;
+static struct shard *least_shard(struct fleet *fleet) {
         struct shard *least = fleet->shards[0];
 
         for (size_t i = 1; i < fleet->n_shards; i++)
                 if (fleet->shards[i]->n_tenants < least->n_tenants)
                         least = fleet->shards[i];
+        return least;
+}
+
+static void start(struct assignment *a, struct fleet_store *store) {
+        struct fleet *fleet = a->fleet;
+
         tenant_manner_copy(&a->manner, &a->wanted);
+        a->known = known_logs_get(fleet->known, a->name, a->record->incarnation, a->record->recovery);
         a->busy = true;
         a->store = store;
-        a->shard = least;
-        least->n_tenants++;
-        errand_send(least->loop, fleet->loop, start_there, start_back, a);
+        a->shard = least_shard(fleet);
+        a->shard->n_tenants++;
+        errand_send(a->shard->loop, fleet->loop, start_there, start_back, a);
 }
 
 static void on_closed(void *userdata) {
@@ -357,6 +405,7 @@ static void stop_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
         owner_set(a->owner);
+        tenant_get_figures(a->serving, &a->last);
         tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
 }
 
@@ -365,6 +414,7 @@ static void stop_back(struct errand *errand) {
 
         a->busy = false;
         a->serving = NULL;
+        collect_known(a, &a->last);
         a->figures = (struct tenant_figures){};
         leave_shard(a);
         assignment_step(a);
@@ -375,6 +425,32 @@ static void stop(struct assignment *a) {
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
 }
 
+static void recovery_back(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+        cleanup(freep) char *text = NULL;
+
+        a->busy = false;
+        leave_shard(a);
+        if (errand->result < 0) {
+                check(asprintf(&text, "its log could not be continued yet: %s", errand->reason) > 0);
+                fail(a, text);
+                return;
+        }
+        assignment_well(a);
+        known_logs_forget(a->fleet->known, a->name);
+        a->next = registry_record_copy(a->record);
+        a->next->phase = REGISTRY_READY;
+        assignment_step(a);
+}
+
+static void recover(struct assignment *a, struct fleet_store *store) {
+        a->busy = true;
+        a->store = store;
+        a->shard = least_shard(a->fleet);
+        a->shard->n_tenants++;
+        errand_send(a->shard->loop, a->fleet->loop, recovery_there, recovery_back, a);
+}
+
 /* ---- choosing */
 
 static void farewell(struct assignment *a) {
@@ -382,13 +458,14 @@ static void farewell(struct assignment *a) {
         struct log_context context = {.tenant = a->name};
         bool was_there = a->record;
 
-        if (was_there) {
+        if (was_there && !assignment_is_elsewhere(a)) {
                 quarantine_forget(fleet->quarantine, a->name);
                 tenant_remove_paths(fleet->tenants_dir, a->name);
+                known_logs_forget(fleet->known, a->name);
                 log_at(LOG_LEVEL_NOTICE, &context, "deleted%s",
                         a->record->retain ? "; its data stays in the datastore" : "");
         }
-        answer(a, true, 0, 0, "");
+        assignment_answer(a, true, 0, 0, "");
         assignment_free(a);
         fleet_settle(fleet);
         /* A definition of this name may be waiting for the old one to be gone. */
@@ -407,13 +484,37 @@ static struct fleet_store *store_of(struct assignment *a) {
 
         if (store && store->leaving)
                 return NULL; /* goes on when it was closed, or opened anew */
-        if (store && store->ds)
+        if (store && store->ds && !governance_refusal(store))
                 return store;
-        if (store)
+        if (store && store->ds && governance_is_young(store))
+                return NULL; /* goes on when that is known */
+        if (store && store->ds)
+                n = asprintf(&text, "datastore %s: %s", store->name, governance_refusal(store));
+        else if (store)
                 n = asprintf(&text, "datastore %s: %s", store->name, store->validation.message);
         else
                 n = asprintf(&text, "datastore %s is not defined", a->record->datastore);
         check(n > 0);
+        fail(a, text);
+        return NULL;
+}
+
+/* Whether the datastore is one that only this host reaches. */
+static bool is_local(const struct assignment *a) {
+        struct fleet_store *store = fleet_find_store(a->fleet, a->record->datastore);
+
+        return store && store->ds && !store_is_shared(store);
+}
+
+/* The same as store_of(), where a tenant may be made and started there; NULL also while the first dialling has not said so yet: its end goes on here. */
+static struct fleet_store *safe_store_of(struct assignment *a) {
+        struct fleet_store *store = store_of(a);
+        cleanup(freep) char *text = NULL;
+
+        if (!store || !store_refusal(store))
+                return store && store->check && store->validation.status == FLEET_UNKNOWN ? NULL : store;
+        check(asprintf(&text, "datastore %s is refused, %s; allowUnsafe in its definition would accept it", store->name,
+                      store_refusal(store)) > 0);
         fail(a, text);
         return NULL;
 }
@@ -429,6 +530,18 @@ static void take_wishes(struct assignment *a) {
                 a->next->retain = a->want_retain;
                 return;
         }
+        if (a->want_recover && a->record->phase == REGISTRY_READY) {
+                struct keyspace_known known =
+                        known_logs_get(a->fleet->known, a->name, a->record->incarnation, a->record->recovery);
+
+                a->want_recover = false;
+                a->next = registry_record_copy(a->record);
+                a->next->phase = REGISTRY_RECOVERING;
+                uuid_make(a->next->recovery);
+                a->next->recover_above = max_of(
+                        max_of(known.revision, a->figures.revision), max_of(a->record->recover_above, INT64_C(1)));
+                return;
+        }
         if (a->change_source) {
                 if (a->record->phase != REGISTRY_DELETING) {
                         a->next = registry_record_copy(a->record);
@@ -441,6 +554,79 @@ static void take_wishes(struct assignment *a) {
                 free(a->change_source);
                 a->change_source = NULL;
         }
+        /* Before it is made: where. */
+        if (!a->next && a->record->phase == REGISTRY_PROVISIONING && !a->record->host[0] && is_local(a))
+                assignment_claim_host(a, a->next = registry_record_copy(a->record));
+        /* A newer format is in use: one of the daemons writes the records anew in it. */
+        if (!a->next && a->record->format && a->record->format < registry_format(a->fleet->registry) &&
+                members_is_first(a->fleet->members))
+                a->next = registry_record_copy(a->record);
+}
+
+/* Only looked at: its datastore is another host's own. */
+static void step_elsewhere(struct assignment *a) {
+        cleanup(freep) char *text = NULL;
+
+        a->settled = true;
+        if (a->record->phase == REGISTRY_DELETING && a->record->retain && !assignment_is_left(a)) {
+                write_record(a, true); /* nothing is to be dropped */
+                return;
+        }
+        if (a->record->phase == REGISTRY_DELETING && !a->record->retain && !STAILQ_EMPTY(&a->waiters) &&
+                !assignment_host_lives(a)) {
+                check(asprintf(&text,
+                              "recorded; but its data is on host %s, whose daemon does not run: it goes when that runs, or at once with --keep-data",
+                              a->record->host_name) > 0);
+                assignment_answer(a, true, 0, -EAGAIN, text);
+        }
+        if (a->record->phase != REGISTRY_DELETING)
+                assignment_answer(a, false, WAIT_SERVED, 0, "");
+        fleet_settle(a->fleet);
+}
+
+/* The datastore was dialled, and found to keep what it acknowledges: a seal, too, behind which a tenant may have moved elsewhere since the copy was
+ * kept. What an operator allows otherwise is not enough here. */
+static bool copy_is_safe(const struct fleet_store *store) {
+        return store->validation.status == FLEET_TRUE && !store->unsafe;
+}
+
+/* While the registry cannot be reached: what was ready is served, and nothing is changed. */
+static void step_from_copy(struct assignment *a) {
+        cleanup(freep) char *text = NULL;
+        struct fleet_store *store;
+
+        if (a->record->phase != REGISTRY_READY || a->serving || assignment_is_elsewhere(a)) {
+                a->settled = true;
+                fleet_settle(a->fleet);
+                return;
+        }
+        store = store_of(a);
+        if (!store || (store->check && store->validation.status == FLEET_UNKNOWN))
+                return; /* goes on when that has ended */
+        if (copy_is_safe(store)) {
+                start(a, store);
+                return;
+        }
+        check(asprintf(&text, "the registry cannot be reached, and its copy is not enough for datastore %s: %s",
+                      store->name, store->unsafe ? store->unsafe : store->validation.message) > 0);
+        fail(a, text);
+}
+
+static void sweep(struct assignment *a) {
+        struct fleet_store *store = fleet_find_store(a->fleet, a->sweep_datastore);
+
+        a->sweep = false;
+        if (store && store->ds && !store->leaving)
+                submit(a, store, a->sweep_incarnation, run_drop, on_swept);
+        else
+                assignment_step(a);
+}
+
+static bool is_served_wrongly(const struct assignment *a) {
+        return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
+                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
+                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
+                a->record->phase == REGISTRY_RECOVERING;
 }
 
 /* Nothing is done with it until somebody asks. */
@@ -452,17 +638,33 @@ static void rest(struct assignment *a) {
 void assignment_step(struct assignment *a) {
         struct fleet_store *store;
 
-        if (a->busy || a->retry.position)
+        if (a->busy)
                 return;
-        if (a->fleet->stage == FLEET_STOPPING) {
+        assignment_catch_up(a);
+        if (a->retry.position)
+                return;
+        if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
+                a->settled = true;
                 if (a->serving)
                         stop(a);
                 else
                         fleet_settle(a->fleet);
                 return;
         }
+        if (a->fleet->stage == FLEET_OPENING && a->fleet->from_copy && a->record) {
+                step_from_copy(a);
+                return;
+        }
         if (!fleet_is_running(a->fleet))
                 return;
+        if (a->serving && is_served_wrongly(a)) {
+                stop(a);
+                return;
+        }
+        if (a->sweep) {
+                sweep(a);
+                return;
+        }
         if (a->gone) {
                 farewell(a);
                 return;
@@ -474,36 +676,50 @@ void assignment_step(struct assignment *a) {
                 return;
         }
 
+        if (assignment_is_elsewhere(a)) {
+                step_elsewhere(a);
+                return;
+        }
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
+                if (assignment_is_left(a))
+                        break;
                 if (a->wanted.quarantined) {
                         rest(a);
                         break;
                 }
-                store = store_of(a);
-                /* A datastore that is being dialled for the first time says soon what it is; its end goes on here. */
-                if (store && !(store->check && store->validation.status == FLEET_UNKNOWN))
-                        submit(a, store, run_create);
+                store = safe_store_of(a);
+                if (store) {
+                        a->made_here = true;
+                        submit(a, store, a->record->incarnation, run_create, on_job_done);
+                }
                 break;
         case REGISTRY_READY:
-                if (a->serving && (a->store->leaving || !tenant_manner_equal(&a->manner, &a->wanted)))
-                        stop(a);
-                else if (!a->serving) {
-                        store = store_of(a);
+                if (!a->serving) {
+                        store = safe_store_of(a);
                         if (store)
                                 start(a, store);
                 } else
                         fleet_settle(a->fleet);
+                break;
+        case REGISTRY_RECOVERING:
+                if (assignment_is_left(a))
+                        break;
+                store = safe_store_of(a);
+                if (store)
+                        recover(a, store);
                 break;
         case REGISTRY_DELETING:
                 if (a->serving)
                         stop(a);
                 else if (a->wanted.quarantined && !a->want_delete)
                         rest(a); /* not before it is asked for again */
+                else if (assignment_is_left(a))
+                        break;
                 else if (!a->record->retain && !a->dropped) {
                         store = store_of(a);
                         if (store)
-                                submit(a, store, run_drop);
+                                submit(a, store, a->record->incarnation, run_drop, on_job_done);
                 } else
                         write_record(a, true);
                 break;
@@ -538,6 +754,9 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .retain = record->retain,
                 .serving = a->serving && !a->busy,
                 .created = record->created,
+                .host = record->host,
+                .host_name = record->host_name,
+                .is_elsewhere = assignment_is_elsewhere(a),
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
                 .figures = &a->figures,

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "fleet/definition_kind.h"
+#include "keyspace/record.h"
 
 #define KAMAJI_VERSION "kamaji.clastix.io/v1alpha1"
 
@@ -425,6 +426,22 @@ static int parse_parameters(
                 return r;
         if (node_field(&at, "path"))
                 return node_field_fail(reader, &at, "path", "is no parameter: use spec.path");
+        if (node_field(&at, "credentials"))
+                return node_field_fail(reader, &at, "credentials", "is no parameter: use spec.credentials");
+        return 0;
+}
+
+static int parse_dedication(
+        const struct node_reader *reader, const struct node_at *spec, struct datastore_definition *d) {
+        const char *credentials = NULL;
+        int r;
+
+        r = node_string(reader, spec, "credentials", &credentials);
+        if (r < 0 || !credentials)
+                return r;
+        d->dedicated = strcmp(credentials, "Dedicated") == 0;
+        if (!d->dedicated && strcmp(credentials, "Shared") != 0)
+                return node_field_fail(reader, spec, "credentials", "must be Shared or Dedicated");
         return 0;
 }
 
@@ -481,6 +498,9 @@ static int parse_own(const struct node_reader *reader, const struct node_at *spe
         r = node_bool(reader, spec, "allowUnsafe", &d->allow_unsafe);
         if (r < 0)
                 return r;
+        r = parse_dedication(reader, spec, d);
+        if (r < 0)
+                return r;
         r = parse_parameters(reader, spec, d);
         if (r < 0)
                 return r;
@@ -488,11 +508,13 @@ static int parse_own(const struct node_reader *reader, const struct node_at *spe
 }
 
 static int make_settings(struct datastore_definition *d) {
-        d->settings = calloc(d->parameters.n_pairs + 1, sizeof(*d->settings));
+        d->settings = calloc(d->parameters.n_pairs + 2, sizeof(*d->settings));
         if (!d->settings)
                 return -ENOMEM;
         if (d->path)
                 d->settings[d->n_settings++] = (struct stoke_setting){"path", d->path};
+        if (d->dedicated)
+                d->settings[d->n_settings++] = (struct stoke_setting){"credentials", "Dedicated"};
         for (size_t i = 0; i < d->parameters.n_pairs; i++)
                 d->settings[d->n_settings++] =
                         (struct stoke_setting){d->parameters.pairs[i].name, d->parameters.pairs[i].value};
@@ -505,7 +527,7 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
         const struct definitions_config *config, struct datastore_definition *d) {
         static const char *const kamaji[] = {"driver", "endpoints", "basicAuth", "tlsConfig", NULL};
         static const char *const own[] = {"driver", "endpoints", "basicAuth", "tlsConfig", "labels", "capacity",
-                "taints", "pool", "default", "system", "allowUnsafe", "path", "parameters", NULL};
+                "taints", "pool", "default", "system", "allowUnsafe", "credentials", "path", "parameters", NULL};
         static const char *const planned[] = {"backup", "clientNames", "requests", "selector", NULL};
         int r;
 
@@ -530,6 +552,21 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
                         return r;
         }
         return make_settings(d);
+}
+
+/* Passwords and keys that are written in the document itself are rotated host by host. */
+static uint64_t shared_fingerprint(const struct yaml_node *spec, bool is_kamaji) {
+        uint64_t h = is_kamaji;
+
+        for (size_t i = 0; i < spec->n_items; i++) {
+                const char *field = spec->keys[i]->text;
+                bool has_secrets = strcmp(field, "basicAuth") == 0 || strcmp(field, "tlsConfig") == 0;
+
+                if (!yaml_is_null(spec->items[i]))
+                        h += node_fingerprint_without(
+                                spec->items[i], hash_name(field, 0), has_secrets ? "content" : NULL);
+        }
+        return h;
 }
 
 int datastore_definition_parse(const struct document *document, const struct definitions_config *config,
@@ -563,6 +600,7 @@ int datastore_definition_parse(const struct document *document, const struct def
                 return r;
 
         d->base.fingerprint = node_fingerprint(spec.node, d->is_kamaji);
+        d->base.shared = shared_fingerprint(spec.node, d->is_kamaji);
         *ret = &steal(d)->base;
         return 0;
 }

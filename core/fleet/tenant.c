@@ -46,6 +46,8 @@ const char *tenant_condition_name(enum keyspace_condition condition) {
                 return "NoMemory";
         case KEYSPACE_QUARANTINED:
                 return "Quarantined";
+        case KEYSPACE_DROPPED:
+                return "Dropped";
         }
         return "Unknown";
 }
@@ -154,6 +156,7 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .datastore = config->datastore,
                 .loop = config->loop,
                 .cache = config->cache,
+                .known = config->known,
                 .memory = config->memory,
                 .quota_bytes = config->quota_bytes,
                 .auto_compact_ns = config->auto_compact_ns,
@@ -265,6 +268,7 @@ void tenant_get_figures(struct tenant *t, struct tenant_figures *ret) {
         keyspace_get_status(t->keyspace, &status);
         *ret = (struct tenant_figures){
                 .condition = status.condition,
+                .end = status.end,
                 .revision = status.revision,
                 .compacted = status.compacted,
                 .n_keys = status.n_keys,

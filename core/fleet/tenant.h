@@ -27,6 +27,7 @@ struct tenant_config {
         uint8_t incarnation[16];
         uint8_t daemon[16];
         struct datastore *datastore; /* borrowed, until tenant_close() is done */
+        struct keyspace_known known; /* of its log, from the last life */
         uint64_t quota_bytes;
         uint64_t auto_compact_ns;
         uint64_t progress_notify_ns;
@@ -58,14 +59,15 @@ void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void 
 
 struct tenant_figures {
         enum keyspace_condition condition;
-        char reason[256]; /* "" or why it is not serving, or serves not all */
+        char reason[256];     /* "" or why it is not serving, or serves not all */
+        struct stoke_end end; /* of the log */
         int64_t revision, compacted;
         uint64_t n_keys, n_versions, bytes_live, bytes_log, bytes_memory;
         uint64_t n_watchers, n_leases, n_alarms, n_connections;
         char tcp[64]; /* the TCP address as bound; "": none */
 };
 void tenant_get_figures(struct tenant *tenant, struct tenant_figures *ret);
-/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost", "NoMemory", "Quarantined". */
+/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost", "Dropped", "NoMemory", "Quarantined". */
 const char *tenant_condition_name(enum keyspace_condition condition);
 
 /* The paths of a tenant's endpoint, under RUNTIME/tenants. Owned by the caller. Any thread. */

@@ -84,6 +84,6 @@ void auto_compaction_stop(struct keyspace *ks) {
         if (!ks->automatic.timer.position)
                 return;
         ks->automatic.stopped_ns = loop_now_ns(ks->loop);
-        ks->automatic.stopped_revision = ks->past.revision;
+        ks->automatic.stopped_revision = ks->config.known.revision;
         loop_timer_clear(&ks->automatic.timer);
 }

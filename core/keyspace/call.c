@@ -137,8 +137,8 @@ bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
 
         if (ks->open && !ks->closing)
                 return true;
-        if (ks->closing || ks->condition == KEYSPACE_HISTORY_LOST) {
-                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
+        if (ks->closing || keyspace_is_over(ks)) {
+                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : keyspace_over_result(ks));
                 return false;
         }
         if (idle_is_refused(ks)) {

@@ -211,6 +211,35 @@ static void on_closer_appended(struct keyspace *ks, int result, const char *reas
                 load_tail(ks);
 }
 
+void commit_recovery(struct keyspace *ks) {
+        struct batch *b = batch_new(ks);
+
+        b->is_recovery = true;
+        recover_evaluate(b);
+        ks->head = HEAD_IDLE;
+        ks->batch = b;
+        send(b);
+}
+
+/* Whatever became of it, the log tells: it is there once, or the next try makes it. */
+static void on_recovery_appended(struct keyspace *ks, int result, const char *reason) {
+        struct batch *b = steal(ks->batch);
+
+        if (result == 0)
+                succeed(b);
+        else
+                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "the log could not be continued: %s", reason);
+        batch_free(b);
+        if (ks->closing)
+                return;
+        if (result == 0) {
+                load_opened(ks);
+                return;
+        }
+        keyspace_forget(ks);
+        load_again(ks);
+}
+
 static void on_appended(struct datastore_job *job) {
         struct batch *b = container_of(job, struct batch, job);
         struct keyspace *ks = b->ks;
@@ -225,6 +254,12 @@ static void on_appended(struct datastore_job *job) {
                 on_closer_appended(ks, r, job->reason);
                 if (ks->closing)
                         call_list_end(&ks->queue, KEYSPACE_STOPPED);
+                keyspace_check_closed(ks);
+                return;
+        }
+
+        if (b->is_recovery) {
+                on_recovery_appended(ks, r, job->reason);
                 keyspace_check_closed(ks);
                 return;
         }
@@ -255,9 +290,9 @@ static void on_appended(struct datastore_job *job) {
                 break;
         case STOKE_MISSING:
                 ks->batch = NULL;
-                batch_end_calls(b, KEYSPACE_LOST);
+                batch_end_calls(b, KEYSPACE_UNAVAILABLE);
                 batch_free(b);
-                keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 break;
         case -ENOSPC:
                 ks->batch = NULL;

@@ -65,10 +65,8 @@ static void remember(struct keyspace *ks) {
         size_t n = 0;
 
         free(past->leases);
+        ks->config.known = (struct keyspace_known){ks->end, ks->revision};
         *past = (struct past){
-                .known = true,
-                .end = ks->end,
-                .revision = ks->revision,
                 .n_leases = HASH_COUNT(ks->leases.table),
                 .expires_ns = next_expiry(ks),
         };
@@ -80,11 +78,12 @@ static void remember(struct keyspace *ks) {
 }
 
 uint64_t past_lease_expires(const struct keyspace *ks, const struct lease *l) {
+        const struct keyspace_known *known = &ks->config.known;
         const struct past *past = &ks->past;
         struct past_lease wanted = {.id = l->id}, *found;
 
         /* What renewed it may have been deleted under a later mark than we knew. */
-        if (!past->known || ks->compaction.mark > past->end.seq || l->renewed_seq > past->end.seq || !past->n_leases)
+        if (!past->n_leases || ks->compaction.mark > known->end.seq || l->renewed_seq > known->end.seq)
                 return 0;
         found = bsearch(&wanted, past->leases, past->n_leases, sizeof(wanted), compare_leases);
         return found ? found->expires_ns : 0;

@@ -66,6 +66,23 @@ void keyspace_job_ended(struct keyspace *ks) {
 
 /* ---- condition */
 
+/* Nobody is served any more. A keyspace that was dropped is gone for its clients, not corrupt. */
+static void end_all(struct keyspace *ks, enum keyspace_result result) {
+        ks->open = false;
+        call_list_end(&ks->opening, result);
+        call_list_end(&ks->queue, result);
+        call_list_end(&ks->fetching, result);
+        call_list_end(&ks->ranging, result);
+        call_list_end(&ks->hashing, result);
+        call_list_end(&ks->compaction.held, result);
+        call_list_end(&ks->compaction.physical, result);
+        commit_give_up(ks, result);
+        call_list_end(&ks->barrier.waiting, result);
+        call_list_end(&ks->barrier.asked, result);
+        call_list_end(&ks->barrier.loading, result);
+        watch_end_all(ks, result);
+}
+
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...) {
         struct log_context context = {.tenant = ks->name, .datastore = datastore_name(ks->datastore)};
         enum keyspace_condition before = ks->condition;
@@ -91,24 +108,13 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
                         reason ? reason : "");
         else if (condition == KEYSPACE_NO_MEMORY)
                 log_at(LOG_LEVEL_ERROR, &context, "keyspace is refused: %s", reason ? reason : "");
+        else if (condition == KEYSPACE_DROPPED)
+                log_at(LOG_LEVEL_NOTICE, &context, "keyspace is stopped: %s", reason ? reason : "");
         else if (condition == KEYSPACE_SERVING && before != KEYSPACE_SERVING)
                 log_at(LOG_LEVEL_INFO, &context, "keyspace is open at revision %lld, %zu keys", (long long)ks->revision,
                         ks->index.n_alive);
-        if (condition == KEYSPACE_HISTORY_LOST) {
-                ks->open = false;
-                call_list_end(&ks->opening, KEYSPACE_LOST);
-                call_list_end(&ks->queue, KEYSPACE_LOST);
-                call_list_end(&ks->fetching, KEYSPACE_LOST);
-                call_list_end(&ks->ranging, KEYSPACE_LOST);
-                call_list_end(&ks->hashing, KEYSPACE_LOST);
-                call_list_end(&ks->compaction.held, KEYSPACE_LOST);
-                call_list_end(&ks->compaction.physical, KEYSPACE_LOST);
-                commit_give_up(ks, KEYSPACE_LOST);
-                call_list_end(&ks->barrier.waiting, KEYSPACE_LOST);
-                call_list_end(&ks->barrier.asked, KEYSPACE_LOST);
-                call_list_end(&ks->barrier.loading, KEYSPACE_LOST);
-                watch_end_all(ks, KEYSPACE_LOST);
-        }
+        if (keyspace_is_over(ks))
+                end_all(ks, keyspace_over_result(ks));
         if (ks->config.on_condition)
                 ks->config.on_condition(ks->config.userdata);
 }
@@ -119,7 +125,7 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                 .reason = ks->reason ? ks->reason : "",
                 .revision = ks->revision,
                 .compacted = ks->compacted,
-                .seq = ks->end.seq,
+                .end = ks->end,
                 .n_keys = ks->index.n_alive,
                 .n_versions = ks->n_versions,
                 .bytes_live = ks->bytes_live,

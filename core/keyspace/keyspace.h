@@ -47,6 +47,12 @@ enum keyspace_result {
         KEYSPACE_TOO_MANY_REQUESTS, /* a queue is full: "too many requests" */
 };
 
+/* What a daemon knows of a log from its last life. */
+struct keyspace_known {
+        struct stoke_end end; /* seq 0: nothing */
+        int64_t revision;
+};
+
 /* What one tenant's clients may do. Only carried, but for leases. Zero: the default. */
 struct keyspace_limits {
         size_t request_bytes;    /* of a write; 1.5 MiB, as etcd's --max-request-bytes */
@@ -75,6 +81,10 @@ struct keyspace_config {
         uint64_t slow_commit_ns; /* a commit that takes longer is logged; 0: 500 ms */
         size_t max_queue;        /* calls that wait for a batch; 0: 100,000 */
         struct keyspace_limits limits;
+        struct keyspace_known known; /* a log that contradicts it is KEYSPACE_HISTORY_LOST */
+        /* Not all zero: the log is taken as it is, whatever is known, and continued above this revision and its own, once for this id. */
+        uint8_t recovery[16];
+        int64_t recover_above;
         bool quarantined; /* it is not opened, whoever asks */
         /* Set while the log is read from its beginning; borrowed; may be NULL. */
         _Atomic uint32_t *opening;
@@ -102,13 +112,14 @@ enum keyspace_condition {
         KEYSPACE_HISTORY_LOST, /* the log is not the one that was known */
         KEYSPACE_NO_MEMORY,    /* opening was refused: it does not fit into memory; a later call tries again */
         KEYSPACE_QUARANTINED,  /* it is not opened, since the daemon has crashed with it */
+        KEYSPACE_DROPPED,      /* the datastore has no keyspace of this incarnation (any more) */
 };
 struct keyspace_status {
         enum keyspace_condition condition;
         const char *reason; /* "" or why it is not serving; valid until the next event */
         int64_t revision;   /* applied */
         int64_t compacted;
-        uint64_t seq;          /* the applied end of the log */
+        struct stoke_end end;  /* of the log, applied */
         uint64_t n_keys;       /* living */
         uint64_t n_versions;   /* in the index */
         uint64_t bytes_live;   /* keys and values of living keys: etcd's dbSizeInUse */

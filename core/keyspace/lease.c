@@ -419,29 +419,39 @@ static void on_time_to_live(struct keyspace_call *call, enum keyspace_result res
         keyspace_call_end(call, KEYSPACE_OK);
 }
 
-static int compare_ids(const void *a, const void *b) {
-        int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+/* Who ends first comes first, as etcd lists them. */
+static int compare_ends(const void *a, const void *b) {
+        const struct lease *x = *(struct lease *const *)a, *y = *(struct lease *const *)b;
 
-        return (x > y) - (x < y);
+        if (x->expires_ns != y->expires_ns)
+                return x->expires_ns < y->expires_ns ? -1 : 1;
+        return (x->id > y->id) - (x->id < y->id);
 }
 
 static void on_leases(struct keyspace_call *call, enum keyspace_result result) {
         struct lease_call *c = container_of(call, struct lease_call, call);
         struct keyspace *ks = call->own.keyspace;
+        size_t n = HASH_COUNT(ks->leases.table);
+        cleanup(freep) struct lease **leases = malloc(max_of(n, 1) * sizeof(*leases));
         struct lease *l, *next;
 
         (void)result;
         call->revision = ks->revision;
         c->n_ids = 0;
-        c->ids = arena_alloc(call->arena, HASH_COUNT(ks->leases.table) * sizeof(*c->ids));
-        if (!c->ids) {
+        c->ids = arena_alloc(call->arena, n * sizeof(*c->ids));
+        if (!c->ids || !leases) {
                 keyspace_call_end(call, KEYSPACE_UNAVAILABLE);
                 return;
         }
+        n = 0;
         HASH_ITER(hh, ks->leases.table, l, next)
-                c->ids[c->n_ids++] = l->id;
-        if (c->n_ids)
-                qsort(c->ids, c->n_ids, sizeof(*c->ids), compare_ids);
+                leases[n++] = l;
+        if (n > 1)
+                qsort(leases, n, sizeof(*leases), compare_ends);
+        while (c->n_ids < n) {
+                c->ids[c->n_ids] = leases[c->n_ids]->id;
+                c->n_ids++;
+        }
         keyspace_call_end(call, KEYSPACE_OK);
 }
 

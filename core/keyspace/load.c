@@ -75,13 +75,6 @@ static void on_follow(struct loop_timer *timer) {
         follow_again(ks);
 }
 
-/* What was served before it was closed must still be there. */
-static bool is_known(const struct keyspace *ks) {
-        const struct past *past = &ks->past;
-
-        return !past->known || (ks->end.seq >= past->end.seq && ks->revision >= past->revision);
-}
-
 static void lose(struct keyspace *ks, const char *reason) {
         ks->head = HEAD_IDLE;
         keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
@@ -92,18 +85,7 @@ static void mark_opening(struct keyspace *ks, bool opening) {
                 atomic_store_explicit(ks->config.opening, opening, memory_order_relaxed);
 }
 
-static void opened(struct keyspace *ks) {
-        if (!is_known(ks)) {
-                cleanup(freep) char *reason = NULL;
-
-                if (asprintf(&reason,
-                            "the log known to record %llu, revision %lld, is now another one that ends at record %llu, revision %lld",
-                            (unsigned long long)ks->past.end.seq, (long long)ks->past.revision,
-                            (unsigned long long)ks->end.seq, (long long)ks->revision) < 0)
-                        reason = NULL;
-                lose(ks, reason ? reason : "forked");
-                return;
-        }
+void load_opened(struct keyspace *ks) {
         if (!ks->exclusive && !ks->follow.on_time) {
                 ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
                 ks->follow.on_time = on_follow;
@@ -150,14 +132,11 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 if (l->at == 0 && p->restart && l->n_applied) {
                         keyspace_forget(ks);
                         l->n_applied = 0;
+                        l->met_known = l->met_other = false;
                 }
                 if (!in_order(ks, l, r))
                         return false;
                 /* The last one that was known before the keyspace was closed, if it was not compacted away. */
-                if (r->seq == ks->past.end.seq && ks->past.known && !origin_equal(&r->origin, &ks->past.end.origin)) {
-                        l->broken = "the log is not the one that was known before the keyspace was closed";
-                        return false;
-                }
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
                         ks->foreign = true;
                         ks->n_alone = ks->n_quiet = 0;
@@ -167,6 +146,10 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                         ks->batch->landed = true;
                 if (r->kind == RECORD_MARK && ks->open && l->after.seq)
                         watch_publish(ks);
+                if (!l->after.seq && r->seq == ks->config.known.end.seq) {
+                        l->met_known = end_equal(&(struct stoke_end){r->seq, r->origin}, &ks->config.known.end);
+                        l->met_other = !l->met_known;
+                }
                 keyspace_apply(ks, r, p->blobs[l->at]);
                 l->last_kind = r->kind;
                 l->last_revision = r->revision;
@@ -186,8 +169,10 @@ static void finish(struct keyspace *ks) {
         load_free(l);
         if (ks->open)
                 commit_on_loaded(ks);
+        else if (recover_is_due(ks))
+                commit_recovery(ks);
         else
-                opened(ks);
+                load_opened(ks);
 }
 
 /* Whether a keyspace that was loaded again is the one that was known: what was alive is alive, or was overwritten or
@@ -290,6 +275,13 @@ static void conclude(struct keyspace *ks, struct load *l) {
         if (!end_equal(&l->end, &ks->end)) {
                 load_free(steal(ks->load));
                 lose(ks, "the log does not end as the datastore says");
+                return;
+        }
+        if (!ks->open)
+                reason = recover_contradiction(ks, l->met_known, l->met_other);
+        if (reason) {
+                load_free(steal(ks->load));
+                lose(ks, reason);
                 return;
         }
         finish(ks);
@@ -413,10 +405,18 @@ static void on_reopen(struct loop_timer *timer) {
                 submit(ks, true);
 }
 
+void load_again(struct keyspace *ks) {
+        uint64_t pause = min_of(REOPEN_NS << min_of(ks->n_failed_opens, 6u), LONGEST_REOPEN_NS);
+
+        ks->head = HEAD_IDLE;
+        ks->n_failed_opens++;
+        ks->reopen.on_time = on_reopen;
+        loop_timer_set(ks->loop, &ks->reopen, loop_now_ns(ks->loop) + pause);
+}
+
 static void fail(struct keyspace *ks, struct load *l, int result) {
         cleanup(freep) char *reason = strdup(l->job.reason[0] ? l->job.reason : result < 0 ? strerror(-result) : "");
         bool tail = l->after.seq != 0;
-        uint64_t pause;
 
         load_free(steal(ks->load));
         if (result == STOKE_COMPACTED && tail) {
@@ -424,12 +424,12 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 return;
         }
         if (result == STOKE_MISSING) {
-                lose(ks, "the datastore has no keyspace of this incarnation");
+                ks->head = HEAD_IDLE;
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
-                lose(ks,
-                        "the datastore's log is not the one that this daemon knew: a replica that lagged, or a restored backup");
+                recover_lose_forked(ks);
                 return;
         }
 
@@ -439,11 +439,7 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 commit_on_load_failed(ks);
                 return;
         }
-        ks->head = HEAD_IDLE;
-        pause = min_of(REOPEN_NS << min_of(ks->n_failed_opens, 6u), LONGEST_REOPEN_NS);
-        ks->n_failed_opens++;
-        ks->reopen.on_time = on_reopen;
-        loop_timer_set(ks->loop, &ks->reopen, loop_now_ns(ks->loop) + pause);
+        load_again(ks);
 }
 
 void load_tail(struct keyspace *ks) {
@@ -453,8 +449,7 @@ void load_tail(struct keyspace *ks) {
 }
 
 void load_open(struct keyspace *ks) {
-        if (ks->open || ks->load || ks->closing || ks->condition == KEYSPACE_HISTORY_LOST ||
-                ks->condition == KEYSPACE_QUARANTINED)
+        if (ks->open || ks->load || ks->closing || keyspace_is_over(ks) || ks->condition == KEYSPACE_QUARANTINED)
                 return;
         if (ks->idle.phase != IDLE_NOT)
                 return; /* it is being closed, and opened afterwards */

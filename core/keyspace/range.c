@@ -131,13 +131,13 @@ static enum progress catch_up(struct range_state *s, size_t n_missing) {
         return WAITING;
 }
 
-static void kv_set(struct kv *kv, struct bytes key, const struct key_version *v) {
+static void kv_set(struct kv *kv, const struct range_request *request, struct bytes key, const struct key_version *v) {
         *kv = (struct kv){
                 .key = key,
                 .create_revision = v->create_revision,
                 .mod_revision = v->mod_revision,
                 .version = v->version,
-                .lease = v->lease,
+                .lease = range_request_tells_leases(request) ? v->lease : 0,
                 .value_size = v->value_size,
         };
 }
@@ -268,7 +268,7 @@ static void collect(struct range_state *s) {
                         break;
                 }
                 s->units -= KEY_UNITS;
-                kv_set(&s->kvs[s->n_kvs], key_entry_key(e), v);
+                kv_set(&s->kvs[s->n_kvs], r, key_entry_key(e), v);
                 if (v == &e->last && !r->keys_only)
                         s->kvs[s->n_kvs].value = values_get_last(&s->ks->values, e);
                 s->seqs[s->n_kvs++] = v->seq;
@@ -290,7 +290,7 @@ static void collect_sorted(struct range_state *s) {
                 struct range_item *item = range_selection_get(&s->sorted, s->n_sorted_emitted++);
 
                 s->units -= 1 + KEY_UNITS;
-                kv_set(&s->kvs[s->n_kvs], item->key, &item->version);
+                kv_set(&s->kvs[s->n_kvs], &s->call->request, item->key, &item->version);
                 s->kvs[s->n_kvs].value = keys_only ? NULL : steal(item->value);
                 s->seqs[s->n_kvs++] = item->version.seq;
                 bytes += (keys_only ? 0 : item->version.value_size) + item->key.size;
@@ -449,7 +449,7 @@ static bool answer_single(struct keyspace *ks, struct range_call *c, int64_t rev
                         if (!value)
                                 return false;
                 }
-                kv_set(&kv, key_entry_key(e), v);
+                kv_set(&kv, r, key_entry_key(e), v);
                 kv.value = value;
                 (void)c->on_slice(c, &kv, 1);
                 blob_unref(value);

@@ -45,6 +45,10 @@ struct range_item *range_selection_get(const struct range_selection *s, size_t i
 /* Whether all items must be seen before the first is known. */
 bool range_request_sorts(const struct range_request *request);
 bool range_request_passes(const struct range_request *request, const struct key_version *version);
+/* etcd 3.7 makes keys without values from its index, which has no leases. */
+static inline bool range_request_tells_leases(const struct range_request *request) {
+        return !request->keys_only || request->sort_target == SORT_VALUE;
+}
 
 /* A place in the index that outlives what happens to it: a key. */
 struct range_place {

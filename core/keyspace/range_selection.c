@@ -35,10 +35,19 @@ bool range_request_sorts(const struct range_request *r) {
         return true; /* etcd: another target without an order sorts ascending */
 }
 
-/* Whether the limit is applied to the keys in their own order, before any sorting: etcd asks its store for more than the
- * limit only where an order or a filter is given. */
+/* Whether the limit is applied to the keys in their own order, before any sorting: etcd asks its store for all there are
+ * only where an order or a filter is given; else for one more than the limit, and sorts that. */
 static bool cuts_first(const struct range_request *r) {
         return r->sort_order == SORT_NONE && !r->min_mod && !r->max_mod && !r->min_create && !r->max_create;
+}
+
+static bool is_full(const struct range_selection *s) {
+        const struct range_request *r = s->request;
+
+        if (r->limit <= 0)
+                return false;
+        return range_request_sorts(r) ? cuts_first(r) && s->n_items == (size_t)r->limit + 1
+                                      : s->n_items == (size_t)r->limit;
 }
 
 int range_selection_add(struct range_selection *s, struct bytes key, const struct key_version *v) {
@@ -47,7 +56,7 @@ int range_selection_add(struct range_selection *s, struct bytes key, const struc
         s->count++;
         if (r->count_only || !range_request_passes(r, v))
                 return 0;
-        if ((!range_request_sorts(r) || cuts_first(r)) && r->limit > 0 && s->n_items == (size_t)r->limit) {
+        if (is_full(s)) {
                 s->more = true;
                 return 0;
         }

@@ -130,15 +130,12 @@ struct idleness {
         uint64_t refused_until_ns; /* who comes before is refused too */
         size_t needs;              /* bytes of memory, at least; 0: not known */
 };
-/* What a keyspace that was closed while idle knows of itself. */
+/* What a keyspace that was closed while idle knows of its leases; of its log, config.known says what it was. */
 struct past_lease {
         int64_t id;
         uint64_t expires_ns;
 };
 struct past {
-        bool known;
-        struct stoke_end end;
-        int64_t revision;
         struct past_lease *leases; /* owned, by id; only while it is closed */
         size_t n_leases;
         uint64_t expires_ns; /* the first of them */
@@ -187,6 +184,7 @@ struct keyspace {
         /* The applied log. */
         struct stoke_end end;
         int64_t revision, compacted;
+        uint8_t recovered[16]; /* id of the newest recovery in the log */
         struct index index;
         struct history history;
         struct values values;
@@ -218,6 +216,7 @@ struct keyspace {
         struct call_list opening; /* calls from before it was open */
 
         struct load *load; /* owned, under way */
+        struct datastore_question lost_question;
         struct loop_timer reopen;
         unsigned n_failed_opens;
         struct datastore_job release_job;
@@ -262,6 +261,13 @@ void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result re
 /* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE
  * (patient: they may wait for as long as it takes). */
 void call_list_age(struct keyspace *ks, struct call_list *list, bool patient);
+/* Lost or dropped: for good, as far as this structure goes. */
+static inline bool keyspace_is_over(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST || ks->condition == KEYSPACE_DROPPED;
+}
+static inline enum keyspace_result keyspace_over_result(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST ? KEYSPACE_LOST : KEYSPACE_UNAVAILABLE;
+}
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
         printf_like(3, 4);
 /* The index is the log's: calls and watches that waited go on. */
@@ -326,6 +332,12 @@ void load_tail(struct keyspace *ks);
 /* Opens the keyspace, unless that is under way. */
 void load_open(struct keyspace *ks);
 void load_done(struct keyspace *ks);
+/* The index is the whole log's, and may be served from. */
+void load_opened(struct keyspace *ks);
+/* After the load failed, or what was loaded could not be continued: all of it again, after a pause. */
+void load_again(struct keyspace *ks);
+/* Appends what continues a log that was taken as it is; then load_opened(), or load_again(). */
+void commit_recovery(struct keyspace *ks);
 /* The answer to a load that waits for memory. */
 void load_on_room(struct keyspace *ks, bool granted);
 /* The keyspace is closed for good: one that waits need not any more. */
@@ -359,6 +371,20 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
 void compaction_kick(struct keyspace *ks);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);
+
+/* recover.c: why the log that was loaded is not the one that was known (owned by the caller); NULL: it is. met: the record at the known end
+ * was visited; met_other: one with its seq and another origin. */
+char *recover_contradiction(const struct keyspace *ks, bool met, bool met_other);
+/* The log's tail is not the one applied: HISTORY_LOST, with both ends where the datastore tells. */
+void recover_lose_forked(struct keyspace *ks);
+/* Whether the loaded log must be continued before it is served. */
+bool recover_is_due(const struct keyspace *ks);
+void recover_apply(struct keyspace *ks, const struct stoke_record *record);
+static inline bool uuid_is_set(const uint8_t uuid[16]) {
+        static const uint8_t zero[16];
+
+        return memcmp(uuid, zero, sizeof(zero)) != 0;
+}
 
 /* autocompact.c: from when the keyspace is open until it is closed */
 void auto_compaction_start(struct keyspace *ks);

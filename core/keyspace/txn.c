@@ -23,6 +23,7 @@ struct evaluator {
         struct arena *arena;
         int64_t write_revision; /* what this transaction writes gets */
         bool wrote;
+        struct bytes deleted_from; /* checking: what comes before deletes all from this key on; no data: nothing does */
         struct path path;
         struct fetch *missing; /* probing: what is not in memory; NULL: executing */
         size_t n_missing;
@@ -303,16 +304,31 @@ static bool has_room(const struct batch *b, const struct txn_op *op) {
         return !quota || b->ks->bytes_log + b->bytes + op->put.key.size + op->put.value.size <= quota;
 }
 
+/* A put that takes something over from the key's present version must find one when its turn comes. Of the deletes before it
+ * only those from a key on are let through (overlap.c says why). etcd dies of them; here it is as if the key were not there. */
+static bool finds_present(const struct evaluator *e, const struct txn_op *op) {
+        if (e->deleted_from.data && bytes_compare(op->put.key, e->deleted_from) >= 0)
+                return false;
+        return find_alive(e, op->put.key);
+}
+
 static int check_put(struct evaluator *e, const struct txn_op *op) {
-        if ((op->put.ignore_value || op->put.ignore_lease) && !find_alive(e, op->put.key))
-                return KEYSPACE_KEY_NOT_FOUND;
         if (op->put.lease && !batch_has_lease(e->batch, op->put.lease))
                 return KEYSPACE_LEASE_NOT_FOUND;
+        if ((op->put.ignore_value || op->put.ignore_lease) && !finds_present(e, op))
+                return KEYSPACE_KEY_NOT_FOUND;
         if (op->put.key.size + op->put.value.size > e->batch->ks->limits.record_bytes)
                 return KEYSPACE_TOO_LARGE;
         if (!has_room(e->batch, op))
                 return KEYSPACE_NO_SPACE;
         return 0;
+}
+
+/* Before anything was ever compacted, etcd calls what is below -1 compacted; then all below the mark, zero being the newest. */
+static bool is_compacted(const struct evaluator *e, int64_t revision) {
+        int64_t compacted = e->batch->ks->compacted;
+
+        return revision != 0 && revision < (compacted ? compacted : -1);
 }
 
 /* What is wrong with an operation is found before anything is written: etcd refuses the whole transaction then. */
@@ -327,13 +343,16 @@ static int check_ops(struct evaluator *e, const struct txn *txn) {
                 case OP_RANGE:
                         if (ops[i].range.revision > now(e))
                                 r = KEYSPACE_FUTURE_REVISION;
-                        else if (ops[i].range.revision > 0 && ops[i].range.revision < e->batch->ks->compacted)
+                        else if (is_compacted(e, ops[i].range.revision))
                                 r = KEYSPACE_COMPACTED;
                         break;
                 case OP_PUT:
                         r = check_put(e, &ops[i]);
                         break;
                 case OP_DELETE:
+                        if (range_is_endless(&ops[i].delete.range) &&
+                                (!e->deleted_from.data || bytes_compare(ops[i].delete.range.key, e->deleted_from) < 0))
+                                e->deleted_from = ops[i].delete.range.key;
                         break;
                 case OP_TXN:
                         r = check_ops(e, ops[i].txn);
@@ -380,6 +399,8 @@ static int execute_range(struct evaluator *e, const struct range_request *reques
                 const struct range_item *item = range_selection_get(&s, i);
 
                 r = fill_kv(e, &ret->range.kvs[i], item->key, &item->version, !request->keys_only);
+                if (!range_request_tells_leases(request))
+                        ret->range.kvs[i].lease = 0;
                 if (r == 0)
                         ret->range.n_kvs++;
         }

@@ -303,8 +303,8 @@ static void on_created(struct loop_task *task) {
         struct watch_hub *hub = &ks->hub;
         struct watcher *w;
 
-        if (ks->closing || ks->condition == KEYSPACE_HISTORY_LOST) {
-                watch_end_all(ks, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
+        if (ks->closing || keyspace_is_over(ks)) {
+                watch_end_all(ks, ks->closing ? KEYSPACE_STOPPED : keyspace_over_result(ks));
                 return;
         }
         if (!ks->open && idle_is_refused(ks)) {

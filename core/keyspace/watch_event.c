@@ -53,7 +53,7 @@ static void fill_kv(struct kv *kv, const struct key_entry *e, const struct key_v
 enum event_result event_fill(struct keyspace *ks, const struct history_item *item, bool with_prev,
         const struct fetch *have, struct fetch *missing, struct watch_event *ret) {
         const struct key_version *v = key_entry_by_seq(item->entry, item->seq);
-        const struct key_version *prev = v ? key_entry_before(item->entry, v) : NULL;
+        const struct key_version *before = v ? key_entry_before(item->entry, v) : NULL, *prev;
         enum event_result result = EVENT_READY;
 
         check(v);
@@ -69,8 +69,12 @@ enum event_result event_fill(struct keyspace *ks, const struct history_item *ite
         }
         if (!with_prev || (!ret->is_delete && v->create_revision == v->mod_revision))
                 return result;
+        /* One transaction may put and delete a key: what was before is what was before the transaction, which may be nothing (then
+         * the version just before is this transaction's own, and the key's first or a tombstone). */
+        prev = key_entry_at(item->entry, v->mod_revision - 1);
         if (!prev || prev->version == 0)
-                return EVENT_NO_PREV;
+                return before && before->mod_revision == v->mod_revision && before->version <= 1 ? result
+                                                                                                 : EVENT_NO_PREV;
         ret->has_prev = true;
         fill_kv(&ret->prev, item->entry, prev);
         ret->prev.value = find_value(ks, have, prev->seq);

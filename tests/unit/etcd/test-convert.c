@@ -418,17 +418,23 @@ static void odd_compares_mean_what_etcd_makes_of_them(void **state) {
         c->version = 9;
         /* An unknown result always holds. */
         compare_new(pb)->result = (Etcdserverpb__Compare__CompareResult)9;
+        /* Of a value too, but there must be one: a version above zero. */
+        c = compare_new(pb);
+        c->result = (Etcdserverpb__Compare__CompareResult)9;
+        c->target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__VALUE;
         /* An unknown target is equal, and nothing else. */
         compare_new(pb)->target = (Etcdserverpb__Compare__CompareTarget)9;
         c = compare_new(pb);
         c->target = (Etcdserverpb__Compare__CompareTarget)9;
         c->result = ETCDSERVERPB__COMPARE__COMPARE_RESULT__GREATER;
         assert_int_equal(convert(pb, &txn), ETCD_OK);
-        assert_int_equal(txn.n_compares, 2);
+        assert_int_equal(txn.n_compares, 3);
         assert_int_equal(txn.compares[0].number, 0);
-        assert_int_equal(txn.compares[1].target, COMPARE_VERSION);
-        assert_int_equal(txn.compares[1].result, COMPARE_LESS);
-        assert_int_equal(txn.compares[1].number, 0);
+        for (int i = 1; i < 3; i++) {
+                assert_int_equal(txn.compares[i].target, COMPARE_VERSION);
+                assert_int_equal(txn.compares[i].result, i == 1 ? COMPARE_GREATER : COMPARE_LESS);
+                assert_int_equal(txn.compares[i].number, 0);
+        }
 }
 
 static void duplicate_keys_are_refused(void **state) {

@@ -576,10 +576,10 @@ static Etcdserverpb__WatchResponse *watch_wait(size_t n) {
 }
 
 static void watch_end(void) {
-        grpc_client_half_close(watching.call);
-        if (!watching.ended)
-                run();
-        assert_int_equal(watching.code, GRPC_OK);
+        assert_false(watching.ended);
+        grpc_client_cancel(watching.call);
+        assert_true(watching.ended);
+        run(); /* on_watch_end() has stopped the loop, which sends the reset first */
 }
 
 static void a_watch_sees_each_change_with_what_was_before(void **state) {
@@ -654,6 +654,40 @@ static void a_watch_from_the_past_sees_all_or_says_compacted(void **state) {
         assert_int_equal(r->watch_id, 1);
         assert_int_equal(r->compact_revision, 5);
         assert_true(watching.responses[watching.n - 2]->created);
+
+        /* Its id is free when the client has cancelled it, too. */
+        create.watch_id = 1;
+        watch_create(create);
+        r = watch_wait(watching.n + 1);
+        assert_string_equal(r->cancel_reason, "mvcc: duplicate watch ID provided on the WatchStream");
+        watch_progress(); /* of the other */
+        r = watch_wait(watching.n + 1);
+        assert_int_equal(r->watch_id, -1);
+        watch_cancel(1);
+        r = watch_wait(watching.n + 1);
+        assert_true(r->canceled);
+        assert_int_equal(r->compact_revision, 0);
+        create.start_revision = 0;
+        watch_cancel(1); /* no answer */
+        watch_create(create);
+        r = watch_wait(watching.n + 1);
+        assert_true(r->created && !r->canceled);
+        assert_int_equal(r->watch_id, 1);
+        watch_end();
+}
+
+/* Only a cancel ends the stream. */
+static void who_asks_nothing_more_watches_on(void **state) {
+        Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
+
+        (void)state;
+        watch_begin();
+        create.key = BIN("a");
+        watch_create(create);
+        grpc_client_half_close(watching.call);
+        watch_wait(1);
+        put("a", "v", 1);
+        assert_int_equal(watch_wait(2)->n_events, 1);
         watch_end();
 }
 
@@ -977,6 +1011,7 @@ int main(void) {
                 TEST(errors_are_etcds),
                 TEST(a_watch_sees_each_change_with_what_was_before),
                 TEST(a_watch_from_the_past_sees_all_or_says_compacted),
+                TEST(who_asks_nothing_more_watches_on),
                 TEST(refused_watches_are_answered_in_order),
                 TEST(progress_is_told_behind_the_events),
                 TEST(a_client_that_does_not_read_loses_nothing),

@@ -117,6 +117,8 @@ struct keyspace *engine_keyspace_named(struct engine *e, const char *name, uint8
                 .cache = e->cache,
                 .auto_compact_ns = e->auto_compact_ns,
                 .quota_bytes = e->quota_bytes,
+                .known = e->known,
+                .recover_above = e->recover_above,
                 .idle_close_ns = e->idle_close_ns,
                 .limits = e->limits,
                 .memory = e->memory,
@@ -124,6 +126,7 @@ struct keyspace *engine_keyspace_named(struct engine *e, const char *name, uint8
         struct keyspace *ks;
 
         memcpy(config.incarnation, e->incarnation, sizeof(e->incarnation));
+        memcpy(config.recovery, e->recovery, sizeof(config.recovery));
         memset(config.daemon, daemon, sizeof(config.daemon));
         assert_int_equal(keyspace_new(&config, &ks), 0);
         e->n_open++;

@@ -27,8 +27,11 @@ struct engine {
         uint64_t quota_bytes;          /* likewise */
         uint64_t idle_close_ns;        /* likewise */
         struct keyspace_limits limits; /* likewise */
-        struct memory *memory;         /* borrowed; set before engine_open(); NULL: no budget */
-        unsigned n_open;               /* keyspaces; a failed assertion leaves them so */
+        struct keyspace_known known;   /* likewise, as the next two */
+        uint8_t recovery[16];
+        int64_t recover_above;
+        struct memory *memory; /* borrowed; set before engine_open(); NULL: no budget */
+        unsigned n_open;       /* keyspaces; a failed assertion leaves them so */
 };
 
 /* driver: the store's; settings: NULL-ended pairs of name and value. Creates keyspace "t". */

@@ -387,6 +387,14 @@ static void leases(void **state) {
         assert_int_equal(lease(e, ks, keyspace_lease_revoke, 77, 0, &arena).result, KEYSPACE_OK);
         assert_int_equal(engine_get(e, ks, "/l/d").count, 0);
         assert_int_equal(lease(e, ks, keyspace_lease_revoke, 77, 0, &arena).result, KEYSPACE_LEASE_NOT_FOUND);
+
+        /* Listed by their ends, whatever their ids. */
+        for (int64_t id = 3; id > 0; id--)
+                lease(e, ks, keyspace_lease_grant, id, 100 + id % 3, &arena);
+        l = lease(e, ks, keyspace_leases, 0, 0, &arena);
+        assert_int_equal(l.c.n_ids, 3);
+        for (int64_t i = 0; i < 3; i++)
+                assert_int_equal(l.c.ids[i], i == 0 ? 3 : i);
         engine_keyspace_close(e, ks);
         arena_done(&arena);
         free(r);
