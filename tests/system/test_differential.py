@@ -18,7 +18,7 @@ import pytest
 from conftest import TREE, program, real_etcd, running
 
 FAULTS = re.findall(r'^\t\{"([a-z-]+)"', (TREE / "tests/system/go/differential/fault.go").read_text(), re.M)
-SECONDS = int(os.environ.get("STOKEHOLD_DIFFERENTIAL_SECONDS", "20"))
+SECONDS = int(os.environ.get("STOKEHOLD_DIFFERENTIAL_SECONDS", "18"))
 BATCH = 300
 
 

@@ -59,6 +59,8 @@ const (
 //     forgets it; on a stream with a watch that was cancelled by compaction it never answers. Stokehold decides behind its read barrier.
 //   - Which compaction HashKV names at the compacted revision: etcd answers what it remembers of it, with the one before.
 //   - How much of a lease's time is left, as far as it is the time that the program takes.
+//   - With several endpoints: the revision in headers of what is answered without asking the others, as by members of an etcd that are behind;
+//     and serializable reads are sent as others.
 //   - Not asked for: what would change the etcd for good (AuthEnable with a root user, MemberAdd, Downgrade to the version before).
 
 // unsent tells why a request is sent to no side; "" if it is sent.
@@ -127,7 +129,7 @@ func (s *side) normalised(call string, response proto.Message) string {
 		text: func(text string) string { return strings.ReplaceAll(text, fmt.Sprint(s.member), "MEMBER") },
 	}
 	if r, ok := response.(interface{ GetHeader() *pb.ResponseHeader }); ok {
-		s.normaliseHeader(r.GetHeader())
+		s.normaliseHeader(r.GetHeader(), call)
 	}
 	for _, f := range fields {
 		if f.call == call {
@@ -150,9 +152,12 @@ func (s *side) normalised(call string, response proto.Message) string {
 }
 
 // normaliseHeader puts the same into every header that names this cluster and member and any term.
-func (s *side) normaliseHeader(h *pb.ResponseHeader) {
+func (s *side) normaliseHeader(h *pb.ResponseHeader, call string) {
 	if h == nil {
 		return
+	}
+	if anySpread && !strings.HasPrefix(call, "KV/") {
+		h.Revision = 0
 	}
 	if h.ClusterId == s.cluster && s.cluster != 0 {
 		h.ClusterId = 1
