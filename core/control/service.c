@@ -333,6 +333,53 @@ static void delete_tenant(struct grpc_call *call, struct bytes data) {
                 answer_new(control, op, request->name));
 }
 
+static void on_recovered_collected(void *userdata) {
+        Stokehold__Control__V1__RecoverTenantResponse response = STOKEHOLD__CONTROL__V1__RECOVER_TENANT_RESPONSE__INIT;
+        struct answer *answer = userdata;
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
+        if (response.tenant)
+                finish(answer->op, &response);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
+static void on_tenant_recovered(void *userdata, int result, const char *reason) {
+        struct answer *answer = userdata;
+
+        if (result < 0) {
+                operation_fail(answer->op, code_of(result), "%s", reason);
+                answer_free(answer);
+                return;
+        }
+        fleet_collect(answer->control->config.fleet, on_recovered_collected, answer);
+}
+
+static void recover_tenant(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__RecoverTenantRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__recover_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "recover tenant \"%.63s\", accepting what is lost", request->name);
+        if (!request->accept_loss) {
+                operation_fail(op, GRPC_INVALID_ARGUMENT,
+                        "accept_loss must be set: writes that were acknowledged may be gone");
+                return;
+        }
+        fleet_recover_tenant(
+                control->config.fleet, request->name, on_tenant_recovered, answer_new(control, op, request->name));
+}
+
 static void on_reloaded(void *userdata, const char *const *errors, size_t n_errors) {
         Stokehold__Control__V1__ReloadResponse response = STOKEHOLD__CONTROL__V1__RELOAD_RESPONSE__INIT;
         struct answer *answer = userdata;
@@ -395,6 +442,7 @@ static const struct grpc_method methods[] = {
         METHOD("CheckDatastore", check_datastore),
         METHOD("CreateTenant", create_tenant),
         METHOD("DeleteTenant", delete_tenant),
+        METHOD("RecoverTenant", recover_tenant),
         METHOD("Reload", reload),
         METHOD("SetLogLevel", set_log_level),
 };

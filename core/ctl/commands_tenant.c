@@ -211,6 +211,33 @@ static int run_delete(struct ctl *ctl) {
         return CTL_OK;
 }
 
+static int run_recover(struct ctl *ctl) {
+        Stokehold__Control__V1__RecoverTenantRequest request = STOKEHOLD__CONTROL__V1__RECOVER_TENANT_REQUEST__INIT;
+        const Stokehold__Control__V1__Tenant *t;
+        const ProtobufCMessage *m;
+        int r;
+
+        if (!ctl->accept_loss)
+                return ctl_fail(CTL_USAGE,
+                        "tenant recover: acknowledged writes may be gone, and clients must list everything anew; say --accept-loss "
+                        "if the datastore cannot be given its newer state back");
+        request.name = ctl->args[0];
+        request.accept_loss = true;
+        r = ctl_call(ctl, "RecoverTenant", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__recover_tenant_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        t = ((const Stokehold__Control__V1__RecoverTenantResponse *)(const void *)m)->tenant;
+        if (t && ctl->format == FORMAT_JSON)
+                output_json(output_json_of(&t->base));
+        else if (t && ctl->format == FORMAT_YAML)
+                output_document(t->manifest);
+        else
+                printf("Tenant %s is served again from what its datastore holds. What its clients remember counts as compacted.\n",
+                        ctl->args[0]);
+        return CTL_OK;
+}
+
 const struct ctl_command ctl_commands_tenant[] = {
         {"tenant", "list", "", "Tenants, where they are and how big", NULL, 0, 0, OPTION_FORMAT, run_list},
         {"tenant", "show", "NAME", "One tenant, with its endpoint",
@@ -224,5 +251,10 @@ const struct ctl_command ctl_commands_tenant[] = {
                 "Asks on a terminal; elsewhere it wants --yes. A tenant that is defined in a file is deleted\n"
                 "by removing it there. The data stays with --keep-data or deletionPolicy: Retain.\n",
                 1, 1, OPTION_YES | OPTION_KEEP_DATA, run_delete},
+        {"tenant", "recover", "NAME", "Go on with a log that is not the one that was known",
+                "For a tenant in condition HistoryLost: a replica that lagged was promoted, or a backup restored.\n"
+                "Its log is taken as it is and continued above every revision that was served; everything below\n"
+                "counts as compacted, so that clients list anew. Needs --accept-loss.\n",
+                1, 1, OPTION_FORMAT | OPTION_ACCEPT_LOSS, run_recover},
         {},
 };

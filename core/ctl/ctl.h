@@ -33,6 +33,7 @@ enum ctl_option {
         OPTION_RETAIN = 1 << 3,
         OPTION_YES = 1 << 4,
         OPTION_KEEP_DATA = 1 << 5,
+        OPTION_ACCEPT_LOSS = 1 << 6,
 };
 
 struct ctl {
@@ -42,7 +43,7 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
-        bool retain, yes, keep_data;
+        bool retain, yes, keep_data, accept_loss;
         char **args; /* what follows the command's words */
         size_t n_args;
 

@@ -28,6 +28,8 @@ static void print_options(unsigned options) {
                 puts("  --retain           keep the data when the tenant is deleted one day");
         if (options & OPTION_KEEP_DATA)
                 puts("  --keep-data        leave the data in the datastore");
+        if (options & OPTION_ACCEPT_LOSS)
+                puts("  --accept-loss      go on although acknowledged writes may be gone");
         if (options & OPTION_YES)
                 puts("  -y, --yes          do not ask");
         if (options & OPTION_FORMAT)
@@ -93,7 +95,8 @@ enum {
         LONG_DATASTORE,
         LONG_QUOTA,
         LONG_RETAIN,
-        LONG_KEEP_DATA
+        LONG_KEEP_DATA,
+        LONG_ACCEPT_LOSS,
 };
 
 static const struct option long_options[] = {
@@ -107,6 +110,7 @@ static const struct option long_options[] = {
         {"quota", required_argument, NULL, LONG_QUOTA},
         {"retain", no_argument, NULL, LONG_RETAIN},
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
+        {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -172,6 +176,10 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_KEEP_DATA;
                         ctl->keep_data = true;
                         break;
+                case LONG_ACCEPT_LOSS:
+                        line->options |= OPTION_ACCEPT_LOSS;
+                        ctl->accept_loss = true;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -223,6 +231,8 @@ static const char *option_name(unsigned option) {
                 return "--yes";
         case OPTION_KEEP_DATA:
                 return "--keep-data";
+        case OPTION_ACCEPT_LOSS:
+                return "--accept-loss";
         }
         return "?";
 }

@@ -80,6 +80,7 @@ int datastore_open(const struct datastore_config *config, struct datastore **ret
         pthread_cond_init(&ds->settled, NULL);
         for (int c = 0; c < N_CLASSES; c++)
                 TAILQ_INIT(&ds->ready[c]);
+        ds->last_question = &ds->questions;
         ds->name = copy(config->name);
         ds->driver = config->plugin->driver;
         ds->max_sessions = config->n_sessions ? config->n_sessions : DEFAULT_SESSIONS;
@@ -119,6 +120,9 @@ int datastore_open(const struct datastore_config *config, struct datastore **ret
                 datastore_free(ds);
                 return r;
         }
+        if (ds->driver->size >= offsetof(struct stoke_driver, scoped) + sizeof(ds->driver->scoped) &&
+                ds->driver->scoped)
+                ds->scoped = ds->driver->scoped(ds->store);
         ds->subscriptions = subscriptions_new(ds->driver, ds->store);
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -6,7 +6,8 @@
  * A job is one or more blocking calls of the driver, made on a worker thread with a session; its outcome is posted back to the loop that
  * submitted it. The loop must run until then. Jobs of one keyspace run one at a time, in the order of submission within a class, commits first;
  * at most half of the sessions do bulk work at a time, so that a load never keeps a commit waiting for long. A session
- * that failed is disconnected, and the next job connects anew.
+ * that failed is disconnected, and the next job connects anew. Where the driver says that keyspaces have credentials of their own, sessions
+ * connect in the scope of the keyspace that they work for, and are handed on to another when that one waits.
  *
  * datastore_submit() may be called from any loop's thread; open and free from the main thread.
  */
@@ -57,8 +58,9 @@ struct datastore_job {
         /* Set by the submitter, who owns the structure (embedded) until done has been called. */
         enum job_class class;
         const struct stoke_keyspace *keyspace; /* NULL: of the store as a whole; must stay valid */
-        uint64_t deadline_ns;                  /* CLOCK_MONOTONIC, for waiting, connecting and the call together */
-        struct loop *loop;                     /* where done is called */
+        bool own_scope;       /* on a session of the store's own, whatever the keyspace: create, drop, install */
+        uint64_t deadline_ns; /* CLOCK_MONOTONIC, for waiting, connecting and the call together */
+        struct loop *loop;    /* where done is called; NULL: on whichever thread ends it, where it must not block */
         /* On a worker thread. session is never NULL. call has the deadline and a buffer for the reason. The result goes to
          * job->result; a negative one (-ENOTCONN, -ECONNRESET, -EPIPE, -EIO, -ETIMEDOUT, -ECANCELED) or STOKE_UNKNOWN ends the session. */
         int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call);
@@ -81,6 +83,26 @@ struct datastore_job {
 void datastore_submit(struct datastore *ds, struct datastore_job *job);
 /* How many jobs wait or run, of a keyspace (by name) or (NULL) of all. */
 size_t datastore_pending(struct datastore *ds, const char *keyspace);
+
+/*
+ * Where does a keyspace's log end? Questions that gather while sessions are busy share one call of the driver's ends(), of whichever tenants
+ * and shards they are; each is asked after it came. Embedded in the asker's structure, alive until done.
+ */
+struct datastore_question {
+        struct stoke_keyspace keyspace; /* the name is borrowed until done */
+        struct loop *loop;              /* where done is called */
+        void (*done)(struct datastore_question *question);
+        /* The outcome. */
+        int result; /* 0, or what ends() or connecting gave */
+        bool found; /* there is such a keyspace */
+        struct stoke_end end;
+        char reason[512];
+
+        /* The datastore's own. */
+        struct datastore_question *next;
+        struct loop_task task;
+};
+void datastore_ask(struct datastore *ds, struct datastore_question *question);
 
 struct datastore_figures {
         unsigned n_sessions; /* connected now */

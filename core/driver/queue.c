@@ -111,19 +111,41 @@ static void on_posted(struct loop_task *task) {
 }
 
 static void post(struct datastore_job *job) {
+        if (!job->loop) {
+                job->done(job);
+                return;
+        }
         job->task.run = on_posted;
         loop_post(job->loop, &job->task);
 }
 
+/* The idle worker that fits best: where sessions have a scope, one that is in that of the lane which is next. */
+static struct session *take_idle(struct datastore *ds) {
+        struct session **best = &ds->idle, *session;
+        struct lane *lane = NULL;
+
+        for (int c = 0; ds->scoped && c < N_CLASSES && !lane; c++)
+                lane = class_may_run(ds, c) ? TAILQ_FIRST(&ds->ready[c]) : NULL;
+        for (struct session **s = &ds->idle; lane && lane->name && *s; s = &(*s)->next_idle)
+                if ((*s)->scope && strcmp((*s)->scope, lane->name) == 0) {
+                        best = s;
+                        break;
+                }
+        session = *best;
+        if (session)
+                *best = session->next_idle;
+        return session;
+}
+
 /* Wakes one idle worker, or makes one, unless as many as there is work for are on their way. */
 static void wake_one(struct datastore *ds) {
-        struct session *session = ds->idle;
+        struct session *session;
         int r;
 
         if (!runnable(ds) || ds->n_waking >= ds->n_ready)
                 return;
+        session = take_idle(ds);
         if (session) {
-                ds->idle = session->next_idle;
                 session->woken = true;
                 ds->n_waking++;
                 pthread_cond_signal(&session->wake);
@@ -175,12 +197,22 @@ struct datastore_job *datastore_take(struct datastore *ds, struct session *sessi
         return job;
 }
 
-void datastore_connected(struct datastore *ds, struct session *session, struct stoke_session *connection) {
+bool datastore_is_scoped(const struct datastore *ds) {
+        return ds->scoped;
+}
+
+void datastore_connected(struct datastore *ds, struct session *session, struct stoke_session *connection,
+        const struct stoke_keyspace *scope) {
         pthread_mutex_lock(&ds->mutex);
         while (session->interrupting)
                 pthread_cond_wait(&ds->settled, &ds->mutex);
         ds->n_connected = ds->n_connected + (connection != NULL) - (session->connection != NULL);
         session->connection = connection;
+        free(session->scope);
+        session->scope = scope ? strdup(scope->name) : NULL;
+        check(!scope || session->scope);
+        if (scope)
+                memcpy(session->scope_incarnation, scope->incarnation, sizeof(scope->incarnation));
         metric_set(ds->sessions_gauge, ds->n_connected);
         pthread_mutex_unlock(&ds->mutex);
 }

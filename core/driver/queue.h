@@ -55,6 +55,13 @@ struct datastore {
         unsigned n_sessions, max_sessions, n_connected;
         struct session *idle; /* the one that slept least is first */
 
+        bool scoped; /* sessions connect in the scope of a keyspace */
+
+        struct datastore_question *questions, **last_question; /* nobody has begun to ask them */
+        size_t n_questions;
+        unsigned n_askers;
+        bool asker_waits; /* one was submitted and will take all there are */
+
         pthread_t reaper;
         bool reaper_asleep;
         pthread_cond_t reaper_wake, settled;

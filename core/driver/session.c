@@ -1,6 +1,7 @@
 /*
  * The worker thread of a session: takes a job, connects if need be, lets the job make its calls, hands the outcome back.
- * The connection is given up after results that leave it in doubt; the next job makes a new one, with fresh credentials.
+ * The connection is given up after results that leave it in doubt, and where the next job's keyspace needs one of its own; the next job
+ * makes a new one, with fresh credentials.
  */
 #include "driver/session.h"
 
@@ -31,8 +32,20 @@ static void disconnect(struct session *session, const struct stoke_driver *drive
 
         if (!connection)
                 return;
-        datastore_connected(session->ds, session, NULL);
+        datastore_connected(session->ds, session, NULL, NULL);
         driver->disconnect(connection);
+}
+
+/* NULL: the store's own. */
+static const struct stoke_keyspace *scope_of(const struct session *session, const struct datastore_job *job) {
+        return datastore_is_scoped(session->ds) && !job->own_scope ? job->keyspace : NULL;
+}
+
+static bool in_scope(const struct session *session, const struct stoke_keyspace *scope) {
+        if (!scope || !session->scope)
+                return !scope && !session->scope;
+        return strcmp(session->scope, scope->name) == 0 &&
+                memcmp(session->scope_incarnation, scope->incarnation, sizeof(scope->incarnation)) == 0;
 }
 
 static uint64_t run(struct session *session, const struct stoke_driver *driver, struct datastore_job *job) {
@@ -40,6 +53,7 @@ static uint64_t run(struct session *session, const struct stoke_driver *driver, 
                 .deadline_ns = job->deadline_ns,
                 .reason = job->reason,
                 .reason_size = sizeof(job->reason)};
+        const struct stoke_keyspace *scope = scope_of(session, job);
         uint64_t start = clock_now_ns(), elapsed;
 
         if (start >= job->deadline_ns) {
@@ -47,13 +61,14 @@ static uint64_t run(struct session *session, const struct stoke_driver *driver, 
                 snprintf(job->reason, sizeof(job->reason), "the deadline passed while it waited for a session");
                 return 0;
         }
+        if (session->connection && !in_scope(session, scope))
+                disconnect(session, driver);
         if (!session->connection) {
                 struct stoke_session *connection = NULL;
                 int r;
 
                 call.deadline_ns = min_of(job->deadline_ns, start + CONNECT_NS);
-                r = driver->connect(datastore_store(session->ds), NULL, &call, &connection);
-
+                r = driver->connect(datastore_store(session->ds), scope, &call, &connection);
                 if (r != 0) {
                         job->result = r < 0 ? r : -EIO;
                         if (!job->reason[0])
@@ -62,7 +77,7 @@ static uint64_t run(struct session *session, const struct stoke_driver *driver, 
                         return 0;
                 }
                 call.deadline_ns = job->deadline_ns;
-                datastore_connected(session->ds, session, connection);
+                datastore_connected(session->ds, session, connection, scope);
                 start = clock_now_ns();
         }
         job->ran = true;
@@ -106,4 +121,5 @@ int session_start(struct session *session, struct datastore *ds) {
 void session_join(struct session *session) {
         pthread_join(session->thread, NULL);
         pthread_cond_destroy(&session->wake);
+        free(session->scope);
 }

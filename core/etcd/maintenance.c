@@ -72,8 +72,8 @@ static void status_reply(struct grpc_call *call) {
         response.dbsizequota = quota ? (int64_t)quota : NO_QUOTA;
         response.leader = header.member_id;
         response.raftterm = ETCD_RAFT_TERM;
-        response.raftindex = status.seq;
-        response.raftappliedindex = status.seq;
+        response.raftindex = status.end.seq;
+        response.raftappliedindex = status.end.seq;
         response.downgradeinfo = &downgrade;
         if (status.condition == KEYSPACE_UNREACHABLE || status.condition == KEYSPACE_HISTORY_LOST) {
                 errors[response.n_errors++] = (char *)etcd_status_text(

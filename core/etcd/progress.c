@@ -11,8 +11,6 @@
 
 #include "etcd/watch.h"
 
-#define NOTIFY_NS (5 * NSEC_PER_SEC)
-#define NOTIFY_JITTER_NS (NSEC_PER_SEC / 2) /* so that streams made together are not served together */
 #define BARRIER_NS (5 * NSEC_PER_SEC)
 #define RETRY_MIN_NS NSEC_PER_MSEC
 #define RETRY_MAX_NS (64 * NSEC_PER_MSEC)
@@ -142,16 +140,20 @@ static void on_notify(struct loop_timer *timer) {
         }
         s->notifying = any;
         if (any)
-                loop_timer_set(grpc_call_loop(s->call), &s->notify, clock_now_ns() + NOTIFY_NS);
+                loop_timer_set(
+                        grpc_call_loop(s->call), &s->notify, clock_now_ns() + keyspace_progress_notify_ns(s->ks));
 }
 
 void progress_start_notifying(struct watch_stream *s) {
-        if (s->notifying)
+        uint64_t interval = keyspace_progress_notify_ns(s->ks);
+
+        if (s->notifying || !interval)
                 return;
         s->notifying = true;
         s->notify.on_time = on_notify;
+        /* Up to a tenth later, so that streams made together are not served together. */
         loop_timer_set(grpc_call_loop(s->call), &s->notify,
-                clock_now_ns() + NOTIFY_NS + (uint64_t)((uintptr_t)s >> 4) * 7919 % NOTIFY_JITTER_NS);
+                clock_now_ns() + interval + (uint64_t)((uintptr_t)s >> 4) * 7919 % (interval / 10 + 1));
 }
 
 void progress_stop(struct watch_stream *s) {

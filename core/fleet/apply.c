@@ -186,6 +186,7 @@ void assignment_update_manner(struct assignment *a) {
         tenant_manner_done(m);
         m->quota_bytes = settings->default_quota_bytes;
         m->auto_compact_ns = settings->auto_compaction_ns;
+        m->progress_notify_ns = settings->progress_notify_ns;
         m->slow_ns = settings->slow_request_ns;
         m->socket_mode = settings->socket_mode;
         m->owner = (uid_t)-1;

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
 #define DRAIN_TIMEOUT_NS (10 * NSEC_PER_SEC)
@@ -42,9 +43,9 @@ static void tenant_manner_copy(struct tenant_manner *to, const struct tenant_man
 
 bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_manner *b) {
         return a->quota_bytes == b->quota_bytes && a->auto_compact_ns == b->auto_compact_ns &&
-                a->slow_ns == b->slow_ns && a->socket_mode == b->socket_mode && a->owner == b->owner &&
-                a->group == b->group && strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 &&
-                a->n_peers == b->n_peers &&
+                a->progress_notify_ns == b->progress_notify_ns && a->slow_ns == b->slow_ns &&
+                a->socket_mode == b->socket_mode && a->owner == b->owner && a->group == b->group &&
+                strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 && a->n_peers == b->n_peers &&
                 (a->n_peers == 0 || memcmp(a->peers, b->peers, a->n_peers * sizeof(*a->peers)) == 0);
 }
 
@@ -255,6 +256,7 @@ static void submit(struct assignment *a, struct fleet_store *store,
         memcpy(a->job_keyspace.incarnation, a->record->incarnation, 16);
         a->job = (struct datastore_job){
                 .class = JOB_BULK,
+                .own_scope = true,
                 .keyspace = &a->job_keyspace,
                 .deadline_ns = clock_now_ns() + JOB_TIMEOUT_NS,
                 .loop = a->fleet->loop,
@@ -273,8 +275,10 @@ static void start_there(struct errand *errand) {
         struct tenant_config tenant = {
                 .name = a->name,
                 .datastore = a->store->ds,
+                .known = a->known,
                 .quota_bytes = a->manner.quota_bytes,
                 .auto_compact_ns = a->manner.auto_compact_ns,
+                .progress_notify_ns = a->manner.progress_notify_ns,
                 .slow_ns = a->manner.slow_ns,
                 .runtime_dir = a->fleet->tenants_dir,
                 .socket_mode = a->manner.socket_mode,
@@ -321,19 +325,25 @@ static void start_back(struct errand *errand) {
         assignment_step(a);
 }
 
-static void start(struct assignment *a, struct fleet_store *store) {
-        struct fleet *fleet = a->fleet;
+static struct shard *least_shard(struct fleet *fleet) {
         struct shard *least = fleet->shards[0];
 
         for (size_t i = 1; i < fleet->n_shards; i++)
                 if (fleet->shards[i]->n_tenants < least->n_tenants)
                         least = fleet->shards[i];
+        return least;
+}
+
+static void start(struct assignment *a, struct fleet_store *store) {
+        struct fleet *fleet = a->fleet;
+
         tenant_manner_copy(&a->manner, &a->wanted);
+        a->known = known_logs_get(fleet->known, a->name, a->record->incarnation, a->record->recovery);
         a->busy = true;
         a->store = store;
-        a->shard = least;
-        least->n_tenants++;
-        errand_send(least->loop, fleet->loop, start_there, start_back, a);
+        a->shard = least_shard(fleet);
+        a->shard->n_tenants++;
+        errand_send(a->shard->loop, fleet->loop, start_there, start_back, a);
 }
 
 static void on_closed(void *userdata) {
@@ -343,6 +353,7 @@ static void on_closed(void *userdata) {
 static void stop_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
+        tenant_get_figures(a->serving, &a->last);
         tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
 }
 
@@ -351,6 +362,7 @@ static void stop_back(struct errand *errand) {
 
         a->busy = false;
         a->serving = NULL;
+        collect_known(a, &a->last);
         a->figures = (struct tenant_figures){};
         leave_shard(a);
         assignment_step(a);
@@ -359,6 +371,32 @@ static void stop_back(struct errand *errand) {
 static void stop(struct assignment *a) {
         a->busy = true;
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
+}
+
+static void recovery_back(struct errand *errand) {
+        struct assignment *a = errand->userdata;
+        cleanup(freep) char *text = NULL;
+
+        a->busy = false;
+        leave_shard(a);
+        if (errand->result < 0) {
+                check(asprintf(&text, "its log could not be continued yet: %s", errand->reason) > 0);
+                fail(a, text);
+                return;
+        }
+        well(a);
+        known_logs_forget(a->fleet->known, a->name);
+        a->next = registry_record_copy(a->record);
+        a->next->phase = REGISTRY_READY;
+        assignment_step(a);
+}
+
+static void recover(struct assignment *a, struct fleet_store *store) {
+        a->busy = true;
+        a->store = store;
+        a->shard = least_shard(a->fleet);
+        a->shard->n_tenants++;
+        errand_send(a->shard->loop, a->fleet->loop, recovery_there, recovery_back, a);
 }
 
 /* ---- choosing */
@@ -370,6 +408,7 @@ static void farewell(struct assignment *a) {
 
         if (was_there) {
                 tenant_remove_paths(fleet->tenants_dir, a->name);
+                known_logs_forget(fleet->known, a->name);
                 log_at(LOG_LEVEL_NOTICE, &context, "deleted%s",
                         a->record->retain ? "; its data stays in the datastore" : "");
         }
@@ -403,6 +442,19 @@ static struct fleet_store *store_of(struct assignment *a) {
         return NULL;
 }
 
+/* The same, where a tenant may be made and started there; NULL also while the first dialling has not said so yet: its end goes on here. */
+static struct fleet_store *safe_store_of(struct assignment *a) {
+        struct fleet_store *store = store_of(a);
+        cleanup(freep) char *text = NULL;
+
+        if (!store || !store_refusal(store))
+                return store && store->check && store->validation.status == FLEET_UNKNOWN ? NULL : store;
+        check(asprintf(&text, "datastore %s is refused, %s; allowUnsafe in its definition would accept it", store->name,
+                      store_refusal(store)) > 0);
+        fail(a, text);
+        return NULL;
+}
+
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
         if (a->want_delete) {
@@ -412,6 +464,18 @@ static void take_wishes(struct assignment *a) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;
                 a->next->retain = a->want_retain;
+                return;
+        }
+        if (a->want_recover && a->record->phase == REGISTRY_READY) {
+                struct keyspace_known known =
+                        known_logs_get(a->fleet->known, a->name, a->record->incarnation, a->record->recovery);
+
+                a->want_recover = false;
+                a->next = registry_record_copy(a->record);
+                a->next->phase = REGISTRY_RECOVERING;
+                uuid_make(a->next->recovery);
+                a->next->recover_above = max_of(
+                        max_of(known.revision, a->figures.revision), max_of(a->record->recover_above, INT64_C(1)));
                 return;
         }
         if (a->change_source) {
@@ -455,20 +519,28 @@ void assignment_step(struct assignment *a) {
 
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
-                store = store_of(a);
-                /* A datastore that is being dialled for the first time says soon what it is; its end goes on here. */
-                if (store && !(store->check && store->validation.status == FLEET_UNKNOWN))
+                store = safe_store_of(a);
+                if (store)
                         submit(a, store, run_create);
                 break;
         case REGISTRY_READY:
                 if (a->serving && (a->store->leaving || !tenant_manner_equal(&a->manner, &a->wanted)))
                         stop(a);
                 else if (!a->serving) {
-                        store = store_of(a);
+                        store = safe_store_of(a);
                         if (store)
                                 start(a, store);
                 } else
                         fleet_settle(a->fleet);
+                break;
+        case REGISTRY_RECOVERING:
+                if (a->serving)
+                        stop(a);
+                else {
+                        store = safe_store_of(a);
+                        if (store)
+                                recover(a, store);
+                }
                 break;
         case REGISTRY_DELETING:
                 if (a->serving)

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/metrics.h"
 
 #define COLLECT_INTERVAL_NS (5 * NSEC_PER_SEC)
@@ -114,6 +115,21 @@ static void collect_there(struct errand *errand) {
         errand_return(errand);
 }
 
+void collect_known(struct assignment *a, const struct tenant_figures *figures) {
+        const struct keyspace_known known = {figures->end, figures->revision};
+
+        if (a->record && figures->end.seq &&
+                (figures->condition == KEYSPACE_SERVING || figures->condition == KEYSPACE_UNREACHABLE))
+                known_logs_set(a->fleet->known, a->name, a->record->incarnation, a->record->recovery, &known);
+}
+
+void collect_save(struct fleet *fleet) {
+        cleanup(error_done) struct error err = {};
+
+        if (known_logs_save(fleet->known, &err) < 0)
+                log_warning("%s", error_text(&err));
+}
+
 static void collect_back(struct errand *errand) {
         struct part *part = errand->userdata;
         struct collection *collection = part->collection;
@@ -124,6 +140,7 @@ static void collect_back(struct errand *errand) {
 
                 if (a && a->serving == part->entries[i].serving) {
                         a->figures = part->entries[i].figures;
+                        collect_known(a, &a->figures);
                         publish(a);
                 }
                 free(part->entries[i].name);
@@ -218,6 +235,7 @@ void fleet_publish_process(void) {
 static void on_periodic(void *userdata) {
         struct fleet *fleet = userdata;
 
+        collect_save(fleet);
         if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING)
                 loop_timer_set(fleet->loop, &fleet->collect_timer, clock_now_ns() + COLLECT_INTERVAL_NS);
 }

@@ -166,6 +166,12 @@ static int check_datastore_change(struct merge *m, const struct entry *e, const 
                         d->subject, old->driver);
                 return r < 0 ? r : 1;
         }
+        if (old->dedicated != new->dedicated && use_of(m, e->name) != DEFINITION_UNUSED) {
+                r = problem_add(m->problems, true, d->file, new->spec_line,
+                        "%s: spec.credentials: cannot be changed while the datastore is used (it is %s)", d->subject,
+                        old->dedicated ? "Dedicated" : "Shared");
+                return r < 0 ? r : 1;
+        }
         if (!same_string(old->path, new->path) && use_of(m, e->name) != DEFINITION_UNUSED) {
                 r = problem_add(m->problems, true, d->file, new->spec_line,
                         "%s: spec.path: cannot be changed while the datastore is used (it is %s)", d->subject,

@@ -76,7 +76,8 @@ struct datastore_definition {
         bool wants_default, wants_system;   /* as written; who has it in the end: definitions.default_datastore */
         unsigned default_line, system_line; /* of these two */
         bool allow_unsafe;
-        char *path; /* absolute; NULL: has endpoints */
+        bool dedicated; /* credentials: Dedicated: each tenant has a database and a user of its own there */
+        char *path;     /* absolute; NULL: has endpoints */
         struct definition_map parameters;
 
         /* For datastore_config: path, then the parameters. The strings are borrowed from above, the array is owned. */

@@ -425,6 +425,22 @@ static int parse_parameters(
                 return r;
         if (node_field(&at, "path"))
                 return node_field_fail(reader, &at, "path", "is no parameter: use spec.path");
+        if (node_field(&at, "credentials"))
+                return node_field_fail(reader, &at, "credentials", "is no parameter: use spec.credentials");
+        return 0;
+}
+
+static int parse_dedication(
+        const struct node_reader *reader, const struct node_at *spec, struct datastore_definition *d) {
+        const char *credentials = NULL;
+        int r;
+
+        r = node_string(reader, spec, "credentials", &credentials);
+        if (r < 0 || !credentials)
+                return r;
+        d->dedicated = strcmp(credentials, "Dedicated") == 0;
+        if (!d->dedicated && strcmp(credentials, "Shared") != 0)
+                return node_field_fail(reader, spec, "credentials", "must be Shared or Dedicated");
         return 0;
 }
 
@@ -481,6 +497,9 @@ static int parse_own(const struct node_reader *reader, const struct node_at *spe
         r = node_bool(reader, spec, "allowUnsafe", &d->allow_unsafe);
         if (r < 0)
                 return r;
+        r = parse_dedication(reader, spec, d);
+        if (r < 0)
+                return r;
         r = parse_parameters(reader, spec, d);
         if (r < 0)
                 return r;
@@ -488,11 +507,13 @@ static int parse_own(const struct node_reader *reader, const struct node_at *spe
 }
 
 static int make_settings(struct datastore_definition *d) {
-        d->settings = calloc(d->parameters.n_pairs + 1, sizeof(*d->settings));
+        d->settings = calloc(d->parameters.n_pairs + 2, sizeof(*d->settings));
         if (!d->settings)
                 return -ENOMEM;
         if (d->path)
                 d->settings[d->n_settings++] = (struct stoke_setting){"path", d->path};
+        if (d->dedicated)
+                d->settings[d->n_settings++] = (struct stoke_setting){"credentials", "Dedicated"};
         for (size_t i = 0; i < d->parameters.n_pairs; i++)
                 d->settings[d->n_settings++] =
                         (struct stoke_setting){d->parameters.pairs[i].name, d->parameters.pairs[i].value};
@@ -505,7 +526,7 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
         const struct definitions_config *config, struct datastore_definition *d) {
         static const char *const kamaji[] = {"driver", "endpoints", "basicAuth", "tlsConfig", NULL};
         static const char *const own[] = {"driver", "endpoints", "basicAuth", "tlsConfig", "labels", "capacity",
-                "taints", "pool", "default", "system", "allowUnsafe", "path", "parameters", NULL};
+                "taints", "pool", "default", "system", "allowUnsafe", "credentials", "path", "parameters", NULL};
         static const char *const planned[] = {"backup", "clientNames", "requests", "selector", NULL};
         int r;
 

@@ -142,6 +142,8 @@ static void write_own(struct yaml_writer *w, const struct datastore_definition *
                         write_int(w, "tenants", (int64_t)d->capacity_tenants);
                 yaml_write_end(w);
         }
+        if (d->dedicated)
+                write_pair(w, "credentials", "Dedicated");
         if (d->wants_default)
                 write_bool(w, "default", true);
         write_map(w, "labels", &d->spec_labels);

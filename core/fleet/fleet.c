@@ -71,6 +71,7 @@ static void finish_stop(struct fleet *fleet) {
                         return;
         if (fleet->n_collecting || !fleet->stopped)
                 return;
+        collect_save(fleet);
         while ((store = LIST_FIRST(&fleet->stores))) {
                 store_close(store, CLOSE_GRACE_NS);
                 store_free(store);
@@ -282,6 +283,7 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         if (r < 0)
                 return error_set(reterr, r, "plugins: %s", strerror(-r));
         plugin_table_scan(fleet->plugins);
+        fleet->known = known_logs_new(settings->state_dir);
         r = registry_new(fleet->loop, settings->state_dir, config->daemon, &fleet->registry, reterr);
         if (r < 0)
                 return r;
@@ -312,6 +314,7 @@ void fleet_free(struct fleet *fleet) {
         free(fleet->shards);
         free(fleet->shard_cache);
         registry_free(fleet->registry);
+        known_logs_free(fleet->known);
         plugin_table_free(fleet->plugins);
         fleet_forget_definitions(fleet);
         free(fleet->registry_reason);
@@ -463,6 +466,12 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
                         store->validation.message);
                 return;
         }
+        if (store_refusal(store)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY,
+                        "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
+                        store_refusal(store));
+                return;
+        }
         a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
         assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
         assignment_step(a);
@@ -488,6 +497,27 @@ void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, 
         a->want_retain = keep_data || (a->want_delete ? a->want_retain : record->retain);
         a->want_delete = true;
         assignment_wait(a, WAIT_GONE, done, userdata);
+        assignment_hurry(a);
+}
+
+void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        const struct registry_record *record;
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        a = fleet_find_assignment(fleet, name);
+        record = a && !a->gone ? assignment_record(a) : NULL;
+        if (!record) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+                return;
+        }
+        if (record->phase != REGISTRY_RECOVERING && a->figures.condition != KEYSPACE_HISTORY_LOST) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s has not lost its history", name);
+                return;
+        }
+        a->want_recover = record->phase != REGISTRY_RECOVERING;
+        assignment_wait(a, WAIT_SERVED, done, userdata);
         assignment_hurry(a);
 }
 

@@ -65,6 +65,10 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
 /* done when nothing is left of it. keep_data: the keyspace stays in its datastore, forgotten. */
 void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata);
 
+/* A tenant in condition HistoryLost: takes its log as it is, and continues it above every revision that was served; what is lost is lost. done when
+ * it is served again. -EBUSY: nothing is lost. */
+void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+
 struct fleet_check_item {
         char *name, *value;
         enum stoke_severity severity;
@@ -103,7 +107,7 @@ void fleet_each_datastore(
 
 struct fleet_tenant_view {
         const char *name, *datastore;
-        const char *phase;  /* "Provisioning", "Ready", "Deleting", "Failed" */
+        const char *phase;  /* "Provisioning", "Ready", "Recovering", "Deleting", "Failed" */
         const char *reason; /* "" or why it is not (yet) what it should be */
         const uint8_t *incarnation;
         const char *source;

@@ -268,6 +268,7 @@ static void submit(struct registry *r,
         void (*done)(struct datastore_job *job), const struct stoke_keyspace *keyspace) {
         r->job = (struct datastore_job){
                 .class = JOB_BULK,
+                .own_scope = true,
                 .keyspace = keyspace,
                 .deadline_ns = clock_now_ns() + OPEN_TIMEOUT_NS,
                 .loop = r->loop,

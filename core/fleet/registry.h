@@ -21,9 +21,10 @@
 enum registry_phase {
         REGISTRY_PROVISIONING, /* the keyspace is being made, or may not have been made yet */
         REGISTRY_READY,        /* it exists */
-        REGISTRY_DELETING,     /* it is being dropped, or may not have been dropped yet */
+        REGISTRY_RECOVERING, /* its history was lost, which was accepted: its log is being continued, or may not have been yet */
+        REGISTRY_DELETING, /* it is being dropped, or may not have been dropped yet */
 };
-/* "Provisioning", "Ready", "Deleting". */
+/* "Provisioning", "Ready", "Recovering", "Deleting". */
 const char *registry_phase_name(enum registry_phase phase);
 
 struct registry_record {
@@ -34,9 +35,11 @@ struct registry_record {
         uint64_t quota_bytes; /* 0: the daemon's default */
         char *source;         /* "FILE:LINE" of the definition, or "stokectl" */
         bool from_file;
-        bool retain;          /* deletionPolicy: Retain */
-        int64_t created;      /* seconds since 1970 */
-        int64_t mod_revision; /* the registry's; 0: not written yet */
+        bool retain;           /* deletionPolicy: Retain */
+        int64_t created;       /* seconds since 1970 */
+        uint8_t recovery[16];  /* id of the last recovery; all zero: there was none */
+        int64_t recover_above; /* its revisions begin above this one */
+        int64_t mod_revision;  /* the registry's; 0: not written yet */
 };
 struct registry_record *registry_record_copy(const struct registry_record *record);
 void registry_record_free(struct registry_record *record);

@@ -15,6 +15,7 @@
 static const char *const phase_names[] = {
         [REGISTRY_PROVISIONING] = "Provisioning",
         [REGISTRY_READY] = "Ready",
+        [REGISTRY_RECOVERING] = "Recovering",
         [REGISTRY_DELETING] = "Deleting",
 };
 
@@ -50,7 +51,7 @@ void registry_record_free(struct registry_record *record) {
 }
 
 char *registry_record_print(const struct registry_record *record) {
-        char incarnation[UUID_TEXT_SIZE];
+        char incarnation[UUID_TEXT_SIZE], recovery[UUID_TEXT_SIZE];
         json_t *object;
         char *text;
 
@@ -60,6 +61,11 @@ char *registry_record_print(const struct registry_record *record) {
                 (json_int_t)record->quota_bytes, "source", record->source, "fromFile", (int)record->from_file,
                 "deletionPolicy", record->retain ? "Retain" : "Delete", "created", (json_int_t)record->created);
         check(object);
+        if (record->recover_above) {
+                uuid_print(record->recovery, recovery);
+                check(json_object_set_new(object, "recovery", json_string(recovery)) == 0 &&
+                        json_object_set_new(object, "recoverAbove", json_integer(record->recover_above)) == 0);
+        }
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
         check(text);
         json_decref(object);
@@ -69,8 +75,8 @@ char *registry_record_print(const struct registry_record *record) {
 int registry_record_parse(struct bytes name, struct bytes json, struct registry_record **ret, struct error *reterr) {
         cleanup(registry_record_freep) struct registry_record *record = NULL;
         cleanup(json_decrefp) json_t *object = NULL;
-        const char *datastore, *incarnation, *phase, *source, *policy;
-        json_int_t quota, created;
+        const char *datastore, *incarnation, *phase, *source, *policy, *recovery = NULL;
+        json_int_t quota, created, recover_above = 0;
         json_error_t problem;
         int format, from_file;
 
@@ -82,9 +88,10 @@ int registry_record_parse(struct bytes name, struct bytes json, struct registry_
         if (format != RECORD_FORMAT)
                 return error_set(
                         reterr, -EBADMSG, "has format %d, and this version knows format %d", format, RECORD_FORMAT);
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I}", "datastore", &datastore,
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?I}", "datastore", &datastore,
                     "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source, "fromFile",
-                    &from_file, "deletionPolicy", &policy, "created", &created) < 0)
+                    &from_file, "deletionPolicy", &policy, "created", &created, "recovery", &recovery, "recoverAbove",
+                    &recover_above) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
 
         record = new0(struct registry_record);
@@ -96,6 +103,8 @@ int registry_record_parse(struct bytes name, struct bytes json, struct registry_
                         record->phase = (enum registry_phase)i;
         if ((size_t)record->phase == n_elements(phase_names))
                 return error_set(reterr, -EBADMSG, "phase \"%s\" is not known", phase);
+        if (recovery && (uuid_parse(recovery, record->recovery) < 0 || recover_above <= 0))
+                return error_set(reterr, -EBADMSG, "recovery is no UUID, or above no revision");
         if (quota < 0)
                 return error_set(reterr, -EBADMSG, "quota is negative");
         if (strcmp(policy, "Retain") != 0 && strcmp(policy, "Delete") != 0)
@@ -109,6 +118,7 @@ int registry_record_parse(struct bytes name, struct bytes json, struct registry_
         record->from_file = from_file;
         record->retain = strcmp(policy, "Retain") == 0;
         record->created = created;
+        record->recover_above = recover_above;
 
         *ret = steal(record);
         return 0;

@@ -208,7 +208,7 @@ static int read_metrics(const struct node_reader *reader, const struct node_at *
 }
 
 static int read_tenants(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
-        static const char *const known[] = {"quota", "autoCompaction", "socketMode", NULL};
+        static const char *const known[] = {"quota", "autoCompaction", "progressNotify", "socketMode", NULL};
         struct node_at at;
         int r;
 
@@ -222,6 +222,9 @@ static int read_tenants(const struct node_reader *reader, const struct node_at *
         if (r < 0)
                 return r;
         r = node_duration(reader, &at, "autoCompaction", NULL, &s->auto_compaction_ns);
+        if (r < 0)
+                return r;
+        r = node_duration(reader, &at, "progressNotify", NULL, &s->progress_notify_ns);
         if (r < 0)
                 return r;
         return node_mode(reader, &at, "socketMode", NULL, &s->socket_mode);
@@ -363,6 +366,7 @@ int settings_load(const struct settings_options *options, struct settings **ret,
         s->slow_request_ns = 500 * NSEC_PER_MSEC;
         s->default_quota_bytes = UINT64_C(2) << 30;
         s->auto_compaction_ns = 5 * 60 * NSEC_PER_SEC;
+        s->progress_notify_ns = 5 * NSEC_PER_SEC;
         s->socket_mode = 0660;
         s->limits.request_bytes = 1536 * 1024;
         s->limits.streams = 65536;
@@ -446,5 +450,6 @@ void settings_adopt(struct settings *running, struct settings *new) {
         running->slow_request_ns = new->slow_request_ns;
         running->default_quota_bytes = new->default_quota_bytes;
         running->auto_compaction_ns = new->auto_compaction_ns;
+        running->progress_notify_ns = new->progress_notify_ns;
         running->socket_mode = new->socket_mode;
 }

@@ -48,6 +48,7 @@ struct settings {
         /* What holds for tenants whose definition does not say otherwise. */
         uint64_t default_quota_bytes; /* tenants.quota; 2 GiB; 0: none */
         uint64_t auto_compaction_ns;  /* tenants.autoCompaction; 5 m; 0 (off) */
+        uint64_t progress_notify_ns;  /* tenants.progressNotify; 5 s; 0 (off): never */
         mode_t socket_mode;           /* tenants.socketMode; 0660 */
 
         struct {

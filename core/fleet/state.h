@@ -9,6 +9,7 @@
 
 #include "fleet/definition.h"
 #include "fleet/fleet.h"
+#include "fleet/known.h"
 #include "fleet/registry.h"
 #include "fleet/secret.h"
 #include "fleet/shard.h"
@@ -35,6 +36,7 @@ struct fleet_store {
         char *driver;                   /* owned: immutable for as long as the datastore is known */
         struct datastore *ds;           /* owned; NULL: could not be opened */
         struct fleet_condition validation, deletion;
+        char *unsafe; /* owned: how it can lose acknowledged writes, as the last dialling found; NULL: it cannot */
         bool leaving; /* wanted is another than definition: to be closed, and opened anew, when the last tenant has let go */
         struct loop_timer timer;
         struct store_check *check; /* owned while it runs; NULL: none */
@@ -54,6 +56,8 @@ void store_close(struct fleet_store *store, uint64_t grace_ns);
 bool store_is_used(const struct fleet_store *store);
 /* Dials, now. */
 void store_check(struct fleet_store *store, fleet_check_fn done, void *userdata);
+/* Why no tenant may be made or started there, valid until the next event; NULL: it may. */
+const char *store_refusal(const struct fleet_store *store);
 /* The tenants on it have changed. */
 void store_update_use(struct fleet_store *store);
 struct fleet_store *fleet_find_store(struct fleet *fleet, const char *name);
@@ -69,7 +73,7 @@ struct tenant_waiter {
 
 /* What a definition (or, without one, the defaults) says about how a tenant is served. Owns its memory. */
 struct tenant_manner {
-        uint64_t quota_bytes, auto_compact_ns, slow_ns;
+        uint64_t quota_bytes, auto_compact_ns, progress_notify_ns, slow_ns;
         mode_t socket_mode;
         uid_t owner;
         gid_t group;
@@ -92,7 +96,7 @@ struct assignment {
         bool gone;                      /* the registry's record was removed: only the memory is left */
 
         /* What is wanted. */
-        bool want_delete, want_retain;
+        bool want_delete, want_retain, want_recover;
         struct tenant_manner
                 wanted;      /* how it is to be served; where it is served in another manner it is started again */
         char *change_source; /* owned: the definition that it is declared by now; NULL: no change wanted */
@@ -107,9 +111,11 @@ struct assignment {
         bool dropped;
 
         struct shard *shard;         /* borrowed; NULL: on none */
+        struct keyspace_known known; /* as it was started with */
         struct tenant_manner manner; /* as served; also read by the shard while busy */
         struct tenant *started;      /* written by the shard while busy; then it is `serving` */
         struct tenant *serving;      /* the shard's; NULL: not served */
+        struct tenant_figures last;  /* written by the shard while it is being stopped */
         struct fleet_store *store;   /* borrowed, while served or while a job runs */
 
         struct loop_timer retry;
@@ -136,7 +142,13 @@ struct assignment *fleet_find_assignment(struct fleet *fleet, const char *name);
 const struct registry_record *assignment_record(const struct assignment *a);
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket);
 
+/* recovery.c: an errand to the tenant's shard, which continues the log of a record in phase Recovering. */
+void recovery_there(struct errand *errand);
+
 /* collect.c */
+/* What has been seen of a tenant's log is what must be found again. */
+void collect_known(struct assignment *a, const struct tenant_figures *figures);
+void collect_save(struct fleet *fleet);
 void tenant_metrics_free(struct assignment *a);
 void collect_start(struct fleet *fleet);
 
@@ -165,6 +177,7 @@ struct fleet {
         enum fleet_stage stage;
         struct plugin_table *plugins; /* owned */
         struct registry *registry;    /* owned */
+        struct known_logs *known;     /* owned */
         bool registry_opening, registry_closing;
         struct fleet_store *registry_store; /* borrowed */
         char *registry_reason;              /* owned: why it is not open */

@@ -137,8 +137,30 @@ static bool secrets_are_there(struct fleet_store *store) {
         return false;
 }
 
+/* What a check says of durability stays true until the next one that gets so far. */
+static void note_durability(struct fleet_store *store, const struct fleet_check_item *items, size_t n_items) {
+        for (size_t i = 0; i < n_items; i++) {
+                if (strcmp(items[i].name, "durability") != 0)
+                        continue;
+                free(steal(store->unsafe));
+                if (items[i].severity == STOKE_PROBLEM &&
+                        asprintf(&store->unsafe, "it can lose acknowledged writes: %s", items[i].value) < 0)
+                        check(false);
+                if (store->unsafe)
+                        return;
+        }
+}
+
+const char *store_refusal(const struct fleet_store *store) {
+        return store->definition && store->definition->allow_unsafe ? NULL : store->unsafe;
+}
+
 static void validate(struct fleet_store *store, int result, const char *reason) {
-        if (result == 0)
+        const char *refusal = store_refusal(store);
+
+        if (result == 0 && refusal)
+                set_validation(store, FLEET_FALSE, "DataStoreUnsafe", refusal);
+        else if (result == 0)
                 set_validation(store, FLEET_TRUE, "DataStoreIsValid", "");
         else if (secrets_are_there(store)) /* which would explain it better */
                 set_validation(store, FLEET_FALSE, result == -EACCES ? "DataStoreAccessDenied" : "DataStoreUnreachable",
@@ -153,6 +175,7 @@ static void on_check_done(struct datastore_job *job) {
         struct assignment *a, *following;
 
         store->check = NULL;
+        note_durability(store, c->items, c->n_items);
         if (job->result != -ECANCELED)
                 validate(store, job->result, reason);
         answer(store, good ? 0 : -EAGAIN, reason, c->items, c->n_items);
@@ -247,6 +270,7 @@ void store_free(struct fleet_store *store) {
         LIST_REMOVE(store, entry);
         loop_timer_clear(&store->timer);
         metric_drop("datastore", store->name);
+        free(store->unsafe);
         free(store->validation.message);
         free(store->deletion.message);
         datastore_definition_unref(store->definition);

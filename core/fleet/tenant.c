@@ -150,8 +150,10 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .datastore = config->datastore,
                 .loop = config->loop,
                 .cache = config->cache,
+                .known = config->known,
                 .quota_bytes = config->quota_bytes,
                 .auto_compact_ns = config->auto_compact_ns,
+                .progress_notify_ns = config->progress_notify_ns,
                 .slow_commit_ns = config->slow_ns,
         };
         struct grpc_server_config server_config = {
@@ -250,6 +252,7 @@ void tenant_get_figures(struct tenant *t, struct tenant_figures *ret) {
         keyspace_get_status(t->keyspace, &status);
         *ret = (struct tenant_figures){
                 .condition = status.condition,
+                .end = status.end,
                 .revision = status.revision,
                 .compacted = status.compacted,
                 .n_keys = status.n_keys,

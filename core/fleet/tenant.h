@@ -25,8 +25,10 @@ struct tenant_config {
         uint8_t incarnation[16];
         uint8_t daemon[16];
         struct datastore *datastore; /* borrowed, until tenant_close() is done */
+        struct keyspace_known known; /* of its log, from the last life */
         uint64_t quota_bytes;
         uint64_t auto_compact_ns;
+        uint64_t progress_notify_ns;
         uint64_t slow_ns;        /* requests and commits that take longer are logged; 0: never, 500 ms */
         const char *runtime_dir; /* RUNTIME/tenants, which exists */
         mode_t socket_mode;
@@ -50,7 +52,8 @@ void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void 
 
 struct tenant_figures {
         enum keyspace_condition condition;
-        char reason[256]; /* "" or why it is not serving, or serves not all */
+        char reason[256];     /* "" or why it is not serving, or serves not all */
+        struct stoke_end end; /* of the log */
         int64_t revision, compacted;
         uint64_t n_keys, n_versions, bytes_live, bytes_log, bytes_memory;
         uint64_t n_watchers, n_leases, n_alarms, n_connections;

@@ -61,6 +61,9 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
         case RECORD_MARK:
                 compaction_apply_mark(ks, r);
                 break;
+        case RECORD_RECOVERED:
+                recover_apply(ks, r);
+                break;
         case RECORD_NOOP:
                 compaction_add(ks, r->seq, false);
                 break;
@@ -80,5 +83,6 @@ void keyspace_forget(struct keyspace *ks) {
         index_done(&ks->index);
         ks->end = (struct stoke_end){};
         ks->revision = ks->compacted = 0;
+        memset(ks->recovered, 0, sizeof(ks->recovered));
         ks->bytes_live = ks->bytes_log = ks->n_versions = 0;
 }

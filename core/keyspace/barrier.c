@@ -11,14 +11,6 @@
 
 #define RETRY_NS (50 * NSEC_PER_MSEC)
 
-struct ends_job {
-        struct datastore_job job;
-        struct keyspace *ks;
-        struct stoke_keyspace name;
-        struct stoke_end end;
-        bool found;
-};
-
 static void ask(struct keyspace *ks);
 
 /* Continues calls that have what they waited for. */
@@ -38,63 +30,54 @@ static void pass(struct keyspace *ks, struct call_list *list) {
         }
 }
 
-static int visit_end(void *userdata, size_t index, const struct stoke_end *end) {
-        struct ends_job *j = userdata;
-
-        if (index == 0 && end) {
-                j->end = *end;
-                j->found = true;
-        }
-        return 0;
-}
-
-static int ends_run(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
-        struct ends_job *j = container_of(job, struct ends_job, job);
-
-        return datastore_driver(job->ds)->ends(session, &j->name, 1, call, visit_end, j);
-}
-
 static void on_retry(struct loop_timer *timer) {
         ask(container_of(timer, struct keyspace, barrier.retry));
 }
 
-/* What they wait for is known: all that is at the end that the datastore told. */
+/* Whether the index holds all that was at the end which the datastore told, in answer to a question that was sent when the log was known up
+ * to `known`. Longer than known, and not beyond what was appended here since, it is an end that the index has passed; of the
+ * same length it may be another log's, and what is shorter than known always is. */
+static bool holds(const struct keyspace *ks, const struct stoke_end *end, const struct stoke_end *known) {
+        if (end->seq <= known->seq)
+                return end_equal(end, known);
+        return end->seq < ks->end.seq || end_equal(end, &ks->end);
+}
+
 static void wait_for(struct keyspace *ks, const struct stoke_end *end) {
         struct barrier *b = &ks->barrier;
 
-        if (end_equal(end, &b->known) || (end->seq > b->known.seq && end->seq < ks->end.seq) ||
-                (end->seq > b->known.seq && end_equal(end, &ks->end))) {
+        if (holds(ks, end, &b->known)) {
                 pass(ks, &b->asked);
                 return;
         }
-        /* Longer than known, or another one: the load that follows tells. */
-        b->wanted = max_of(b->wanted, max_of(end->seq, b->known.seq));
-        b->must_load = true;
+        /* Others that wait still were told an earlier end: whoever has the later one has theirs, if the log has only grown. */
+        b->must_load = (b->loading.n && (b->must_load || end->seq < b->wanted.seq)) || end->seq <= b->known.seq;
+        b->loads = false;
+        b->wanted = *end;
+        b->wanted_known = b->known;
         call_list_join(&b->loading, &b->asked);
         barrier_kick(ks);
 }
 
-static void on_ends(struct datastore_job *job) {
-        struct ends_job *j = container_of(job, struct ends_job, job);
-        struct keyspace *ks = j->ks;
-        struct barrier *b = &ks->barrier;
-        int r = job->result;
+static void on_answer(struct datastore_question *q) {
+        struct barrier *b = container_of(q, struct barrier, question);
+        struct keyspace *ks = container_of(b, struct keyspace, barrier);
 
         keyspace_job_ended(ks);
-        b->job = NULL;
+        b->asking = false;
         if (!ks->closing && ks->open) {
-                if (r == 0 && !j->found)
+                if (q->result == 0 && !q->found)
                         keyspace_set_condition(
                                 ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
-                else if (r == 0) {
+                else if (q->result == 0) {
                         if (ks->condition == KEYSPACE_UNREACHABLE && ks->head == HEAD_IDLE)
                                 keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
-                        wait_for(ks, &j->end);
+                        wait_for(ks, &q->end);
                 } else {
                         keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s",
-                                job->reason[0]  ? job->reason
-                                        : r < 0 ? strerror(-r)
-                                                : "");
+                                q->reason[0]            ? q->reason
+                                        : q->result < 0 ? strerror(-q->result)
+                                                        : "");
                         call_list_join(&b->waiting, &b->asked);
                         b->retry.on_time = on_retry;
                         loop_timer_set(ks->loop, &b->retry, loop_now_ns(ks->loop) + RETRY_NS);
@@ -103,49 +86,35 @@ static void on_ends(struct datastore_job *job) {
                 if (b->waiting.n && !b->retry.position)
                         ask(ks);
         }
-        free(j);
         keyspace_check_closed(ks);
 }
 
 static void ask(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
-        struct ends_job *j;
 
-        if (b->job || !b->waiting.n || ks->closing || !ks->open)
+        if (b->asking || !b->waiting.n || ks->closing || !ks->open)
                 return;
-        j = new0(struct ends_job);
-        j->ks = ks;
-        j->name = keyspace_stoke(ks);
-        j->job = (struct datastore_job){
-                .class = JOB_READ,
-                .keyspace = &j->name,
-                .deadline_ns = keyspace_job_deadline(UINT64_MAX),
-                .run = ends_run,
-                .done = on_ends,
-        };
-        b->job = j;
+        b->asking = true;
         b->known = ks->end;
         call_list_join(&b->asked, &b->waiting);
         keyspace_stalled(ks);
-        keyspace_submit(ks, &j->job);
+        b->question.keyspace = keyspace_stoke(ks);
+        b->question.done = on_answer;
+        keyspace_ask(ks, &b->question);
 }
 
 void barrier_kick(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
 
-        if (!b->loading.n) {
-                b->must_load = false;
+        if (!b->loading.n || ks->head != HEAD_IDLE)
+                return;
+        if (b->loads ? ks->end.seq >= b->wanted.seq : !b->must_load && holds(ks, &b->wanted, &b->wanted_known)) {
+                b->must_load = b->loads = false;
+                pass(ks, &b->loading);
                 return;
         }
-        if (ks->head == HEAD_IDLE && b->must_load) {
-                /* Even where the index seems long enough: an end of the same length may be another log's. */
-                b->must_load = false;
-                load_tail(ks);
-        } else if (ks->head == HEAD_IDLE && ks->end.seq >= b->wanted) {
-                b->wanted = 0;
-                pass(ks, &b->loading);
-        } else if (ks->head == HEAD_IDLE)
-                load_tail(ks);
+        b->loads = true;
+        load_tail(ks);
 }
 
 static void on_task(struct loop_task *task) {
@@ -187,7 +156,7 @@ void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call) {
 void barrier_done(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
 
-        check(!b->job);
+        check(!b->asking);
         loop_timer_clear(&b->retry);
         if (ks->loop) {
                 loop_undefer(ks->loop, &b->task);

@@ -146,6 +146,8 @@ static void go_on(struct keyspace *ks) {
         watch_kick(ks);
         barrier_kick(ks);
         compaction_kick(ks);
+        if (ks->grown && ks->head == HEAD_IDLE)
+                load_tail(ks); /* what it brings is evaluated on, rather than refused for */
         commit_kick(ks);
 }
 
@@ -208,6 +210,35 @@ static void on_closer_appended(struct keyspace *ks, int result, const char *reas
                 load_tail(ks);
 }
 
+void commit_recovery(struct keyspace *ks) {
+        struct batch *b = batch_new(ks);
+
+        b->is_recovery = true;
+        recover_evaluate(b);
+        ks->head = HEAD_IDLE;
+        ks->batch = b;
+        send(b);
+}
+
+/* Whatever became of it, the log tells: it is there once, or the next try makes it. */
+static void on_recovery_appended(struct keyspace *ks, int result, const char *reason) {
+        struct batch *b = steal(ks->batch);
+
+        if (result == 0)
+                succeed(b);
+        else
+                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "the log could not be continued: %s", reason);
+        batch_free(b);
+        if (ks->closing)
+                return;
+        if (result == 0) {
+                load_opened(ks);
+                return;
+        }
+        keyspace_forget(ks);
+        load_again(ks);
+}
+
 static void on_appended(struct datastore_job *job) {
         struct batch *b = container_of(job, struct batch, job);
         struct keyspace *ks = b->ks;
@@ -222,6 +253,12 @@ static void on_appended(struct datastore_job *job) {
                 on_closer_appended(ks, r, job->reason);
                 if (ks->closing)
                         call_list_end(&ks->queue, KEYSPACE_STOPPED);
+                keyspace_check_closed(ks);
+                return;
+        }
+
+        if (b->is_recovery) {
+                on_recovery_appended(ks, r, job->reason);
                 keyspace_check_closed(ks);
                 return;
         }

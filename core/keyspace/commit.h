@@ -38,6 +38,7 @@ struct batch {
         struct stoke_keyspace name;
         uint64_t sent_ns;
         bool is_noop;
+        bool is_recovery;
         bool uncertain; /* its outcome is unknown */
         bool landed;    /* its records were found in the log */
 };
@@ -78,6 +79,9 @@ const struct key_version *batch_next(struct batch_cursor *c, struct bytes *ret_k
 enum keyspace_result alarm_check_txn(struct batch *b, const struct txn *txn);
 enum keyspace_result alarm_check_grant(struct batch *b);
 enum keyspace_result alarm_check_change(struct batch *b);
+
+/* recover.c */
+void recover_evaluate(struct batch *b);
 
 /* txn.c */
 int txn_evaluate(struct keyspace_call *call, struct batch *batch);

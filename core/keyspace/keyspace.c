@@ -31,6 +31,12 @@ void keyspace_submit(struct keyspace *ks, struct datastore_job *job) {
         datastore_submit(ks->datastore, job);
 }
 
+void keyspace_ask(struct keyspace *ks, struct datastore_question *question) {
+        ks->n_jobs++;
+        question->loop = ks->loop;
+        datastore_ask(ks->datastore, question);
+}
+
 void keyspace_job_ended(struct keyspace *ks) {
         check(ks->n_jobs > 0);
         ks->n_jobs--;
@@ -89,7 +95,7 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                 .reason = ks->reason ? ks->reason : "",
                 .revision = ks->revision,
                 .compacted = ks->compacted,
-                .seq = ks->end.seq,
+                .end = ks->end,
                 .n_keys = ks->index.n_alive,
                 .n_versions = ks->n_versions,
                 .bytes_live = ks->bytes_live,
@@ -120,6 +126,10 @@ uint64_t keyspace_cluster_id(const struct keyspace *ks) {
 
 uint64_t keyspace_member_id(const struct keyspace *ks) {
         return ks->member_id;
+}
+
+uint64_t keyspace_progress_notify_ns(const struct keyspace *ks) {
+        return ks->config.progress_notify_ns;
 }
 
 uint64_t keyspace_quota(const struct keyspace *ks) {

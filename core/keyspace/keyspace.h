@@ -45,6 +45,12 @@ enum keyspace_result {
         KEYSPACE_TOO_MANY_REQUESTS, /* a queue is full: "too many requests" */
 };
 
+/* What a daemon knows of a log from its last life. */
+struct keyspace_known {
+        struct stoke_end end; /* seq 0: nothing */
+        int64_t revision;
+};
+
 struct keyspace_config {
         const char *name; /* the tenant's, copied */
         uint8_t incarnation[16];
@@ -54,8 +60,14 @@ struct keyspace_config {
         struct value_cache *cache;   /* borrowed, the shard's */
         uint64_t quota_bytes;        /* 0: none */
         uint64_t auto_compact_ns;    /* history kept by automatic compaction; 0: off */
+        uint64_t
+                progress_notify_ns; /* how often idle watches are told where they are, if they asked for it; 0: never. Only carried */
         uint64_t slow_commit_ns;     /* a commit that takes longer is logged; 0: 500 ms */
         size_t max_queue;            /* calls that wait for a batch; 0: 100,000 */
+        struct keyspace_known known; /* a log that contradicts it is KEYSPACE_HISTORY_LOST */
+        /* Not all zero: the log is taken as it is, whatever is known, and continued above this revision and its own, once for this id. */
+        uint8_t recovery[16];
+        int64_t recover_above;
         /* The keyspace's condition has changed: see keyspace_condition(). May be NULL. */
         void (*on_condition)(void *userdata);
         void *userdata;
@@ -84,7 +96,7 @@ struct keyspace_status {
         const char *reason; /* "" or why it is not serving; valid until the next event */
         int64_t revision;   /* applied */
         int64_t compacted;
-        uint64_t seq;          /* the applied end of the log */
+        struct stoke_end end;  /* of the log, applied */
         uint64_t n_keys;       /* living */
         uint64_t n_versions;   /* in the index */
         uint64_t bytes_live;   /* keys and values of living keys: etcd's dbSizeInUse */
@@ -103,6 +115,7 @@ struct loop *keyspace_loop(const struct keyspace *ks);
 uint64_t keyspace_cluster_id(const struct keyspace *ks);
 uint64_t keyspace_member_id(const struct keyspace *ks);
 uint64_t keyspace_quota(const struct keyspace *ks);
+uint64_t keyspace_progress_notify_ns(const struct keyspace *ks);
 /* Where clients reach it, as URLs: only carried, for MemberList. Copied; 0, -ENOMEM. */
 int keyspace_set_endpoints(struct keyspace *ks, const char *const *urls, size_t n_urls);
 const char *const *keyspace_endpoints(const struct keyspace *ks, size_t *ret_n);

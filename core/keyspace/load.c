@@ -37,6 +37,8 @@ static void fail(struct keyspace *ks, struct load *l, int result);
 static void on_grown(void *userdata) {
         struct keyspace *ks = userdata;
 
+        /* What is under way at the head may have begun before it grew. */
+        ks->grown = true;
         if (ks->open && !ks->closing && ks->head == HEAD_IDLE)
                 load_tail(ks);
 }
@@ -46,25 +48,33 @@ static void on_followed(struct keyspace_call *call, enum keyspace_result result)
         (void)result;
 }
 
-/* A barrier notices what has grown without notice. */
+/* The next whole second, for all keyspaces of all shards: so their questions gather in one. */
+static void follow_again(struct keyspace *ks) {
+        uint64_t now = loop_now_ns(ks->loop);
+
+        loop_timer_set(ks->loop, &ks->follow, now - now % FOLLOW_NS + FOLLOW_NS);
+}
+
+/* A barrier notices what has grown without notice: for those who wait for it, watchers and leases. Whoever calls asks for himself. */
 static void on_follow(struct loop_timer *timer) {
         struct keyspace *ks = container_of(timer, struct keyspace, follow);
 
-        if (!ks->follow_call.own.keyspace) {
+        if (!ks->follow_call.own.keyspace &&
+                (ks->hub.n_watchers || ks->leases.table || ks->condition != KEYSPACE_SERVING)) {
                 ks->follow_call = (struct keyspace_call){
                         .done = on_followed,
                         .deadline_ns = loop_now_ns(ks->loop) + 10 * NSEC_PER_SEC,
                 };
                 keyspace_barrier(ks, &ks->follow_call);
         }
-        loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
+        follow_again(ks);
 }
 
-static void opened(struct keyspace *ks) {
+void load_opened(struct keyspace *ks) {
         if (!ks->exclusive && !ks->follow.on_time) {
                 ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
                 ks->follow.on_time = on_follow;
-                loop_timer_set(ks->loop, &ks->follow, loop_now_ns(ks->loop) + FOLLOW_NS);
+                follow_again(ks);
         }
         ks->open = true;
         leases_restart(ks);
@@ -111,6 +121,7 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 if (l->at == 0 && p->restart && l->n_applied) {
                         keyspace_forget(ks);
                         l->n_applied = 0;
+                        l->met_known = l->met_other = false;
                 }
                 if (!in_order(ks, l, r))
                         return false;
@@ -123,6 +134,10 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                         ks->batch->landed = true;
                 if (r->kind == RECORD_MARK && ks->open && l->after.seq)
                         watch_publish(ks);
+                if (!l->after.seq && r->seq == ks->config.known.end.seq) {
+                        l->met_known = end_equal(&(struct stoke_end){r->seq, r->origin}, &ks->config.known.end);
+                        l->met_other = !l->met_known;
+                }
                 keyspace_apply(ks, r, p->blobs[l->at]);
                 l->last_kind = r->kind;
                 l->last_revision = r->revision;
@@ -142,8 +157,10 @@ static void finish(struct keyspace *ks) {
         load_free(l);
         if (ks->open)
                 commit_on_loaded(ks);
+        else if (recover_is_due(ks))
+                commit_recovery(ks);
         else
-                opened(ks);
+                load_opened(ks);
 }
 
 /* Whether a keyspace that was loaded again is the one that was known: what was alive is alive, or was overwritten or
@@ -241,6 +258,13 @@ static void conclude(struct keyspace *ks, struct load *l) {
                 lose(ks, "the log does not end as the datastore says");
                 return;
         }
+        if (!ks->open)
+                reason = recover_contradiction(ks, l->met_known, l->met_other);
+        if (reason) {
+                load_free(steal(ks->load));
+                lose(ks, reason);
+                return;
+        }
         finish(ks);
 }
 
@@ -315,6 +339,7 @@ static void submit(struct keyspace *ks, bool all) {
         ks->load = l;
         ks->head = HEAD_LOADING;
         ks->reload = false;
+        ks->grown = false;
         keyspace_submit(ks, &l->job);
 }
 
@@ -325,10 +350,18 @@ static void on_reopen(struct loop_timer *timer) {
                 submit(ks, true);
 }
 
+void load_again(struct keyspace *ks) {
+        uint64_t pause = min_of(REOPEN_NS << min_of(ks->n_failed_opens, 6u), LONGEST_REOPEN_NS);
+
+        ks->head = HEAD_IDLE;
+        ks->n_failed_opens++;
+        ks->reopen.on_time = on_reopen;
+        loop_timer_set(ks->loop, &ks->reopen, loop_now_ns(ks->loop) + pause);
+}
+
 static void fail(struct keyspace *ks, struct load *l, int result) {
         cleanup(freep) char *reason = strdup(l->job.reason[0] ? l->job.reason : result < 0 ? strerror(-result) : "");
         bool tail = l->after.seq != 0;
-        uint64_t pause;
 
         load_free(steal(ks->load));
         if (result == STOKE_COMPACTED && tail) {
@@ -340,8 +373,7 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
-                lose(ks,
-                        "the datastore's log is not the one that this daemon knew: a replica that lagged, or a restored backup");
+                recover_lose_forked(ks);
                 return;
         }
 
@@ -351,11 +383,7 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 commit_on_load_failed(ks);
                 return;
         }
-        ks->head = HEAD_IDLE;
-        pause = min_of(REOPEN_NS << min_of(ks->n_failed_opens, 6u), LONGEST_REOPEN_NS);
-        ks->n_failed_opens++;
-        ks->reopen.on_time = on_reopen;
-        loop_timer_set(ks->loop, &ks->reopen, loop_now_ns(ks->loop) + pause);
+        load_again(ks);
 }
 
 void load_tail(struct keyspace *ks) {

@@ -51,6 +51,7 @@ struct load {
         /* The loop's. */
         struct piece_queue pieces; /* owned: to be applied */
         size_t at, n_applied;      /* of the first piece; of all */
+        bool met_known, met_other; /* the record at the end known before: as it was, or another one */
         uint8_t last_kind;         /* of the record applied last */
         int64_t last_revision;
         bool job_done;

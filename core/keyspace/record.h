@@ -21,6 +21,7 @@ enum record_kind {
         RECORD_MARK = 6,      /* create_revision: the revision compacted at */
         RECORD_INSTALLED = 7, /* a migration, restore or clone ends here */
         RECORD_ALARM = 8,     /* lease: the member's id; create_revision: the type; version: 1 raised, 0 disarmed */
+        RECORD_RECOVERED = 9, /* key: the recovery's id. revision: from here on; all below was given up */
         RECORD_PUT = STOKE_KIND_GROUPED | 1,
         RECORD_TOMBSTONE = STOKE_KIND_GROUPED | 2, /* create_revision and version are 0 */
         RECORD_REVOKE_GROUPED = STOKE_KIND_GROUPED | RECORD_REVOKE,

@@ -33,13 +33,16 @@ enum head_state {
 struct barrier {
         struct call_list waiting; /* for the next question */
         struct call_list asked;   /* wait for the one under way */
-        struct call_list loading; /* wait until the index reaches `wanted` */
+        struct call_list loading; /* wait until the index holds what is at `wanted` */
         struct stoke_end known;   /* the end when the question was sent */
         struct call_list free;    /* serializable: pass in the deferred work */
         struct loop_task free_task;
-        uint64_t wanted;
-        bool must_load;       /* since `wanted` was told, no load was begun */
-        struct ends_job *job; /* owned, under way */
+        struct stoke_end wanted;       /* the newest answer that `loading` waits for */
+        struct stoke_end wanted_known; /* the end when that question was sent */
+        bool must_load;                /* the answers contradict each other: only a load tells */
+        bool loads;                    /* a load was begun for `loading`: whatever it brings will do */
+        struct datastore_question question;
+        bool asking; /* it is under way */
         struct loop_task task;
         struct loop_timer retry;
 };
@@ -153,6 +156,7 @@ struct keyspace {
         /* The applied log. */
         struct stoke_end end;
         int64_t revision, compacted;
+        uint8_t recovered[16]; /* id of the newest recovery in the log */
         struct index index;
         struct history history;
         struct values values;
@@ -177,12 +181,14 @@ struct keyspace {
         bool was_stale;           /* the load under way was asked for by a refused append */
         bool loaded_nothing;      /* the last load found no new record */
         bool reload;              /* the last load failed: again after the pause */
+        bool grown;               /* others have appended since the last load was begun, it was told */
         bool foreign;             /* somebody else has appended since this daemon opened it */
         uint64_t append_ns;       /* a moving mean of what an append takes */
         struct loop_timer ageing; /* ends calls whose time is over while nothing moves */
         struct call_list opening; /* calls from before it was open */
 
         struct load *load; /* owned, under way */
+        struct datastore_question lost_question;
         struct loop_timer reopen;
         unsigned n_failed_opens;
         struct datastore_job release_job;
@@ -238,6 +244,7 @@ void keyspace_stalled(struct keyspace *ks);
 /* ---- jobs: counted, so that closing can wait for them */
 
 void keyspace_submit(struct keyspace *ks, struct datastore_job *job);
+void keyspace_ask(struct keyspace *ks, struct datastore_question *question);
 void keyspace_job_ended(struct keyspace *ks);
 /* Goes on with closing if it was waiting for the last job; last thing in each job's done. */
 void keyspace_check_closed(struct keyspace *ks);
@@ -267,6 +274,12 @@ void load_tail(struct keyspace *ks);
 /* Opens the keyspace, unless that is under way. */
 void load_open(struct keyspace *ks);
 void load_done(struct keyspace *ks);
+/* The index is the whole log's, and may be served from. */
+void load_opened(struct keyspace *ks);
+/* After the load failed, or what was loaded could not be continued: all of it again, after a pause. */
+void load_again(struct keyspace *ks);
+/* Appends what continues a log that was taken as it is; then load_opened(), or load_again(). */
+void commit_recovery(struct keyspace *ks);
 
 /* barrier.c */
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
@@ -294,6 +307,20 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
 void compaction_kick(struct keyspace *ks);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);
+
+/* recover.c: why the log that was loaded is not the one that was known (owned by the caller); NULL: it is. met: the record at the known end
+ * was visited; met_other: one with its seq and another origin. */
+char *recover_contradiction(const struct keyspace *ks, bool met, bool met_other);
+/* The log's tail is not the one applied: HISTORY_LOST, with both ends where the datastore tells. */
+void recover_lose_forked(struct keyspace *ks);
+/* Whether the loaded log must be continued before it is served. */
+bool recover_is_due(const struct keyspace *ks);
+void recover_apply(struct keyspace *ks, const struct stoke_record *record);
+static inline bool uuid_is_set(const uint8_t uuid[16]) {
+        static const uint8_t zero[16];
+
+        return memcmp(uuid, zero, sizeof(zero)) != 0;
+}
 
 /* autocompact.c: from when the keyspace is open until it is closed */
 void auto_compaction_start(struct keyspace *ks);

@@ -17,7 +17,7 @@
  *
  * Threads. All functions but interrupt() run on the host's session threads and may block, until their deadline. A store
  * may be used by many threads at once, each with a session of its own; a session is used by one thread at a time. The
- * host makes sure that on one keyspace at most one function runs at a time in this daemon, but for wait().
+ * host makes sure that on one keyspace at most one function runs at a time in this daemon, but for wait() and ends().
  *
  * Memory never crosses. What the host passes is valid until the function returns; what the driver passes to a visitor is
  * valid until the visitor returns, and the host copies what it keeps.
@@ -31,6 +31,7 @@
  *
  * ABI changelog
  *   1.0  first version
+ *   1.1  scoped; ends may run beside other functions on the same keyspace
  */
 
 #include <stdbool.h>
@@ -43,7 +44,7 @@ extern "C" {
 
 #define STOKE_DRIVER_MAGIC UINT64_C(0x73746f6b65647276) /* "stokedrv" */
 #define STOKE_ABI_MAJOR 1                               /* must be equal */
-#define STOKE_ABI_MINOR 0 /* grows by appending to structures; look at their size member */
+#define STOKE_ABI_MINOR 1 /* grows by appending to structures; look at their size member */
 #define STOKE_DRIVER_SYMBOL "stoke_driver"
 #define STOKE_EXPORT __attribute__((__visibility__("default")))
 
@@ -320,6 +321,11 @@ struct stoke_driver {
          * descriptor's; asked when a keyspace is opened. */
         int (*server_limits)(struct stoke_session *session, const struct stoke_keyspace *keyspace,
                 struct stoke_call *call, struct stoke_limits *ret);
+
+        /* Optional, since 1.1: whether in this store, by its definition, each keyspace has credentials or a database of its own. Then load,
+         * values, append, ends (of that one keyspace), compact and server_limits run on sessions connected with the keyspace as their scope;
+         * everything else on the store's own. Any thread; reaches nothing; the same answer for as long as the store is open. */
+        bool (*scoped)(struct stoke_store *store);
 };
 
 #ifdef __cplusplus

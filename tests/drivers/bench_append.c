@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How fast a driver appends: bench-append FILE.so DIRECTORY [SECONDS]. Records of a 60-byte key and a 1 KiB value, 1, 16, 64 and 128
- * a batch, one appender. A tool, not a test; prints a line for each batch size.
+ * How fast a driver appends: bench-append FILE.so DIRECTORY|NAME=VALUE... [SECONDS]. Records of a 60-byte key and a 1 KiB value, 1, 16, 64 and
+ * 128 a batch, one appender. NAME=VALUE: endpoint, username, password, server-pid (whose CPU counts with its children's), or a setting of the
+ * driver's. A tool, not a test; prints a line for each batch size.
  */
+#include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <stokehold/driver.h>
 
@@ -31,7 +35,54 @@ static void on_log(void *userdata, int level, const char *message) {
         fprintf(stderr, "<%d> %s\n", level, message);
 }
 
-static off_t wal_size(const char *directory) {
+static const char *username, *password, *directory;
+static long server_pid;
+
+static int on_secret(void *userdata, enum stoke_secret which,
+        void (*visit)(void *visitor, const void *data, size_t size), void *visitor, char *reason, size_t reason_size) {
+        const char *text = which == STOKE_SECRET_USERNAME ? username : which == STOKE_SECRET_PASSWORD ? password : NULL;
+
+        (void)userdata;
+        (void)reason;
+        (void)reason_size;
+        if (!text)
+                return -ENOENT;
+        visit(visitor, text, strlen(text));
+        return 0;
+}
+
+/* Microseconds of a process, if it is the server or a child of it. */
+static uint64_t cpu_of(const char *pid) {
+        char path[300], line[1024], *p;
+        unsigned long parent = 0, user = 0, system = 0;
+        FILE *f;
+
+        snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+        f = fopen(path, "r");
+        if (!f)
+                return 0;
+        p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+        fclose(f);
+        if (!p || sscanf(p + 1, " %*c %lu %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &parent, &user, &system) != 3 ||
+                (atol(pid) != server_pid && (long)parent != server_pid))
+                return 0;
+        return (uint64_t)(user + system) * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
+static uint64_t server_cpu(void) {
+        struct dirent *entry;
+        uint64_t sum = 0;
+        DIR *dir = server_pid ? opendir("/proc") : NULL;
+
+        while (dir && (entry = readdir(dir)))
+                if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9')
+                        sum += cpu_of(entry->d_name);
+        if (dir)
+                closedir(dir);
+        return sum;
+}
+
+static off_t wal_size(void) {
         char command[512], line[64] = "0";
         FILE *f;
 
@@ -57,11 +108,12 @@ static off_t wal_size(const char *directory) {
 int main(int argc, char **argv) {
         static const unsigned sizes[] = {1, 16, 64, 128};
         static uint64_t times[4000000];
-        double seconds = argc > 3 ? atof(argv[3]) : 3;
-        struct stoke_setting settings[] = {{"path", argc > 2 ? argv[2] : ""}};
+        static struct stoke_setting settings[16];
+        static const char *endpoints[16];
+        double seconds = 3;
         struct stoke_datastore datastore = {
-                .size = sizeof(datastore), .name = "bench", .settings = settings, .n_settings = 1};
-        struct stoke_host host = {.size = sizeof(host), .log = on_log};
+                .size = sizeof(datastore), .name = "bench", .settings = settings, .endpoints = endpoints};
+        struct stoke_host host = {.size = sizeof(host), .log = on_log, .secret = on_secret};
         struct stoke_record records[128] = {};
         char reason[256] = "", key[61], *value;
         const struct stoke_driver *driver;
@@ -69,9 +121,29 @@ int main(int argc, char **argv) {
         struct stoke_store *store;
         void *handle;
 
-        if (argc < 3) {
-                fprintf(stderr, "bench-append FILE.so DIRECTORY [SECONDS]\n");
+        if (argc < 3 || argc > 16) {
+                fprintf(stderr, "bench-append FILE.so DIRECTORY|NAME=VALUE... [SECONDS]\n");
                 return 2;
+        }
+        for (int i = 2; i < argc; i++) {
+                char *equals = strchr(argv[i], '=');
+
+                if (equals)
+                        *equals++ = '\0';
+                if (!equals && argv[i][0] == '/')
+                        settings[datastore.n_settings++] = (struct stoke_setting){"path", directory = argv[i]};
+                else if (!equals)
+                        seconds = atof(argv[i]);
+                else if (strcmp(argv[i], "endpoint") == 0)
+                        endpoints[datastore.n_endpoints++] = equals;
+                else if (strcmp(argv[i], "username") == 0)
+                        username = equals;
+                else if (strcmp(argv[i], "password") == 0)
+                        password = equals;
+                else if (strcmp(argv[i], "server-pid") == 0)
+                        server_pid = atol(equals);
+                else
+                        settings[datastore.n_settings++] = (struct stoke_setting){argv[i], equals};
         }
         handle = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
         driver = handle ? dlsym(handle, STOKE_DRIVER_SYMBOL) : NULL;
@@ -93,7 +165,7 @@ int main(int argc, char **argv) {
                 struct stoke_record first = {.seq = 1, .revision = 1, .key = "", .value = ""};
                 struct stoke_append append = {.size = sizeof(append), .records = records, .n_records = sizes[s]};
                 struct rusage before, after;
-                uint64_t start, n = 0, seq = 1, elapsed, cpu;
+                uint64_t start, n = 0, seq = 1, elapsed, cpu, server;
                 off_t wal = 0;
 
                 keyspace.incarnation[0] = (uint8_t)s;
@@ -105,6 +177,7 @@ int main(int argc, char **argv) {
                         MUST(driver->acquire(session, &keyspace, &call));
                 append.expected.seq = 1;
                 getrusage(RUSAGE_SELF, &before);
+                server = server_cpu();
                 start = now_ns(CLOCK_MONOTONIC);
                 while ((elapsed = now_ns(CLOCK_MONOTONIC) - start) < (uint64_t)(seconds * 1e9) && n < 4000000) {
                         uint64_t t;
@@ -128,18 +201,20 @@ int main(int argc, char **argv) {
                         append.expected.origin = records[sizes[s] - 1].origin;
                 }
                 getrusage(RUSAGE_SELF, &after);
-                wal = wal_size(argv[2]);
+                server = server_cpu() - server;
+                wal = directory ? wal_size() : 0;
                 cpu = (uint64_t)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec -
                               before.ru_stime.tv_sec) *
                                 1000000 +
                         (uint64_t)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
                                 before.ru_stime.tv_usec);
                 qsort(times, n, sizeof(times[0]), compare);
-                printf("%4u a batch: %7.0f commits/s %8.0f rows/s, %6.2f CPU us/row, p50 %6.0f p99 %6.0f p99.9 %6.0f max %7.0f us, "
+                printf("%4u a batch: %7.0f commits/s %8.0f rows/s, %6.2f and %6.2f CPU us/row here and there, p50 %6.0f p99 %6.0f p99.9 %6.0f max %7.0f us, "
                        "WAL %.1f MiB\n",
                         sizes[s], (double)n * 1e9 / (double)elapsed, (double)(seq - 1) * 1e9 / (double)elapsed,
-                        (double)cpu / (double)(seq - 1), (double)times[n / 2] / 1e3, (double)times[n * 99 / 100] / 1e3,
-                        (double)times[n * 999 / 1000] / 1e3, (double)times[n - 1] / 1e3, (double)wal / (1 << 20));
+                        (double)cpu / (double)(seq - 1), (double)server / (double)(seq - 1), (double)times[n / 2] / 1e3,
+                        (double)times[n * 99 / 100] / 1e3, (double)times[n * 999 / 1000] / 1e3,
+                        (double)times[n - 1] / 1e3, (double)wal / (1 << 20));
                 fflush(stdout);
                 if (driver->release)
                         driver->release(session, &keyspace);

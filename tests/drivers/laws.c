@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <ftw.h>
 #include <time.h>
 #include <unistd.h>
@@ -213,10 +214,59 @@ static bool faults;
 static unsigned n_kills = 20;
 static uint64_t seed;
 
+/* Credentials, as the host would give them: words, or (file) the contents of a file. */
+static struct {
+        const char *name;
+        bool file;
+        char *data; /* owned; NULL: not configured */
+        size_t size;
+} secrets[] = {
+        [STOKE_SECRET_USERNAME] = {"check-username", false},
+        [STOKE_SECRET_PASSWORD] = {"check-password", false},
+        [STOKE_SECRET_CA_CERTIFICATE] = {"check-ca-certificate", true},
+        [STOKE_SECRET_CA_PRIVATE_KEY] = {"check-ca-private-key", true},
+        [STOKE_SECRET_CLIENT_CERTIFICATE] = {"check-client-certificate", true},
+        [STOKE_SECRET_CLIENT_PRIVATE_KEY] = {"check-client-private-key", true},
+};
+#define N_SECRETS (sizeof(secrets) / sizeof(secrets[0]))
+
+static int read_secret(size_t which, const char *value) {
+        FILE *in, *out;
+        int c;
+
+        if (!secrets[which].file) {
+                secrets[which].data = strdup(value);
+                secrets[which].size = strlen(value);
+                return 0;
+        }
+        in = fopen(value, "r");
+        if (!in) {
+                perror(value);
+                return -1;
+        }
+        out = open_memstream(&secrets[which].data, &secrets[which].size);
+        while ((c = getc(in)) != EOF)
+                putc(c, out);
+        fclose(in);
+        return fclose(out);
+}
+
+static int on_secret(void *userdata, enum stoke_secret which,
+        void (*visit)(void *visitor, const void *data, size_t size), void *visitor, char *reason, size_t reason_size) {
+        (void)userdata;
+        (void)reason;
+        (void)reason_size;
+        if ((size_t)which >= N_SECRETS || !secrets[which].data)
+                return -ENOENT;
+        visit(visitor, secrets[which].data, secrets[which].size);
+        return 0;
+}
+
 /* NAME=VALUE. "endpoint" may come several times; "seed" and "kills" are ours; @TMP@ is a fresh directory. */
 static int add(struct stoke_datastore *d, const char *text) {
         const char *equals = strchr(text, '=');
         char *name, *value, *p;
+        int r = 0;
 
         if (!equals || d->n_settings == 64 || d->n_endpoints == 16)
                 return -1;
@@ -246,15 +296,20 @@ static int add(struct stoke_datastore *d, const char *text) {
                 n_kills = (unsigned)strtoul(value, NULL, 10);
         else if (strcmp(name, "check-faults") == 0)
                 faults = strcmp(value, "yes") == 0;
+        else if (strncmp(name, "check-", 6) == 0)
+                r = -1;
         else
                 settings[d->n_settings++] = (struct stoke_setting){name, value};
+        for (size_t i = 0; r < 0 && i < N_SECRETS; i++)
+                if (secrets[i].name && strcmp(name, secrets[i].name) == 0)
+                        r = read_secret(i, value);
         if (strncmp(name, "check-", 6) == 0) {
                 free(name);
                 free(value);
         } else if (strcmp(name, "endpoint") == 0) {
                 free(name);
         }
-        return 0;
+        return r;
 }
 
 static int read_config(struct stoke_datastore *d, const char *path) {
@@ -306,7 +361,7 @@ int main(int argc, char **argv) {
                                  .name = "check",
                                  .endpoints = endpoints,
                                  .settings = settings},
-                .host = {.size = sizeof(l.host), .log = on_log}};
+                .host = {.size = sizeof(l.host), .log = on_log, .secret = on_secret}};
         unsigned n = 0, n_failed = 0;
         void *handle;
         int i = 2;
@@ -315,7 +370,9 @@ int main(int argc, char **argv) {
                 fprintf(stderr,
                         "Runs the laws of the driver ABI: %s FILE.so [CONFIG] [NAME=VALUE...]\n"
                         "CONFIG has a NAME = VALUE a line: endpoint, path and what the driver knows; @TMP@ is a fresh directory.\n"
-                        "check-seed=N, check-kills=N, check-faults=yes (the driver was asked for faults) are the suite's own.\n",
+                        "check-seed=N, check-kills=N, check-faults=yes (the driver was asked for faults) are the suite's own.\n"
+                        "check-username, check-password, and from files check-ca-certificate, check-ca-private-key,\n"
+                        "check-client-certificate, check-client-private-key are the datastore's credentials.\n",
                         argv[0]);
                 return 2;
         }
@@ -339,6 +396,7 @@ int main(int argc, char **argv) {
         l.dice = l.seed | 1;
         l.faults = faults;
         l.n_kills = n_kills;
+        law_uuid(&l, l.host.daemon);
         setvbuf(stdout, NULL, _IOLBF, 0);
         printf("# driver %s %s, check-seed=%llu\n", l.driver->name, l.driver->version, (unsigned long long)l.seed);
         n++;
@@ -371,5 +429,7 @@ int main(int argc, char **argv) {
         }
         for (size_t k = 0; k < l.datastore.n_endpoints; k++)
                 free((void *)endpoints[k]);
+        for (size_t k = 0; k < N_SECRETS; k++)
+                free(secrets[k].data);
         return n_failed ? 1 : 0;
 }

@@ -4,17 +4,27 @@
 
 #include <errno.h>
 
+/* Those of the server, where they are tighter than the driver's. */
+static struct stoke_limits limits_here(struct laws *l, const struct stoke_keyspace *ks) {
+        struct stoke_limits limits = l->driver->limits;
+
+        if (l->driver->server_limits && l->driver->server_limits(l->session, ks, law_call(l), &limits) != 0)
+                law_fail(l, "server_limits");
+        return limits;
+}
+
 static void law_limits(struct laws *l) {
-        size_t big = (size_t)l->driver->limits.record_bytes, n = l->driver->limits.batch_records, each;
         struct stoke_keyspace ks = law_keyspace(l, "limits");
+        struct stoke_limits limits = limits_here(l, &ks);
+        size_t big = (size_t)limits.record_bytes, n = limits.batch_records, each;
         struct stoke_end end, start;
         struct loaded loaded = {};
         char key[32];
         struct stoke_record record;
         struct stoke_append append = {.size = sizeof(append), .records = &record, .n_records = 1};
 
-        if (big > l->driver->limits.batch_bytes)
-                big = (size_t)l->driver->limits.batch_bytes;
+        if (big > limits.batch_bytes)
+                big = (size_t)limits.batch_bytes;
         if (big > (64u << 20))
                 big = 64u << 20;
         if (n > 100000)
@@ -30,7 +40,7 @@ static void law_limits(struct laws *l) {
         EXPECT_R(l->driver->append(l->session, &ks, &append, law_call(l)), 0);
         end = (struct stoke_end){2, record.origin};
         /* The greatest number of records. */
-        each = (size_t)(l->driver->limits.batch_bytes / n) - 32;
+        each = (size_t)(limits.batch_bytes / n) - 32;
         EXPECT_R(law_append(l, l->session, &ks, &end, n, each > 200 ? 200 : each), 0);
         EXPECT_R(law_load(l, l->session, &ks, &start, true, &loaded), 0);
         EXPECT(loaded.n == n + 1 && law_same(&loaded.records[0], &record) && law_same_end(&loaded.end, &end));
@@ -68,8 +78,9 @@ static int append_group(struct laws *l, const struct stoke_keyspace *ks, struct 
 }
 
 static void law_beyond_limits(struct laws *l) {
-        size_t n = l->driver->limits.batch_records, each = (size_t)l->driver->limits.record_bytes, few;
         struct stoke_keyspace ks = law_keyspace(l, "beyond");
+        struct stoke_limits limits = limits_here(l, &ks);
+        size_t n = limits.batch_records, each = (size_t)limits.record_bytes, few;
         struct loaded loaded = {};
         struct stoke_end end, start;
 
@@ -86,10 +97,10 @@ static void law_beyond_limits(struct laws *l) {
                 EXPECT_R(append_group(l, &ks, &end, 1, each - 4, 1, 0), -EMSGSIZE); /* the key has 5 */
                 EXPECT(l->reason[0]);
         }
-        if (l->driver->limits.batch_bytes < (128u << 20)) {
+        if (limits.batch_bytes < (128u << 20)) {
                 if (each > (1u << 20))
                         each = 1u << 20;
-                few = (size_t)(l->driver->limits.batch_bytes / each) + 1;
+                few = (size_t)(limits.batch_bytes / each) + 1;
                 EXPECT_R(append_group(l, &ks, &end, few, each - 5, STOKE_KIND_GROUPED | 1, 7), -EMSGSIZE);
                 EXPECT(l->reason[0]);
         }

@@ -467,6 +467,10 @@ static const struct {
         {STORE("  driver: SQLite\n  selector: {}\n"),
                 "7: DataStore \"s\": spec.selector: not supported yet by this version"},
         {STORE("  driver: SQLite\n  sise: 1\n"), "7: DataStore \"s\": spec.sise: unknown field"},
+        {STORE("  driver: SQLite\n  credentials: Private\n"),
+                "7: DataStore \"s\": spec.credentials: must be Shared or Dedicated"},
+        {STORE("  driver: SQLite\n  parameters: {credentials: Dedicated}\n"),
+                "7: DataStore \"s\": spec.parameters.credentials: is no parameter: use spec.credentials"},
         {STORE("  driver: SQLite\n  path: ../x\n"), "7: DataStore \"s\": spec.path: must not have .. in it"},
         {STORE("  driver: etcd\n" ENDPOINT "  path: x\n"),
                 "8: DataStore \"s\": spec.path: a datastore has a path or endpoints, not both"},
@@ -659,6 +663,21 @@ static void test_immutable(void **state) {
         load(w);
         expect_clean(w);
         assert_string_equal(w->set->system_datastore->path, "/other");
+
+        /* Nor from one database into many. */
+        put(w, "a.yaml", OWN_HEAD("s") "  driver: MySQL\n  endpoints: [\"other:1\"]\n");
+        load(w);
+        w->used = "s";
+        put(w, "a.yaml", OWN_HEAD("s") "  driver: MySQL\n  credentials: Dedicated\n  endpoints: [\"other:1\"]\n");
+        load(w);
+        expect_one_problem(w,
+                "a.yaml:6: DataStore \"s\": spec.credentials: cannot be changed while the datastore is used (it is Shared)");
+        w->used = NULL;
+        load(w);
+        expect_clean(w);
+        assert_true(datastore(w, "s")->dedicated);
+        assert_string_equal(datastore(w, "s")->settings[0].name, "credentials");
+        assert_string_equal(datastore(w, "s")->settings[0].value, "Dedicated");
 }
 
 static void test_duplicates(void **state) {

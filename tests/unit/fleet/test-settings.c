@@ -46,6 +46,7 @@ static void check_config_defaults(const struct settings *s) {
         assert_string_equal(s->metrics_listen, "tcp:127.0.0.1:9379");
         assert_int_equal(s->default_quota_bytes, UINT64_C(2) << 30);
         assert_int_equal(s->auto_compaction_ns, 300 * NSEC_PER_SEC);
+        assert_int_equal(s->progress_notify_ns, 5 * NSEC_PER_SEC);
         assert_int_equal(s->socket_mode, 0660);
         assert_int_equal(s->limits.request_bytes, 1536 << 10);
         assert_int_equal(s->limits.streams, 65536);
@@ -107,7 +108,7 @@ static void test_root(void **state) {
         folder_write(&folder, "stokehold.yaml",
                 "paths:\n  state: disk/\n  runtime: /elsewhere\ndrivers:\n  experimental: [NATS, etcd]\nshards: 3\ncache: 64Mi\n"
                 "log:\n  level: debug\n  slowRequest: off\nmetrics:\n  listen: unix:/x/metrics.sock\ntenants:\n  quota: 0\n"
-                "  autoCompaction: 1h30m\n  socketMode: 0600\nlimits: {requestBytes: 3Mi, connections: 7}\ncontrol:\n");
+                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\nlimits: {requestBytes: 3Mi, connections: 7}\ncontrol:\n");
         options.plugins = "/my/plugins/";
         s = load_ok(&options);
         assert_string_equal(s->file, folder_path(&folder, "stokehold.yaml"));
@@ -124,6 +125,7 @@ static void test_root(void **state) {
         assert_string_equal(s->metrics_listen, "unix:/x/metrics.sock");
         assert_int_equal(s->default_quota_bytes, 0);
         assert_int_equal(s->auto_compaction_ns, 5400 * NSEC_PER_SEC);
+        assert_int_equal(s->progress_notify_ns, 200 * NSEC_PER_MSEC);
         assert_int_equal(s->socket_mode, 0600);
         assert_int_equal(s->limits.request_bytes, 3 << 20);
         assert_int_equal(s->limits.connections, 7);

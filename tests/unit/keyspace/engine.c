@@ -108,10 +108,13 @@ struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon) {
                 .cache = e->cache,
                 .auto_compact_ns = e->auto_compact_ns,
                 .quota_bytes = e->quota_bytes,
+                .known = e->known,
+                .recover_above = e->recover_above,
         };
         struct keyspace *ks;
 
         memcpy(config.incarnation, e->incarnation, sizeof(e->incarnation));
+        memcpy(config.recovery, e->recovery, sizeof(config.recovery));
         memset(config.daemon, daemon, sizeof(config.daemon));
         assert_int_equal(keyspace_new(&config, &ks), 0);
         e->n_open++;

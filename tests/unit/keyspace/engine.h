@@ -22,10 +22,13 @@ struct engine {
         struct datastore *datastore;
         struct value_cache *cache;
         uint8_t incarnation[16];
-        char directory[64];       /* SQLite */
-        uint64_t auto_compact_ns; /* of keyspaces made from now on */
-        uint64_t quota_bytes;     /* likewise */
-        unsigned n_open;          /* keyspaces; a failed assertion leaves them so */
+        char directory[64];          /* SQLite */
+        uint64_t auto_compact_ns;    /* of keyspaces made from now on */
+        uint64_t quota_bytes;        /* likewise */
+        struct keyspace_known known; /* likewise, as the next two */
+        uint8_t recovery[16];
+        int64_t recover_above;
+        unsigned n_open; /* keyspaces; a failed assertion leaves them so */
 };
 
 /* driver: the store's; settings: NULL-ended pairs of name and value. Creates keyspace "t". */

@@ -61,7 +61,7 @@ static void assert_whole(struct engine *e, struct keyspace *ks) {
         assert_int_equal(status.condition, KEYSPACE_SERVING);
         assert_int_equal(status.n_versions, N_KEYS);
         assert_int_equal(status.n_keys, N_KEYS);
-        assert_int_equal(status.seq, N_RECORDS);
+        assert_int_equal(status.end.seq, N_RECORDS);
 }
 
 static void cut_in_the_middle(void **state) {
