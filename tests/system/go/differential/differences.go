@@ -3,6 +3,7 @@ package main
 // What is compared, and what is known to differ and may: each with its reason. Everything else that differs is a mistake.
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,22 +93,36 @@ func (s *side) comparesChosen(t *pb.TxnRequest) bool {
 	})
 }
 
-// deadly: etcd dies of such a transaction for good, since its log has it: a put that takes over a value or a lease which a delete before it
-// has removed. Only deletes "from a key on" get that far; others are refused as overlaps.
+// deadly: a put behind a delete of its key in the same transaction; of deletes only those "from a key on" get that far, others are refused as
+// overlaps. If the put takes over a value or a lease, etcd dies at once, and whenever it reads its log; and the value of any is lost if
+// the transaction's revision is compacted at, and etcd dies when the key is read.
 func deadly(t *pb.TxnRequest) bool {
-	var deletes, keeps bool
-	var look func(t *pb.TxnRequest)
-	look = func(t *pb.TxnRequest) {
-		for _, op := range slices.Concat(t.Success, t.Failure) {
-			deletes = deletes || string(op.GetRequestDeleteRange().GetRangeEnd()) == "\x00"
-			keeps = keeps || op.GetRequestPut().GetIgnoreValue() || op.GetRequestPut().GetIgnoreLease()
-			if op.GetRequestTxn() != nil {
-				look(op.GetRequestTxn())
+	var dies bool
+	var look func(ops []*pb.RequestOp, from []byte) []byte
+	look = func(ops []*pb.RequestOp, from []byte) []byte {
+		least := func(key []byte) {
+			if key != nil && (from == nil || bytes.Compare(key, from) < 0) {
+				from = key
 			}
 		}
+		for _, op := range ops {
+			if d := op.GetRequestDeleteRange(); string(d.GetRangeEnd()) == "\x00" {
+				least(d.Key)
+			}
+			if p := op.GetRequestPut(); p != nil && from != nil && bytes.Compare(p.Key, from) >= 0 {
+				dies = true
+			}
+			if nested := op.GetRequestTxn(); nested != nil {
+				success, failure := look(nested.Success, from), look(nested.Failure, from)
+				least(success)
+				least(failure)
+			}
+		}
+		return from
 	}
-	look(t)
-	return deletes && keeps
+	look(t.Success, nil)
+	look(t.Failure, nil)
+	return dies
 }
 
 // normalised writes an answer without what differs between any two servers.
