@@ -227,7 +227,10 @@ static int make_directories(struct daemon *d, struct error *reterr) {
 
 static int start(struct daemon *d, const sigset_t *signals, struct error *reterr) {
         struct fleet_config fleet = {
-                .services = {.add = add_services, .routes = etcd_http_routes, .n_routes = etcd_n_http_routes},
+                .services = {.add = add_services,
+                        .routes = etcd_http_routes,
+                        .n_routes = etcd_n_http_routes,
+                        .unavailable = etcd_unavailable},
                 .on_ready = on_ready,
                 .userdata = d,
                 .version = STOKEHOLD_VERSION,

@@ -256,6 +256,7 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->n_connections = f->n_connections;
         t->n_watchers = f->n_watchers;
         t->n_leases = f->n_leases;
+        t->memory_bytes = f->bytes_memory;
         t->deletion_policy = (char *)(view->retain ? "Retain" : "Delete");
         t->created = time_text(arena, view->created);
         t->uid_allow = peers_text(arena, view);
@@ -367,6 +368,9 @@ void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *
         response->memory_bytes = fleet_resident_bytes();
         response->cache_bytes = summary.cache_bytes;
         response->cache_max_bytes = summary.cache_max_bytes;
+        response->memory_max_bytes = summary.memory_max_bytes;
+        response->keyspace_bytes = summary.keyspace_bytes;
+        response->n_tenants_quarantined = (uint32_t)summary.n_quarantined;
         response->registry_datastore = text(arena, summary.registry_datastore);
         response->registry = text(arena, summary.registry_id);
         response->registry_shared = summary.registry_shared;

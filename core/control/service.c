@@ -380,6 +380,48 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
                 control->config.fleet, request->name, on_tenant_recovered, answer_new(control, op, request->name));
 }
 
+static void on_resumed_collected(void *userdata) {
+        struct answer *answer = userdata;
+        Stokehold__Control__V1__ResumeTenantResponse response = STOKEHOLD__CONTROL__V1__RESUME_TENANT_RESPONSE__INIT;
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
+        if (response.tenant)
+                finish(answer->op, &response);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
+static void on_tenant_resumed(void *userdata, int result, const char *reason) {
+        struct answer *answer = userdata;
+
+        if (result < 0) {
+                operation_fail(answer->op, code_of(result), "%s", reason);
+                answer_free(answer);
+                return;
+        }
+        fleet_collect(answer->control->config.fleet, on_resumed_collected, answer);
+}
+
+static void resume_tenant(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__ResumeTenantRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__resume_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "resume tenant \"%.63s\"", request->name);
+        fleet_resume_tenant(
+                control->config.fleet, request->name, on_tenant_resumed, answer_new(control, op, request->name));
+}
+
 static void on_reloaded(void *userdata, const char *const *errors, size_t n_errors) {
         Stokehold__Control__V1__ReloadResponse response = STOKEHOLD__CONTROL__V1__RELOAD_RESPONSE__INIT;
         struct answer *answer = userdata;
@@ -502,6 +544,7 @@ static const struct grpc_method methods[] = {
         METHOD("CreateTenant", create_tenant),
         METHOD("DeleteTenant", delete_tenant),
         METHOD("RecoverTenant", recover_tenant),
+        METHOD("ResumeTenant", resume_tenant),
         METHOD("Reload", reload),
         METHOD("ClaimDatastore", claim_datastore),
         METHOD("FinalizeUpgrade", finalize_upgrade),

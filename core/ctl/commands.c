@@ -54,9 +54,12 @@ static int run_status(struct ctl *ctl) {
         output_field("Running for", "%s (pid %d)", output_age(s->uptime_seconds, &word), s->pid);
         output_field("Daemon", "%s", s->daemon);
         output_field("Datastores", "%u, %u ready", s->n_datastores, s->n_datastores_ready);
-        output_field("Tenants", "%u, %u open", s->n_tenants, s->n_tenants_serving);
+        output_field("Tenants", s->n_tenants_quarantined ? "%u, %u open, %u quarantined" : "%u, %u open", s->n_tenants,
+                s->n_tenants_serving, s->n_tenants_quarantined);
         output_field("Connections", "%llu", (unsigned long long)s->n_connections);
         output_field("Memory", "%s", output_size(s->memory_bytes, &word));
+        output_field("Keyspaces", "%s of %s", output_size(s->keyspace_bytes, &word),
+                s->memory_max_bytes ? output_size(s->memory_max_bytes, &word2) : "any size");
         output_field(
                 "Value cache", "%s of %s", output_size(s->cache_bytes, &word), output_size(s->cache_max_bytes, &word2));
         output_field("Shards", "%u", s->n_shards);

@@ -17,6 +17,8 @@
 #define LEASE_MIN_TTL 2
 /* Keep-alives of one stream that wait for their answer. */
 #define KEEP_ALIVE_MAX_QUEUE 10000
+/* Bytes of answers that a client has not read. */
+#define KEEP_ALIVE_MAX_PENDING ((size_t)1536 * 1024)
 
 /* ---- unary methods */
 
@@ -81,7 +83,7 @@ static void grant_on_message(struct grpc_call *call, struct bytes data) {
 
         if (!pb)
                 return etcd_fail(call, ETCD_MALFORMED);
-        if (convert_too_large(data))
+        if (convert_too_large(data, keyspace_limits(grpc_call_server_userdata(call))))
                 return etcd_fail(call, ETCD_REQUEST_TOO_LARGE);
         u->lease.id = pb->id;
         u->lease.ttl = max_of(pb->ttl, LEASE_MIN_TTL);
@@ -269,7 +271,7 @@ static void keep_alive_on_message(struct grpc_call *call, struct bytes data) {
 
         if (grpc_call_ended(call))
                 return;
-        if (s->n >= KEEP_ALIVE_MAX_QUEUE || grpc_call_pending(call) > ETCD_MAX_REQUEST_BYTES)
+        if (s->n >= KEEP_ALIVE_MAX_QUEUE || grpc_call_pending(call) > KEEP_ALIVE_MAX_PENDING)
                 return stream_fail(s, ETCD_TOO_MANY_REQUESTS);
 
         k = calloc(1, sizeof(*k));

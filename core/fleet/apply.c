@@ -251,6 +251,8 @@ void assignment_update_manner(struct assignment *a) {
         m->auto_compact_ns = settings->auto_compaction_ns;
         m->progress_notify_ns = settings->progress_notify_ns;
         m->slow_ns = settings->slow_request_ns;
+        m->idle_close_ns = settings->idle_close_ns;
+        m->quarantined = quarantine_reason(a->fleet->quarantine, a->name);
         m->socket_mode = settings->socket_mode;
         m->owner = (uid_t)-1;
         m->group = (gid_t)-1;

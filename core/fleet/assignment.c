@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/owner.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -47,8 +48,9 @@ static void tenant_manner_copy(struct tenant_manner *to, const struct tenant_man
 
 bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_manner *b) {
         return a->quota_bytes == b->quota_bytes && a->auto_compact_ns == b->auto_compact_ns &&
-                a->progress_notify_ns == b->progress_notify_ns && a->slow_ns == b->slow_ns &&
-                a->socket_mode == b->socket_mode && a->owner == b->owner && a->group == b->group &&
+                a->progress_notify_ns == b->progress_notify_ns && a->idle_close_ns == b->idle_close_ns &&
+                a->quarantined == b->quarantined && a->slow_ns == b->slow_ns && a->socket_mode == b->socket_mode &&
+                a->owner == b->owner && a->group == b->group &&
                 strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 && a->n_peers == b->n_peers &&
                 (a->n_peers == 0 || memcmp(a->peers, b->peers, a->n_peers * sizeof(*a->peers)) == 0);
 }
@@ -65,6 +67,7 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->fleet = fleet;
         a->name = strdup(name);
         check(a->name);
+        a->owner = crash_table_enter(fleet->crashes, name);
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
 
@@ -94,6 +97,7 @@ void assignment_free(struct assignment *a) {
                 free(waiter);
         }
         tenant_metrics_free(a);
+        crash_table_leave(a->fleet->crashes, a->owner);
         registry_record_free(a->record);
         registry_record_free(a->next);
         registry_record_free(a->newer);
@@ -297,6 +301,7 @@ static void submit(struct assignment *a, struct fleet_store *store, const uint8_
                 .own_scope = true,
                 .keyspace = &a->job_keyspace,
                 .deadline_ns = clock_now_ns() + JOB_TIMEOUT_NS,
+                .owner = a->owner,
                 .loop = a->fleet->loop,
                 .run = run,
                 .done = done,
@@ -327,12 +332,18 @@ static void start_there(struct errand *errand) {
                 .n_peers = a->manner.n_peers,
                 .services = &config->services,
                 .limits = a->fleet->limits,
+                .keyspace_limits = a->fleet->keyspace_limits,
+                .idle_close_ns = a->manner.idle_close_ns,
+                .quarantined = a->manner.quarantined,
+                .opening = crash_table_opening(a->fleet->crashes, a->owner),
                 .loop = a->shard->loop,
                 .cache = a->shard->cache,
+                .memory = a->fleet->memory,
         };
 
         memcpy(tenant.incarnation, a->record->incarnation, 16);
         memcpy(tenant.daemon, config->daemon, 16);
+        owner_set(a->owner); /* and so is whatever follows from it */
         errand->result = tenant_open(&tenant, &a->started, &err);
         if (errand->result < 0)
                 snprintf(errand->reason, sizeof(errand->reason), "%s", error_text(&err));
@@ -393,6 +404,7 @@ static void on_closed(void *userdata) {
 static void stop_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
+        owner_set(a->owner);
         tenant_get_figures(a->serving, &a->last);
         tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
 }
@@ -446,6 +458,8 @@ static void farewell(struct assignment *a) {
         struct log_context context = {.tenant = a->name};
         bool was_there = a->record;
 
+        if (was_there)
+                quarantine_forget(fleet->quarantine, a->name);
         if (was_there && !assignment_is_elsewhere(a)) {
                 tenant_remove_paths(fleet->tenants_dir, a->name);
                 known_logs_forget(fleet->known, a->name);
@@ -616,6 +630,12 @@ static bool is_served_wrongly(const struct assignment *a) {
                 a->record->phase == REGISTRY_RECOVERING;
 }
 
+/* Nothing is done with it until somebody asks. */
+static void rest(struct assignment *a) {
+        a->settled = true;
+        fleet_settle(a->fleet);
+}
+
 void assignment_step(struct assignment *a) {
         struct fleet_store *store;
 
@@ -663,6 +683,10 @@ void assignment_step(struct assignment *a) {
         }
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
+                if (a->wanted.quarantined) {
+                        rest(a);
+                        break;
+                }
                 if (assignment_is_left(a))
                         break;
                 store = safe_store_of(a);
@@ -689,6 +713,8 @@ void assignment_step(struct assignment *a) {
         case REGISTRY_DELETING:
                 if (a->serving)
                         stop(a);
+                else if (a->wanted.quarantined && !a->want_delete)
+                        rest(a); /* not before it is asked for again */
                 else if (assignment_is_left(a))
                         break;
                 else if (!a->record->retain && !a->dropped) {
@@ -708,15 +734,19 @@ void assignment_hurry(struct assignment *a) {
 
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
         const struct registry_record *record = assignment_record(a);
+        const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
 
         *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
         *ret = (struct fleet_tenant_view){
                 .name = a->name,
                 .datastore = record->datastore,
-                .phase = a->reason && !a->serving && record->phase != REGISTRY_DELETING
-                        ? "Failed"
-                        : registry_phase_name(record->phase),
-                .reason = a->reason ? a->reason : "",
+                .phase = record->phase == REGISTRY_DELETING ? registry_phase_name(record->phase)
+                        : quarantined                       ? "Quarantined"
+                        : a->reason && !a->serving          ? "Failed"
+                                                            : registry_phase_name(record->phase),
+                .reason = a->reason   ? a->reason
+                        : quarantined ? quarantined
+                                      : "",
                 .incarnation = record->incarnation,
                 .source = record->source,
                 .socket = *ret_socket,

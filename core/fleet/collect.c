@@ -106,6 +106,22 @@ static void publish_cache(const struct part *part) {
                 (double)f->n_misses);
 }
 
+static void publish_memory(const struct fleet *fleet) {
+        struct memory_figures f;
+
+        memory_get_figures(fleet->memory, &f);
+        metric_set(metric_gauge("stokehold_memory_max_bytes",
+                           "What keyspaces and cached values may take together; 0: there is no budget.", NULL),
+                (double)f.max_bytes);
+        metric_set(metric_gauge("stokehold_memory_keyspace_bytes", "What keyspaces take, without cached values.", NULL),
+                (double)f.state_bytes);
+        metric_set(
+                metric_gauge("stokehold_memory_value_bytes", "What cached values take.", NULL), (double)f.value_bytes);
+        metric_set(metric_gauge("stokehold_memory_closed_keyspaces",
+                           "Idle keyspaces closed to make room for others, since the start.", NULL),
+                (double)f.n_closed);
+}
+
 static void collect_there(struct errand *errand) {
         struct part *part = errand->userdata;
 
@@ -152,6 +168,8 @@ static void collect_back(struct errand *errand) {
 
         if (--collection->n_parts > 0)
                 return;
+        publish_memory(fleet);
+        memory_poke(fleet->memory); /* who was in use may not be any more */
         collection->done(collection->userdata);
         free(collection);
         fleet->n_collecting--;

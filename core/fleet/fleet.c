@@ -21,6 +21,7 @@
 #define REGISTRY_RETRY_NS (2 * NSEC_PER_SEC)
 #define CLOSE_GRACE_NS (2 * NSEC_PER_SEC)
 #define COPY_PATIENCE_NS (3 * NSEC_PER_SEC) /* for the registry, before tenants are served from its copy */
+#define MEMORY_IDLE_NS NSEC_PER_SEC /* a keyspace used since is not closed for another's sake */
 
 /* ---- settling */
 
@@ -349,6 +350,25 @@ static int know_oneself(struct fleet *fleet, struct error *reterr) {
         return 0;
 }
 
+/* How the last daemon ended, and with whom. */
+static int open_crashes(struct fleet *fleet, struct error *reterr) {
+        const struct settings *settings = fleet->config.settings;
+        const struct crash_config config = {
+                .state_dir = settings->state_dir,
+                .vmstat = "/proc/vmstat",
+                .boot_id = "/proc/sys/kernel/random/boot_id",
+        };
+        struct crash_report report;
+        int r;
+
+        r = crash_table_open(&config, &report, &fleet->crashes, reterr);
+        if (r < 0)
+                return r;
+        fleet->quarantine = quarantine_new(fleet->loop, settings->state_dir, &settings->quarantine_ns, &report);
+        crash_report_done(&report);
+        return 0;
+}
+
 int fleet_new(const struct fleet_config *config, struct fleet **ret, struct error *reterr) {
         const struct settings *settings = config->settings;
         cleanup(fleet_freep) struct fleet *fleet = NULL;
@@ -377,6 +397,15 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         fleet->limits.max_message = settings->limits.request_bytes + (512U << 10);
         fleet->limits.max_streams = settings->limits.streams;
         fleet->limits.max_connections = settings->limits.connections;
+        fleet->keyspace_limits = (struct keyspace_limits){
+                .request_bytes = settings->limits.request_bytes,
+                .txn_operations = settings->limits.txn_operations,
+                .txn_nesting = settings->limits.txn_nesting,
+                .watches = settings->limits.watches,
+                .stream_watches = settings->limits.stream_watches,
+                .watch_bytes = settings->limits.watch_bytes,
+                .leases = settings->limits.leases,
+        };
         if (asprintf(&fleet->tenants_dir, "%s/tenants", settings->runtime_dir) < 0)
                 return -ENOMEM;
         if (mkdir(fleet->tenants_dir, 0755) < 0 && errno != EEXIST)
@@ -389,6 +418,9 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         if (mkdir(datastores, 0700) < 0 && errno != EEXIST)
                 return error_set(reterr, -errno, "%s: %m", datastores);
 
+        r = open_crashes(fleet, reterr);
+        if (r < 0)
+                return r;
         r = plugin_table_new(&plugins, &fleet->plugins);
         if (r < 0)
                 return error_set(reterr, r, "plugins: %s", strerror(-r));
@@ -398,9 +430,11 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         if (r < 0)
                 return r;
 
+        fleet->memory = memory_new(settings->memory_bytes, MEMORY_IDLE_NS);
         fleet->shards = xcalloc(settings->n_shards, sizeof(*fleet->shards));
         for (size_t i = 0; i < settings->n_shards; i++) {
-                r = shard_new((unsigned)i, settings->cache_bytes / settings->n_shards, &fleet->shards[i]);
+                r = shard_new(
+                        (unsigned)i, settings->cache_bytes / settings->n_shards, fleet->memory, &fleet->shards[i]);
                 if (r < 0)
                         return error_set(reterr, r, "shard %zu: %s", i, strerror(-r));
                 fleet->n_shards++;
@@ -426,6 +460,7 @@ void fleet_free(struct fleet *fleet) {
         members_free(fleet->members);
         agreement_done(fleet);
         registry_copy_done(&fleet->copy);
+        memory_free(fleet->memory);
         registry_free(fleet->registry);
         host_done(&fleet->host);
         free(fleet->unfit);
@@ -433,6 +468,8 @@ void fleet_free(struct fleet *fleet) {
         known_logs_free(fleet->known);
         plugin_table_free(fleet->plugins);
         fleet_forget_definitions(fleet);
+        quarantine_free(fleet->quarantine);
+        crash_table_close(fleet->crashes);
         free(fleet->registry_reason);
         free(fleet->tenants_dir);
         free(fleet);

@@ -72,6 +72,8 @@ void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, 
 /* A tenant in condition HistoryLost: takes its log as it is, and continues it above every revision that was served; what is lost is lost. done when
  * it is served again. -EBUSY: nothing is lost. */
 void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* Opens a tenant that is quarantined: done when it is served as any other, or has failed. -EBUSY: it is not. */
+void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Makes this daemon's registry the one that governs the datastore, whichever did so far. */
 void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Puts this daemon's newest format in use: -EBUSY where a live daemon cannot do it. */
@@ -115,7 +117,7 @@ void fleet_each_datastore(
 
 struct fleet_tenant_view {
         const char *name, *datastore;
-        const char *phase;  /* "Provisioning", "Ready", "Recovering", "Deleting", "Failed" */
+        const char *phase;  /* "Provisioning", "Ready", "Recovering", "Deleting", "Failed", "Quarantined" */
         const char *reason; /* "" or why it is not (yet) what it should be */
         const uint8_t *incarnation;
         const char *source;
@@ -140,6 +142,9 @@ struct fleet_summary {
         unsigned n_shards;
         size_t n_tenants, n_serving, n_datastores, n_ready;
         uint64_t n_connections, cache_bytes, cache_max_bytes;
+        uint64_t memory_max_bytes; /* of keyspaces and values; 0: no budget */
+        uint64_t keyspace_bytes;
+        size_t n_quarantined;
         const char *registry_datastore; /* "" : none yet */
         bool registry_open;
         const char *registry_id;           /* "": not open */

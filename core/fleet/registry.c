@@ -99,7 +99,7 @@ int registry_new(struct loop *loop, const char *state_dir, const uint8_t daemon[
         r = registry_file_read(state_dir, &registry->file, reterr);
         if (r < 0 && r != -ENOENT)
                 return r;
-        registry->cache = value_cache_new(CACHE_BYTES);
+        registry->cache = value_cache_new(CACHE_BYTES, NULL, NULL);
         if (!registry->cache)
                 return -ENOMEM;
 

@@ -189,6 +189,26 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
         assignment_hurry(a);
 }
 
+void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        a = fleet_find_assignment(fleet, name);
+        if (!a || a->gone) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+                return;
+        }
+        if (!quarantine_reason(fleet->quarantine, name)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s is not quarantined", name);
+                return;
+        }
+        quarantine_forget(fleet->quarantine, name);
+        assignment_update_manner(a);
+        assignment_wait(a, WAIT_SERVED, done, userdata);
+        assignment_hurry(a);
+}
+
 void fleet_check_datastore(struct fleet *fleet, const char *name, fleet_check_fn done, void *userdata) {
         struct fleet_store *store = fleet_find_store(fleet, name);
 

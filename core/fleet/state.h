@@ -7,6 +7,7 @@
 
 #include <sys/queue.h>
 
+#include "fleet/crash.h"
 #include "fleet/definition.h"
 #include "fleet/fleet.h"
 #include "fleet/governor.h"
@@ -14,11 +15,13 @@
 #include "fleet/in_force.h"
 #include "fleet/known.h"
 #include "fleet/members.h"
+#include "fleet/quarantine.h"
 #include "fleet/registry.h"
 #include "fleet/registry_copy.h"
 #include "fleet/secret.h"
 #include "fleet/shard.h"
 #include "fleet/tenant.h"
+#include "keyspace/memory.h"
 
 struct metric;
 
@@ -118,7 +121,8 @@ struct tenant_waiter {
 
 /* What a definition (or, without one, the defaults) says about how a tenant is served. Owns its memory. */
 struct tenant_manner {
-        uint64_t quota_bytes, auto_compact_ns, progress_notify_ns, slow_ns;
+        uint64_t quota_bytes, auto_compact_ns, progress_notify_ns, slow_ns, idle_close_ns;
+        bool quarantined;
         mode_t socket_mode;
         uid_t owner;
         gid_t group;
@@ -136,6 +140,7 @@ bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_mann
 struct assignment {
         struct fleet *fleet;            /* borrowed */
         char *name;                     /* owned */
+        uint32_t owner;                 /* of all that is done for it: fleet/crash.h */
         struct registry_record *record; /* owned: as it is known to be in the registry; NULL: not there yet */
         struct registry_record *next;   /* owned: being written, or to be written again; NULL: nothing */
         bool gone;                      /* the registry's record was removed: only the memory is left */
@@ -309,11 +314,15 @@ struct fleet {
         struct loop_timer registry_timer;
         struct shard **shards; /* owned */
         size_t n_shards;
-        struct definitions *definitions;      /* owned: those in force */
-        bool applied;                         /* once since the start */
-        bool was_read;                        /* once since the start */
-        struct secret_source *secrets;        /* ref */
-        struct grpc_limits limits;            /* of tenants' servers */
+        struct definitions *definitions; /* owned: those in force */
+        bool applied;                    /* once since the start */
+        bool was_read;                   /* once since the start */
+        struct secret_source *secrets;   /* ref */
+        struct grpc_limits limits;       /* of tenants' servers */
+        struct keyspace_limits keyspace_limits;
+        struct memory *memory;                /* owned */
+        struct crash_table *crashes;          /* owned */
+        struct quarantine *quarantine;        /* owned */
         char **errors;                        /* owned: of the last reading and applying */
         size_t n_errors, n_definition_errors; /* those of the reading come first */
         bool leaving;                         /* a datastore waits for its last tenants to be deleted */

@@ -91,6 +91,7 @@ bool fleet_find_tenant(struct fleet *fleet, const char *name,
 
 void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
         const char *registry = registry_datastore(fleet->registry);
+        struct memory_figures memory;
         struct fleet_store *store;
         struct assignment *a;
 
@@ -112,7 +113,11 @@ void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
                 ret->n_tenants++;
                 ret->n_serving += a->figures.condition == KEYSPACE_SERVING;
                 ret->n_connections += a->figures.n_connections;
+                ret->n_quarantined += a->wanted.quarantined;
         }
+        memory_get_figures(fleet->memory, &memory);
+        ret->memory_max_bytes = memory.max_bytes;
+        ret->keyspace_bytes = memory.state_bytes;
         for (size_t i = 0; i < fleet->n_shards; i++) {
                 ret->cache_bytes += fleet->shard_cache[i].bytes;
                 ret->cache_max_bytes += fleet->shard_cache[i].max_bytes;
@@ -155,6 +160,7 @@ void fleet_each_daemon(
 }
 
 void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata) {
+        struct memory_figures memory;
         struct fleet_store *store;
         struct assignment *a;
 
@@ -196,14 +202,27 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                               store->validation.message) > 0);
                 visit(userdata, line);
         }
+        memory_get_figures(fleet->memory, &memory);
+        if (memory.max_bytes && memory.state_bytes > memory.max_bytes) {
+                cleanup(freep) char *line = NULL;
+
+                check(asprintf(&line, "memory: keyspaces that are in use take %.1f MiB, of %.1f MiB that they may have",
+                              (double)memory.state_bytes / 1048576, (double)memory.max_bytes / 1048576) > 0);
+                visit(userdata, line);
+        }
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 cleanup(freep) char *line = NULL;
+                const char *quarantined = quarantine_reason(fleet->quarantine, a->name);
                 bool sick = a->figures.condition == KEYSPACE_UNREACHABLE ||
-                        a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED;
+                        a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED ||
+                        a->figures.condition == KEYSPACE_NO_MEMORY;
 
-                if (!a->reason && !sick)
+                if (!a->reason && !sick && !quarantined)
                         continue;
-                check(asprintf(&line, "tenant %s: %s", a->name, a->reason ? a->reason : a->figures.reason) > 0);
+                check(asprintf(&line, "tenant %s: %s%s", a->name, !a->reason && quarantined ? "quarantined: " : "",
+                              a->reason             ? a->reason
+                                      : quarantined ? quarantined
+                                                    : a->figures.reason) > 0);
                 visit(userdata, line);
         }
 }

@@ -158,6 +158,7 @@ static void succeed(struct batch *b) {
 
         for (size_t i = 0; i < b->n_records; i++)
                 keyspace_apply(ks, &b->records[i], b->blobs[i]);
+        memory_set(ks->memory, keyspace_bytes(ks), false);
         metric_add(ks->m_commits, 1);
         metric_add(ks->m_records, (double)b->n_records);
 }

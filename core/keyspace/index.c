@@ -109,6 +109,32 @@ void index_done(struct index *index) {
         *index = (struct index){};
 }
 
+/* What is left of n. */
+static size_t node_done_some(struct index *index, struct index_node *node, size_t n) {
+        while (node->n && n) {
+                if (node->is_leaf) {
+                        entry_free(index, node->first[--node->n]);
+                        n--;
+                        continue;
+                }
+                n = node_done_some(index, inner(node)->child[node->n - 1], n);
+                if (inner(node)->child[node->n - 1]->n == 0)
+                        node_free(index, inner(node)->child[--node->n]);
+        }
+        return n;
+}
+
+bool index_done_some(struct index *index, size_t n) {
+        if (index->root) {
+                (void)node_done_some(index, index->root, n);
+                if (index->root->n)
+                        return false;
+                node_free(index, index->root);
+        }
+        *index = (struct index){};
+        return true;
+}
+
 /* How many of first[] are before key (or, with equal, not behind it). */
 static unsigned node_search(const struct index_node *node, struct bytes key, bool or_equal) {
         unsigned low = 0, high = node->n;

@@ -143,38 +143,38 @@ static void put_is_refused_as_by_etcd(void **state) {
         struct txn_op op;
 
         (void)state;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_EMPTY_KEY);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_EMPTY_KEY);
         pb.key = BIN("k");
         pb.value = BIN("v");
         pb.ignore_value = true;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_VALUE_PROVIDED);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_VALUE_PROVIDED);
         pb.ignore_value = false;
         pb.ignore_lease = true;
         pb.lease = 5;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_LEASE_PROVIDED);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_LEASE_PROVIDED);
         pb.ignore_lease = false;
         pb.prev_kv = true;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_OK);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_OK);
         assert_int_equal(op.kind, OP_PUT);
         assert_true(bytes_equal(op.put.key, bytes_of_string("k")));
         assert_true(bytes_equal(op.put.value, bytes_of_string("v")));
         assert_int_equal(op.put.lease, 5);
         assert_true(op.put.prev_kv);
-        assert_int_equal(convert_put(&arena, bytes_of("\x0a\x05k", 3), &op), ETCD_MALFORMED);
+        assert_int_equal(convert_put(&arena, bytes_of("\x0a\x05k", 3), &keyspace_default_limits, &op), ETCD_MALFORMED);
 }
 
 static void a_write_over_the_maximum_is_too_large(void **state) {
         Etcdserverpb__PutRequest pb = ETCDSERVERPB__PUT_REQUEST__INIT;
-        size_t n = ETCD_MAX_REQUEST_BYTES;
+        size_t n = keyspace_default_limits.request_bytes;
         struct txn_op op;
 
         (void)state;
         pb.key = BIN("k");
         pb.value.data = arena_alloc0(&arena, n);
         pb.value.len = n - 64;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_OK);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_OK);
         pb.value.len = n - 16;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_REQUEST_TOO_LARGE);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_REQUEST_TOO_LARGE);
 }
 
 static void delete_is_refused_as_by_etcd(void **state) {
@@ -182,11 +182,11 @@ static void delete_is_refused_as_by_etcd(void **state) {
         struct txn_op op;
 
         (void)state;
-        assert_int_equal(convert_delete(&arena, packed(&pb.base), &op), ETCD_EMPTY_KEY);
+        assert_int_equal(convert_delete(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_EMPTY_KEY);
         pb.key = BIN("k");
         pb.range_end = BIN("\0");
         pb.prev_kv = true;
-        assert_int_equal(convert_delete(&arena, packed(&pb.base), &op), ETCD_OK);
+        assert_int_equal(convert_delete(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_OK);
         assert_int_equal(op.kind, OP_DELETE);
         assert_int_equal(op.delete.range.end.size, 1);
         assert_true(op.delete.prev_kv);
@@ -265,7 +265,7 @@ static Etcdserverpb__Compare *compare_new(Etcdserverpb__TxnRequest *txn) {
 static enum etcd_status convert(Etcdserverpb__TxnRequest *pb, struct txn *ret) {
         bool read_only;
 
-        return convert_txn(&arena, packed(&pb->base), ret, &read_only);
+        return convert_txn(&arena, packed(&pb->base), &keyspace_default_limits, ret, &read_only);
 }
 
 static void an_update_of_kubernetes_is_understood(void **state) {
