@@ -21,7 +21,7 @@
 #define REGISTRY_RETRY_NS (2 * NSEC_PER_SEC)
 #define CLOSE_GRACE_NS (2 * NSEC_PER_SEC)
 #define COPY_PATIENCE_NS (3 * NSEC_PER_SEC) /* for the registry, before tenants are served from its copy */
-#define MEMORY_IDLE_NS NSEC_PER_SEC /* a keyspace used since is not closed for another's sake */
+#define MEMORY_IDLE_NS NSEC_PER_SEC         /* a keyspace used since is not closed for another's sake */
 
 /* ---- settling */
 
