@@ -379,7 +379,8 @@ static void verify(struct daemon_thread *d) {
         struct buffer b;
         int r = -EIO;
 
-        for (unsigned tries = 0; r != 0 && tries < 100; tries++) {
+        /* Whoever makes the faults may still be about to undo the last one. */
+        for (uint64_t until = now_ns() + 90000000000u; r != 0 && now_ns() < until;) {
                 if (!connected(d))
                         continue;
                 memset(&verified, 0, sizeof(verified));
@@ -468,9 +469,12 @@ int main(int argc, char **argv) {
                         return 2;
                 }
         }
-        while (!connected(&reader))
-                ;
-        r = driver->create(reader.session, &keyspace, &first, call(&b, 10000));
+        do {
+                while (!connected(&reader))
+                        ;
+                r = driver->create(reader.session, &keyspace, &first, call(&b, 10000));
+                after(&reader, r);
+        } while (r == -ECONNRESET || r == -EIO || r == -ENOTCONN || r == -ETIMEDOUT);
         if (r != 0) {
                 fprintf(stderr, "create: %d %s\n", r, b.reason);
                 return 2;
@@ -503,9 +507,10 @@ int main(int argc, char **argv) {
                 (unsigned long long)n_batches, n_stale, n_unknown, n_failed, n_connects,
                 (unsigned long long)reader.n_batches, (unsigned long long)verified.n,
                 (unsigned long long)verified.last);
-        if (verified.last < 1000)
+        if (verified.last < 100)
                 bad("hardly anything was written");
-        driver->drop(reader.session, &keyspace, call(&b, 10000));
+        if (reader.session)
+                driver->drop(reader.session, &keyspace, call(&b, 10000));
         for (unsigned i = 0; i <= N_DAEMONS; i++) {
                 struct daemon_thread *d = i < N_DAEMONS ? &daemons[i] : &reader;
 
