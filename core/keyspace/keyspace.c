@@ -106,10 +106,10 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
         else if (condition == KEYSPACE_HISTORY_LOST)
                 log_at(LOG_LEVEL_ERROR, &context, "keyspace is stopped, its history was lost: %s",
                         reason ? reason : "");
-        else if (condition == KEYSPACE_NO_MEMORY)
-                log_at(LOG_LEVEL_ERROR, &context, "keyspace is refused: %s", reason ? reason : "");
         else if (condition == KEYSPACE_DROPPED)
                 log_at(LOG_LEVEL_NOTICE, &context, "keyspace is stopped: %s", reason ? reason : "");
+        else if (condition == KEYSPACE_NO_MEMORY)
+                log_at(LOG_LEVEL_ERROR, &context, "keyspace is refused: %s", reason ? reason : "");
         else if (condition == KEYSPACE_SERVING && before != KEYSPACE_SERVING)
                 log_at(LOG_LEVEL_INFO, &context, "keyspace is open at revision %lld, %zu keys", (long long)ks->revision,
                         ks->index.n_alive);
@@ -349,6 +349,7 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         loop_timer_clear(&ks->pause_timer);
         auto_compaction_stop(ks);
         idle_stop(ks);
+        load_on_closing(ks);
         call_list_end(&ks->opening, KEYSPACE_STOPPED);
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);
