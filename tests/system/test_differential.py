@@ -19,7 +19,7 @@ from conftest import TREE, program, real_etcd, running
 from test_sql_servers import DIALECTS, daemons, datastore, server_of
 
 FAULTS = re.findall(r'^\t\{"([a-z-]+)"', (TREE / "tests/system/go/differential/fault.go").read_text(), re.M)
-SECONDS = int(os.environ.get("STOKEHOLD_DIFFERENTIAL_SECONDS", "16"))
+SECONDS = int(os.environ.get("STOKEHOLD_DIFFERENTIAL_SECONDS", "14"))
 BATCH = 300
 
 
