@@ -137,7 +137,7 @@ static char *reload_settings(struct daemon *d) {
         return mistake;
 }
 
-static void reload(void *userdata, fleet_reload_fn done, void *done_userdata) {
+static void reload(void *userdata, bool enforce, fleet_reload_fn done, void *done_userdata) {
         struct daemon *d = userdata;
         struct reload *reload = new0(struct reload);
         struct timespec now;
@@ -149,7 +149,7 @@ static void reload(void *userdata, fleet_reload_fn done, void *done_userdata) {
         reload->userdata = done_userdata;
         reload->mistake = reload_settings(d);
         control_reload(d->control);
-        fleet_reload(d->fleet, on_reloaded, reload);
+        fleet_reload(d->fleet, enforce, on_reloaded, reload);
 }
 
 /* ---- events */
@@ -159,7 +159,7 @@ static void on_signal(void *userdata, int signo) {
 
         if (signo == SIGHUP) {
                 if (!d->stopping)
-                        reload(d, NULL, NULL);
+                        reload(d, false, NULL, NULL);
                 return;
         }
         stop(d);
@@ -227,9 +227,14 @@ static int make_directories(struct daemon *d, struct error *reterr) {
 
 static int start(struct daemon *d, const sigset_t *signals, struct error *reterr) {
         struct fleet_config fleet = {
-                .services = {.add = add_services, .routes = etcd_http_routes, .n_routes = etcd_n_http_routes},
+                .services = {.add = add_services,
+                        .routes = etcd_http_routes,
+                        .n_routes = etcd_n_http_routes,
+                        .unavailable = etcd_unavailable},
                 .on_ready = on_ready,
                 .userdata = d,
+                .version = STOKEHOLD_VERSION,
+                .formats = {STOKE_FORMAT_OLDEST, STOKE_FORMAT_CURRENT},
         };
         struct control_config control = {.version = STOKEHOLD_VERSION, .reload = reload, .userdata = d};
         cleanup(error_done) struct error err = {};

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/owner.h"
+#include "base/thread.h"
 #include "base/timer.h"
 
 #define EVENTS_PER_WAKE 64
@@ -43,6 +45,7 @@ struct loop {
 
         pthread_t thread;
         bool has_thread;
+        bool tracks; /* on whose behalf it works */
 };
 
 struct loop_watch {
@@ -110,6 +113,16 @@ void loop_free(struct loop *l) {
         free(l);
 }
 
+static void enter(struct loop *l, uint32_t owner) {
+        if (l->tracks)
+                owner_set(owner);
+}
+
+static void run_task(struct loop *l, struct loop_task *task) {
+        enter(l, task->owner);
+        task->run(task);
+}
+
 static void run_posted(struct loop *l) {
         struct loop_task *stack, *list = NULL;
 
@@ -126,13 +139,14 @@ static void run_posted(struct loop *l) {
 
                 list = task->next; /* the task may be posted anew, or be gone, once it runs */
                 task->next = NULL;
-                task->run(task);
+                run_task(l, task);
         }
 }
 
 static void queue_add(struct task_queue *q, struct loop_task *task) {
         if (task->queued)
                 return;
+        task->owner = owner_keep(task->owner);
         task->queued = true;
         task->next = NULL;
         *q->tail = task;
@@ -153,16 +167,16 @@ static void queue_remove(struct task_queue *q, struct loop_task *task) {
         task->queued = false;
 }
 
-static void run_first(struct task_queue *q) {
+static void run_first(struct loop *l, struct task_queue *q) {
         struct loop_task *task = q->first;
 
         queue_remove(q, task);
-        task->run(task);
+        run_task(l, task);
 }
 
 static void run_deferred(struct loop *l) {
         while (l->deferred.first)
-                run_first(&l->deferred);
+                run_first(l, &l->deferred);
 }
 
 static void run_slices(struct loop *l) {
@@ -172,7 +186,7 @@ static void run_slices(struct loop *l) {
                 return;
         until = clock_now_ns() + LOOP_SLICES_NS;
         do
-                run_first(&l->slices);
+                run_first(l, &l->slices);
         while (l->slices.first && clock_now_ns() < until);
 }
 
@@ -209,20 +223,26 @@ int loop_run(struct loop *l) {
                         struct epoll_event *event = &l->ready[l->at_ready];
                         struct loop_io *io = event->data.ptr;
 
-                        if (io)
-                                io->on_io(io, event->events);
+                        if (!io)
+                                continue;
+                        enter(l, io->owner);
+                        io->on_io(io, event->events);
                 }
                 l->n_ready = 0;
 
-                while ((timer = timer_heap_take(&l->timers, l->now_ns)))
+                while ((timer = timer_heap_take(&l->timers, l->now_ns))) {
+                        enter(l, timer->owner);
                         timer->on_time(timer);
+                }
                 run_posted(l);
                 run_slices(l);
                 run_deferred(l);
+                enter(l, 0);
         }
         atomic_store_explicit(&l->stopping, false, memory_order_relaxed); /* it may be run again */
         run_posted(l);
         run_deferred(l);
+        enter(l, 0);
         return 0;
 }
 
@@ -230,24 +250,23 @@ static void *thread_main(void *userdata) {
         struct loop *l = userdata;
         int r;
 
-        pthread_setname_np(pthread_self(), l->name);
         r = loop_run(l);
         check(r == 0);
         return NULL;
 }
 
 int loop_start_thread(struct loop *l) {
-        sigset_t all, old;
         int r;
 
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        r = pthread_create(&l->thread, NULL, thread_main, l);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-        if (r != 0)
-                return -r;
+        r = thread_start(&l->thread, l->name, thread_main, l);
+        if (r < 0)
+                return r;
         l->has_thread = true;
         return 0;
+}
+
+void loop_track_owners(struct loop *l) {
+        l->tracks = true;
 }
 
 void loop_join(struct loop *l) {
@@ -304,6 +323,7 @@ int loop_io_start(struct loop *l, struct loop_io *io, int fd, uint32_t events) {
                 return -errno;
         io->loop = l;
         io->fd = fd;
+        io->owner = owner_keep(io->owner);
         io->events = events;
         return 0;
 }
@@ -333,6 +353,7 @@ void loop_io_stop(struct loop_io *io) {
 
 void loop_timer_set(struct loop *l, struct loop_timer *timer, uint64_t due_ns) {
         timer->loop = l;
+        timer->owner = owner_keep(timer->owner);
         timer_heap_set(&l->timers, timer, due_ns);
 }
 

@@ -23,19 +23,22 @@ struct loop_task {
         void (*run)(struct loop_task *task);
         struct loop_task *next; /* the loop's */
         bool queued;            /* the loop's, for deferred tasks and slices */
+        uint32_t owner;         /* the loop's: base/owner.h */
 };
 
 struct loop_io {
         struct loop *loop; /* borrowed; NULL: idle */
         int fd;            /* borrowed: whoever opened it closes it, after loop_io_stop() */
         uint32_t events;   /* EPOLLIN, EPOLLOUT, … */
+        uint32_t owner;    /* the loop's: base/owner.h */
         void (*on_io)(struct loop_io *io, uint32_t events);
 };
 
 struct loop_timer {
         struct loop *loop; /* borrowed */
         uint64_t due_ns;   /* CLOCK_MONOTONIC */
-        size_t position;   /* in the loop's heap, counted from 1; 0: idle */
+        uint32_t position; /* in the loop's heap, counted from 1; 0: idle */
+        uint32_t owner;    /* the loop's: base/owner.h */
         void (*on_time)(struct loop_timer *timer);
 };
 
@@ -50,11 +53,13 @@ DEFINE_FREEP(loop)
 int loop_run(struct loop *loop);
 /* Starts a thread that blocks all signals and runs the loop; loop_join() waits for its end. */
 int loop_start_thread(struct loop *loop);
+/* Before it runs: it keeps track of on whose behalf it works. */
+void loop_track_owners(struct loop *loop);
 void loop_join(struct loop *loop);
 /* Any thread. */
 void loop_stop(struct loop *loop);
 
-/* Any thread. The task runs once, on the loop's thread, in the order of posting; it must stay alive until then and
+/* Any thread. The task runs once, on the loop's thread, on behalf of whom its owner says, in the order of posting; it must stay alive until then and
  * must not be posted again before it has begun to run. Wakes are coalesced. */
 void loop_post(struct loop *loop, struct loop_task *task);
 

@@ -2,7 +2,7 @@
 
 static void place(struct timer_heap *heap, size_t i, struct loop_timer *timer) {
         heap->items[i] = timer;
-        timer->position = i;
+        timer->position = (uint32_t)i;
 }
 
 static void sift_up(struct timer_heap *heap, size_t i) {

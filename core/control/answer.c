@@ -256,9 +256,12 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->n_connections = f->n_connections;
         t->n_watchers = f->n_watchers;
         t->n_leases = f->n_leases;
+        t->memory_bytes = f->bytes_memory;
         t->deletion_policy = (char *)(view->retain ? "Retain" : "Delete");
         t->created = time_text(arena, view->created);
         t->uid_allow = peers_text(arena, view);
+        t->host = text(arena, view->host_name);
+        t->elsewhere = view->is_elsewhere;
         add_manifest(arena, t, view);
         add(list, t);
 }
@@ -334,8 +337,25 @@ static void on_problem(void *userdata, const char *line) {
         add(list, text(list->arena, line));
 }
 
+static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
+        struct list *list = userdata;
+        Stokehold__Control__V1__Daemon *d = take(list->arena, sizeof(*d));
+
+        stokehold__control__v1__daemon__init(d);
+        d->host_id = text(list->arena, view->host);
+        d->host = text(list->arena, view->name);
+        d->daemon = text(list->arena, view->daemon);
+        d->version = text(list->arena, view->version);
+        d->oldest_format = view->formats.oldest;
+        d->current_format = view->formats.current;
+        d->since = time_text(list->arena, view->since);
+        d->n_tenants_serving = view->n_serving;
+        d->self = view->is_self;
+        add(list, d);
+}
+
 void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *response, struct arena *arena) {
-        struct list problems = {.arena = arena};
+        struct list problems = {.arena = arena}, daemons = {.arena = arena};
         struct fleet_summary summary;
 
         fleet_get_summary(fleet, &summary);
@@ -348,7 +368,21 @@ void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *
         response->memory_bytes = fleet_resident_bytes();
         response->cache_bytes = summary.cache_bytes;
         response->cache_max_bytes = summary.cache_max_bytes;
+        response->memory_max_bytes = summary.memory_max_bytes;
+        response->keyspace_bytes = summary.keyspace_bytes;
+        response->n_tenants_quarantined = (uint32_t)summary.n_quarantined;
         response->registry_datastore = text(arena, summary.registry_datastore);
+        response->registry = text(arena, summary.registry_id);
+        response->registry_shared = summary.registry_shared;
+        response->format = summary.format;
+        response->oldest_format = summary.formats.oldest;
+        response->current_format = summary.formats.current;
+        response->definitions_generation = summary.definitions_generation;
+        response->copy_revision = summary.copy_revision;
+        response->copy_saved = time_text(arena, summary.copy_saved);
+        fleet_each_daemon(fleet, on_daemon, &daemons);
+        response->n_daemons = daemons.n_items;
+        response->daemons = (Stokehold__Control__V1__Daemon **)daemons.items;
         fleet_problems(fleet, on_problem, &problems);
         response->n_problems = problems.n_items;
         response->problems = (char **)problems.items;

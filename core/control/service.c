@@ -380,6 +380,48 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
                 control->config.fleet, request->name, on_tenant_recovered, answer_new(control, op, request->name));
 }
 
+static void on_resumed_collected(void *userdata) {
+        struct answer *answer = userdata;
+        Stokehold__Control__V1__ResumeTenantResponse response = STOKEHOLD__CONTROL__V1__RESUME_TENANT_RESPONSE__INIT;
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
+        if (response.tenant)
+                finish(answer->op, &response);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
+static void on_tenant_resumed(void *userdata, int result, const char *reason) {
+        struct answer *answer = userdata;
+
+        if (result < 0) {
+                operation_fail(answer->op, code_of(result), "%s", reason);
+                answer_free(answer);
+                return;
+        }
+        fleet_collect(answer->control->config.fleet, on_resumed_collected, answer);
+}
+
+static void resume_tenant(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__ResumeTenantRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__resume_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "resume tenant \"%.63s\"", request->name);
+        fleet_resume_tenant(
+                control->config.fleet, request->name, on_tenant_resumed, answer_new(control, op, request->name));
+}
+
 static void on_reloaded(void *userdata, const char *const *errors, size_t n_errors) {
         Stokehold__Control__V1__ReloadResponse response = STOKEHOLD__CONTROL__V1__RELOAD_RESPONSE__INIT;
         struct answer *answer = userdata;
@@ -392,15 +434,74 @@ static void on_reloaded(void *userdata, const char *const *errors, size_t n_erro
 
 static void reload(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__ReloadRequest *request;
         struct operation *op;
 
-        if (!enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE))
+        request = enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE);
+        if (!request)
                 return;
         op = begin(call, "", data);
         if (!op)
                 return;
-        operation_audit(op, "reload");
-        control->config.reload(control->config.userdata, on_reloaded, answer_new(control, op, NULL));
+        operation_audit(op, "reload%s", request->enforce ? ", putting these definitions in force" : "");
+        control->config.reload(control->config.userdata, request->enforce, on_reloaded, answer_new(control, op, NULL));
+}
+
+static void on_claimed(void *userdata, int result, const char *reason) {
+        Stokehold__Control__V1__ClaimDatastoreResponse response =
+                STOKEHOLD__CONTROL__V1__CLAIM_DATASTORE_RESPONSE__INIT;
+        struct answer *answer = userdata;
+
+        if (result < 0)
+                operation_fail(answer->op, code_of(result), "%s", reason);
+        else
+                finish(answer->op, &response);
+        answer_free(answer);
+}
+
+static void claim_datastore(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__ClaimDatastoreRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__claim_datastore_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "claim datastore \"%.253s\"", request->name);
+        fleet_claim_datastore(control->config.fleet, request->name, on_claimed, answer_new(control, op, NULL));
+}
+
+static void on_finalized(void *userdata, int result, const char *reason) {
+        Stokehold__Control__V1__FinalizeUpgradeResponse response =
+                STOKEHOLD__CONTROL__V1__FINALIZE_UPGRADE_RESPONSE__INIT;
+        struct answer *answer = userdata;
+        struct fleet_summary summary;
+
+        fleet_get_summary(answer->control->config.fleet, &summary);
+        response.format = summary.formats.current;
+        if (result < 0)
+                operation_fail(answer->op, code_of(result), "%s", reason);
+        else
+                finish(answer->op, &response);
+        answer_free(answer);
+}
+
+static void finalize_upgrade(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__FinalizeUpgradeRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__finalize_upgrade_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "finalize upgrade");
+        fleet_finalize_upgrade(control->config.fleet, on_finalized, answer_new(control, op, NULL));
 }
 
 static void set_log_level(struct grpc_call *call, struct bytes data) {
@@ -443,7 +544,10 @@ static const struct grpc_method methods[] = {
         METHOD("CreateTenant", create_tenant),
         METHOD("DeleteTenant", delete_tenant),
         METHOD("RecoverTenant", recover_tenant),
+        METHOD("ResumeTenant", resume_tenant),
         METHOD("Reload", reload),
+        METHOD("ClaimDatastore", claim_datastore),
+        METHOD("FinalizeUpgrade", finalize_upgrade),
         METHOD("SetLogLevel", set_log_level),
 };
 

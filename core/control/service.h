@@ -19,7 +19,7 @@ struct control_config {
         const char *version; /* static */
         uint8_t daemon[16];
         /* Reads settings, plugins and definitions again; done as fleet_reload(). */
-        void (*reload)(void *userdata, fleet_reload_fn done, void *done_userdata);
+        void (*reload)(void *userdata, bool enforce, fleet_reload_fn done, void *done_userdata);
         void *userdata;
 };
 

@@ -10,6 +10,29 @@
 #include "ctl/ctl.h"
 #include "ctl/output.h"
 
+static void print_daemons(const Stokehold__Control__V1__StatusResponse *s) {
+        static const struct table_column columns[] = {
+                {"DAEMON ON", TABLE_SHRINK}, {"VERSION"}, {"FORMATS"}, {"SINCE"}, {"TENANTS", TABLE_RIGHT}};
+        cleanup(table_freep) struct table *table = table_new(columns, n_elements(columns));
+
+        for (size_t i = 0; i < s->n_daemons; i++) {
+                const Stokehold__Control__V1__Daemon *d = s->daemons[i];
+
+                table_cell(table, "%s%s", d->host, d->self ? " (this one)" : "");
+                table_cell(table, "%s", *d->version ? d->version : "?");
+                if (d->oldest_format != d->current_format)
+                        table_cell(table, "%u to %u", d->oldest_format, d->current_format);
+                else if (d->current_format)
+                        table_cell(table, "%u", d->current_format);
+                else
+                        table_cell(table, "?");
+                table_cell(table, "%s", d->since);
+                table_cell(table, "%llu", (unsigned long long)d->n_tenants_serving);
+        }
+        putchar('\n');
+        table_print(table);
+}
+
 static int run_status(struct ctl *ctl) {
         Stokehold__Control__V1__StatusRequest request = STOKEHOLD__CONTROL__V1__STATUS_REQUEST__INIT;
         const Stokehold__Control__V1__StatusResponse *s;
@@ -31,14 +54,28 @@ static int run_status(struct ctl *ctl) {
         output_field("Running for", "%s (pid %d)", output_age(s->uptime_seconds, &word), s->pid);
         output_field("Daemon", "%s", s->daemon);
         output_field("Datastores", "%u, %u ready", s->n_datastores, s->n_datastores_ready);
-        output_field("Tenants", "%u, %u open", s->n_tenants, s->n_tenants_serving);
+        output_field("Tenants", s->n_tenants_quarantined ? "%u, %u open, %u quarantined" : "%u, %u open", s->n_tenants,
+                s->n_tenants_serving, s->n_tenants_quarantined);
         output_field("Connections", "%llu", (unsigned long long)s->n_connections);
         output_field("Memory", "%s", output_size(s->memory_bytes, &word));
+        output_field("Keyspaces", "%s of %s", output_size(s->keyspace_bytes, &word),
+                s->memory_max_bytes ? output_size(s->memory_max_bytes, &word2) : "any size");
         output_field(
                 "Value cache", "%s of %s", output_size(s->cache_bytes, &word), output_size(s->cache_max_bytes, &word2));
         output_field("Shards", "%u", s->n_shards);
-        output_field("Registry in", "%s", s->registry_datastore);
+        output_field("Registry in", "%s%s", s->registry_datastore, s->registry_shared ? ", shared" : "");
+        if (s->registry_shared && s->definitions_generation)
+                output_field("Definitions", "generation %lld", (long long)s->definitions_generation);
+        if (s->copy_revision)
+                output_field("Served from", "the registry's copy of %s, revision %lld", s->copy_saved,
+                        (long long)s->copy_revision);
+        if (s->format && s->format != s->current_format)
+                output_field("Format", "%u in use, %u after stokectl upgrade finalize", s->format, s->current_format);
+        else if (s->format)
+                output_field("Format", "%u", s->format);
         output_field("Log level", "%s", s->log_level);
+        if (s->registry_shared)
+                print_daemons(s);
         if (s->n_problems == 0) {
                 printf("\n%sNo problems.%s\n", output_colour(COLOUR_GOOD), output_colour_off());
                 return CTL_OK;
@@ -110,6 +147,7 @@ static int run_reload(struct ctl *ctl) {
         const ProtobufCMessage *m;
         int r;
 
+        request.enforce = ctl->enforce;
         r = ctl_call(ctl, "Reload", CTL_TIMEOUT_CHANGE, &request.base,
                 &stokehold__control__v1__reload_response__descriptor, &m);
         if (r != CTL_OK)
@@ -129,6 +167,20 @@ static int run_reload(struct ctl *ctl) {
         if (l->n_errors)
                 return ctl_fail(CTL_FAILED, "%zu %s; what was in force before stays so", l->n_errors,
                         l->n_errors == 1 ? "problem" : "problems");
+        return CTL_OK;
+}
+
+static int run_finalize(struct ctl *ctl) {
+        Stokehold__Control__V1__FinalizeUpgradeRequest request = STOKEHOLD__CONTROL__V1__FINALIZE_UPGRADE_REQUEST__INIT;
+        const ProtobufCMessage *m;
+        int r;
+
+        r = ctl_call(ctl, "FinalizeUpgrade", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__finalize_upgrade_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        printf("Format %u is in use.\n",
+                ((const Stokehold__Control__V1__FinalizeUpgradeResponse *)(const void *)m)->format);
         return CTL_OK;
 }
 
@@ -166,10 +218,20 @@ const struct ctl_command ctl_commands_daemon[] = {
         {NULL, "reload", "", "Read plugins, settings and definitions again",
                 "Each mistake is printed as FILE:LINE: reason, and the exit code is 1; what was in force\n"
                 "before stays in force. The daemon does the same on SIGHUP, and for definitions also when\n"
-                "a file changes.\n",
-                0, 0, OPTION_FORMAT, run_reload},
+                "a file changes.\n"
+                "\n"
+                "Among several daemons that share a registry, one whose files differ from what is in force\n"
+                "applies nothing and prints the differences. With --enforce its files are put in force, and\n"
+                "it is for the others to follow.\n",
+                0, 0, OPTION_FORMAT | OPTION_ENFORCE, run_reload},
         {NULL, "log-level", "[LEVEL]", "Show or set the log level, until the daemon restarts",
                 "LEVEL is one of error, warning, notice, info, debug.\n", 0, 1, 0, run_log_level},
+        {"upgrade", "finalize", "", "Put the newest format in use, once all daemons can do it",
+                "A daemon reads and writes the format of its own version and the one before, so that daemons of\n"
+                "two versions work side by side while they are replaced. What the new format brings is used from\n"
+                "this command on, and a daemon of the old version serves nothing then. It is refused while a\n"
+                "daemon lives that cannot do the new format.\n",
+                0, 0, 0, run_finalize},
         {"driver", "list", "", "Drivers that are loaded, and files that were refused", NULL, 0, 0, OPTION_FORMAT,
                 run_driver_list},
         {},

@@ -1,5 +1,5 @@
 /*
- * stokectl datastore list, show, check. A datastore is defined in a file, so nothing here changes one.
+ * stokectl datastore list, show, check, claim. A datastore is defined in a file, so nothing here changes what one is.
  */
 
 #include <string.h>
@@ -142,6 +142,20 @@ static int run_show(struct ctl *ctl) {
         return CTL_OK;
 }
 
+static int run_claim(struct ctl *ctl) {
+        Stokehold__Control__V1__ClaimDatastoreRequest request = STOKEHOLD__CONTROL__V1__CLAIM_DATASTORE_REQUEST__INIT;
+        const ProtobufCMessage *m;
+        int r;
+
+        request.name = ctl->args[0];
+        r = ctl_call(ctl, "ClaimDatastore", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__claim_datastore_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        printf("Datastore %s is governed by this registry.\n", ctl->args[0]);
+        return CTL_OK;
+}
+
 static int run_check(struct ctl *ctl) {
         static const struct table_column columns[] = {{"CHECK"}, {"RESULT"}, {"FOUND", TABLE_SHRINK}};
         Stokehold__Control__V1__CheckDatastoreRequest request = STOKEHOLD__CONTROL__V1__CHECK_DATASTORE_REQUEST__INIT;
@@ -185,5 +199,10 @@ const struct ctl_command ctl_commands_datastore[] = {
                 "Authentication, latency, version, durability settings, room left. The exit code is 1 if\n"
                 "something is wrong.\n",
                 1, 1, OPTION_FORMAT, run_check},
+        {"datastore", "claim", "NAME", "Let this daemon's registry govern a shared datastore from now on",
+                "A datastore that several daemons may share stores which registry governs it; daemons of another\n"
+                "serve nothing there. A claim ends that for good: after a registry was lost, or where a\n"
+                "datastore changes hands. Daemons of the registry that governed it serve nothing there any more.\n",
+                1, 1, 0, run_claim},
         {},
 };

@@ -1,5 +1,5 @@
 /*
- * stokectl tenant list, show, create, delete. Deleting asks when there is somebody to ask, and wants --yes when there is not.
+ * stokectl tenant list, show, create, delete, resume. Deleting asks when there is somebody to ask, and wants --yes when there is not.
  */
 
 #include <string.h>
@@ -108,11 +108,14 @@ static void print_tenant(const Stokehold__Control__V1__Tenant *t) {
                 output_field("Keys", "%llu", (unsigned long long)t->n_keys);
                 output_field(
                         "Size", "%s, %s in use", output_size(t->bytes, &word), output_size(t->bytes_in_use, &word2));
+                output_field("Memory", "%s", output_size(t->memory_bytes, &word));
         }
         output_field("Quota", "%s", t->quota_bytes ? output_size(t->quota_bytes, &word) : "none");
         output_field("Clients", "%llu connections, %llu watches, %llu leases", (unsigned long long)t->n_connections,
                 (unsigned long long)t->n_watchers, (unsigned long long)t->n_leases);
         output_field("When deleted", "%s the data", strcmp(t->deletion_policy, "Retain") == 0 ? "keep" : "delete");
+        if (*t->host)
+                output_field("Host", "%s%s", t->host, t->elsewhere ? ", which alone serves it" : "");
         output_field("Socket", "%s", t->socket);
 }
 
@@ -238,6 +241,20 @@ static int run_recover(struct ctl *ctl) {
         return CTL_OK;
 }
 
+static int run_resume(struct ctl *ctl) {
+        Stokehold__Control__V1__ResumeTenantRequest request = STOKEHOLD__CONTROL__V1__RESUME_TENANT_REQUEST__INIT;
+        const ProtobufCMessage *m;
+        int r;
+
+        request.name = ctl->args[0];
+        r = ctl_call(ctl, "ResumeTenant", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__resume_tenant_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        printf("Tenant %s is served again.\n", ctl->args[0]);
+        return CTL_OK;
+}
+
 const struct ctl_command ctl_commands_tenant[] = {
         {"tenant", "list", "", "Tenants, where they are and how big", NULL, 0, 0, OPTION_FORMAT, run_list},
         {"tenant", "show", "NAME", "One tenant, with its endpoint",
@@ -256,5 +273,9 @@ const struct ctl_command ctl_commands_tenant[] = {
                 "Its log is taken as it is and continued above every revision that was served; everything below\n"
                 "counts as compacted, so that clients list anew. Needs --accept-loss.\n",
                 1, 1, OPTION_FORMAT | OPTION_ACCEPT_LOSS, run_recover},
+        {"tenant", "resume", "NAME", "Open a tenant that is quarantined",
+                "A tenant with which the daemon has crashed twice is not opened any more, so that the others are\n"
+                "served; 'tenant show' says what happened. This opens it as if that had never been.\n",
+                1, 1, 0, run_resume},
         {},
 };

@@ -34,6 +34,7 @@ enum ctl_option {
         OPTION_YES = 1 << 4,
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
+        OPTION_ENFORCE = 1 << 10,
 };
 
 struct ctl {
@@ -43,7 +44,7 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
-        bool retain, yes, keep_data, accept_loss;
+        bool retain, yes, keep_data, accept_loss, enforce;
         char **args; /* what follows the command's words */
         size_t n_args;
 

@@ -30,6 +30,8 @@ static void print_options(unsigned options) {
                 puts("  --keep-data        leave the data in the datastore");
         if (options & OPTION_ACCEPT_LOSS)
                 puts("  --accept-loss      go on although acknowledged writes may be gone");
+        if (options & OPTION_ENFORCE)
+                puts("  --enforce          put these definitions in force where other daemons have others");
         if (options & OPTION_YES)
                 puts("  -y, --yes          do not ask");
         if (options & OPTION_FORMAT)
@@ -97,6 +99,7 @@ enum {
         LONG_RETAIN,
         LONG_KEEP_DATA,
         LONG_ACCEPT_LOSS,
+        LONG_ENFORCE,
 };
 
 static const struct option long_options[] = {
@@ -111,6 +114,7 @@ static const struct option long_options[] = {
         {"retain", no_argument, NULL, LONG_RETAIN},
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
         {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
+        {"enforce", no_argument, NULL, LONG_ENFORCE},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -180,6 +184,10 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_ACCEPT_LOSS;
                         ctl->accept_loss = true;
                         break;
+                case LONG_ENFORCE:
+                        line->options |= OPTION_ENFORCE;
+                        ctl->enforce = true;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -233,6 +241,8 @@ static const char *option_name(unsigned option) {
                 return "--keep-data";
         case OPTION_ACCEPT_LOSS:
                 return "--accept-loss";
+        case OPTION_ENFORCE:
+                return "--enforce";
         }
         return "?";
 }

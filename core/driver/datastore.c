@@ -5,11 +5,11 @@
 #include "driver/datastore.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "driver/queue.h"
 
 #define DEFAULT_SESSIONS 8
@@ -69,7 +69,6 @@ int datastore_open(const struct datastore_config *config, struct datastore **ret
         pthread_condattr_t attr;
         struct buf label;
         char *labels;
-        sigset_t all, before;
         int r;
 
         pthread_mutex_init(&ds->mutex, NULL);
@@ -124,17 +123,13 @@ int datastore_open(const struct datastore_config *config, struct datastore **ret
                 ds->driver->scoped)
                 ds->scoped = ds->driver->scoped(ds->store);
         ds->subscriptions = subscriptions_new(ds->driver, ds->store);
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = -pthread_create(&ds->reaper, NULL, datastore_reap, ds);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        r = thread_start(&ds->reaper, "store-reaper", datastore_reap, ds);
         if (r < 0) {
                 subscriptions_free(ds->subscriptions);
                 ds->driver->close(ds->store);
                 datastore_free(ds);
                 return error_set(reterr, r, "cannot start a thread: %s", strerror(-r));
         }
-        pthread_setname_np(ds->reaper, "store-reaper");
         *ret = ds;
         return 0;
 }

@@ -67,6 +67,7 @@ struct datastore_job {
         size_t n_records; /* JOB_COMMIT: of the append, for the figures */
         /* On the loop. By then the job is no longer the datastore's: it may be freed or submitted again. */
         void (*done)(struct datastore_job *job);
+        uint32_t owner; /* base/owner.h; 0: whoever submits it */
         /* The outcome. */
         int result; /* 0, an outcome, or negative errno (also when it never ran: -ETIMEDOUT, -ECANCELED, or connect's) */
         bool ran;   /* run was called: an append that did not run certainly did not happen */

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/owner.h"
 #include "driver/queue.h"
 
 #define MAX_QUESTIONS 500 /* of one asker */
@@ -130,9 +131,13 @@ static void send_asker(struct datastore *ds) {
                         ds->asker_waits = true;
         }
         pthread_mutex_unlock(&ds->mutex);
-        if (needed)
+        if (needed) {
+                uint32_t owner = owner_get();
+
+                owner_set(0); /* it is everybody's */
                 datastore_submit(ds, &a->job);
-        else
+                owner_set(owner);
+        } else
                 free(a);
 }
 
@@ -141,6 +146,7 @@ void datastore_ask(struct datastore *ds, struct datastore_question *question) {
         question->found = false;
         question->reason[0] = '\0';
         question->next = NULL;
+        question->task.owner = owner_get();
         pthread_mutex_lock(&ds->mutex);
         *ds->last_question = question;
         ds->last_question = &question->next;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/owner.h"
 
 /* Each so many jobs the classes are asked in the other order, so that commits never starve the rest. */
 #define FAIRNESS 8
@@ -116,6 +117,7 @@ static void post(struct datastore_job *job) {
                 return;
         }
         job->task.run = on_posted;
+        job->task.owner = job->owner;
         loop_post(job->loop, &job->task);
 }
 
@@ -312,6 +314,7 @@ void datastore_submit(struct datastore *ds, struct datastore_job *job) {
 
         check((int)job->class >= 0 && job->class < N_CLASSES);
         job->ds = ds;
+        job->owner = owner_keep(job->owner);
         job->result = 0;
         job->ran = false;
         job->reason[0] = '\0';

@@ -6,8 +6,10 @@
 #include "driver/session.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
+
+#include "base/owner.h"
+#include "base/thread.h"
 
 /* Connecting cannot be interrupted, so it is bounded more tightly than a job may be. */
 #define CONNECT_NS (10 * NSEC_PER_SEC)
@@ -94,28 +96,24 @@ static void *work(void *userdata) {
         const struct stoke_driver *driver = datastore_driver(session->ds);
         struct datastore_job *job;
 
-        while ((job = datastore_take(session->ds, session)))
+        while ((job = datastore_take(session->ds, session))) {
+                owner_set(job->owner);
                 datastore_finish(session->ds, session, job, run(session, driver, job));
+                owner_set(0);
+        }
         disconnect(session, driver);
         return NULL;
 }
 
 int session_start(struct session *session, struct datastore *ds) {
-        sigset_t all, before;
         int r;
 
         session->ds = ds;
         pthread_cond_init(&session->wake, NULL);
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = pthread_create(&session->thread, NULL, work, session);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        if (r != 0) {
+        r = thread_start(&session->thread, "session", work, session);
+        if (r < 0)
                 pthread_cond_destroy(&session->wake);
-                return -r;
-        }
-        pthread_setname_np(session->thread, "session");
-        return 0;
+        return r;
 }
 
 void session_join(struct session *session) {

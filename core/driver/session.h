@@ -27,7 +27,7 @@ struct session {
         bool interrupting;       /* interrupt() is being called: the connection must stay */
 };
 
-/* Starts the worker, with all signals blocked. */
+/* Starts the worker. */
 int session_start(struct session *session, struct datastore *ds);
 void session_join(struct session *session);
 

@@ -8,12 +8,13 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/log.h"
+#include "base/owner.h"
+#include "base/thread.h"
 
 struct datastore_subscription {
         struct subscriptions *subs; /* borrowed; NULL once unsubscribed */
@@ -193,20 +194,14 @@ struct datastore_subscription *subscriptions_add(struct subscriptions *subs, con
         sub->on_grown = grown;
         sub->userdata = userdata;
         sub->task.run = on_task;
+        sub->task.owner = owner_get();
         atomic_init(&sub->n_refs, 1);
         pthread_mutex_lock(&subs->mutex);
         sub->next = subs->list;
         subs->list = sub;
         if (!subs->started && (subs->driver->capabilities & STOKE_NOTIFIES)) {
-                sigset_t all, before;
-
-                sigfillset(&all);
-                pthread_sigmask(SIG_SETMASK, &all, &before);
-                subs->started = pthread_create(&subs->thread, NULL, wait_thread, subs) == 0;
-                pthread_sigmask(SIG_SETMASK, &before, NULL);
-                if (subs->started)
-                        pthread_setname_np(subs->thread, "store-wait");
-                else
+                subs->started = thread_start(&subs->thread, "store-wait", wait_thread, subs) == 0;
+                if (!subs->started)
                         log_warning("no thread to wait for changes: other daemons' changes will be seen once a second");
         }
         pthread_mutex_unlock(&subs->mutex);

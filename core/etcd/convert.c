@@ -15,9 +15,9 @@ static struct bytes pb_bytes(ProtobufCBinaryData data) {
         return bytes_of(data.data, data.len);
 }
 
-bool convert_too_large(struct bytes message) {
+bool convert_too_large(struct bytes message, const struct keyspace_limits *limits) {
         /* etcd measures the entry of its log: the request with tag and length, beside a header of 14 bytes. */
-        return message.size + 1 + protobuf_varint_size(message.size) + 14 > ETCD_MAX_REQUEST_BYTES;
+        return message.size + 1 + protobuf_varint_size(message.size) + 14 > limits->request_bytes;
 }
 
 static bool read_varint(const uint8_t **p, const uint8_t *end, uint64_t *ret) {
@@ -182,7 +182,8 @@ static enum etcd_status delete_op(const Etcdserverpb__DeleteRangeRequest *pb, st
         return ETCD_OK;
 }
 
-enum etcd_status convert_put(struct arena *arena, struct bytes message, struct txn_op *ret) {
+enum etcd_status convert_put(
+        struct arena *arena, struct bytes message, const struct keyspace_limits *limits, struct txn_op *ret) {
         const Etcdserverpb__PutRequest *pb =
                 (void *)protobuf_unpack(&etcdserverpb__put_request__descriptor, arena, message);
         enum etcd_status status;
@@ -190,12 +191,13 @@ enum etcd_status convert_put(struct arena *arena, struct bytes message, struct t
         if (!pb)
                 return ETCD_MALFORMED;
         status = put_op(pb, ret);
-        if (status == ETCD_OK && convert_too_large(message))
+        if (status == ETCD_OK && convert_too_large(message, limits))
                 return ETCD_REQUEST_TOO_LARGE;
         return status;
 }
 
-enum etcd_status convert_delete(struct arena *arena, struct bytes message, struct txn_op *ret) {
+enum etcd_status convert_delete(
+        struct arena *arena, struct bytes message, const struct keyspace_limits *limits, struct txn_op *ret) {
         const Etcdserverpb__DeleteRangeRequest *pb =
                 (void *)protobuf_unpack(&etcdserverpb__delete_range_request__descriptor, arena, message);
         enum etcd_status status;
@@ -203,7 +205,7 @@ enum etcd_status convert_delete(struct arena *arena, struct bytes message, struc
         if (!pb)
                 return ETCD_MALFORMED;
         status = delete_op(pb, ret);
-        if (status == ETCD_OK && convert_too_large(message))
+        if (status == ETCD_OK && convert_too_large(message, limits))
                 return ETCD_REQUEST_TOO_LARGE;
         return status;
 }
@@ -259,10 +261,10 @@ static enum fate compare_of(const Etcdserverpb__Compare *pb, struct compare *ret
 }
 
 static enum etcd_status txn_of(
-        struct arena *arena, const Etcdserverpb__TxnRequest *pb, size_t max_ops, struct txn *ret);
+        struct arena *arena, const Etcdserverpb__TxnRequest *pb, size_t max_ops, unsigned nesting, struct txn *ret);
 
-static enum etcd_status ops_of(
-        struct arena *arena, Etcdserverpb__RequestOp *const *pbs, size_t n, size_t max_ops, const struct txn_op **ret) {
+static enum etcd_status ops_of(struct arena *arena, Etcdserverpb__RequestOp *const *pbs, size_t n, size_t max_ops,
+        unsigned nesting, const struct txn_op **ret) {
         struct txn_op *ops = arena_alloc0(arena, max_of(n, 1) * sizeof(*ops));
         enum etcd_status status;
 
@@ -282,11 +284,13 @@ static enum etcd_status ops_of(
                 case ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_TXN: {
                         struct txn *nested = arena_alloc0(arena, sizeof(*nested));
 
+                        if (!nesting)
+                                return ETCD_MALFORMED; /* as etcd answers what its decoder finds too deep */
                         if (!nested)
                                 return ETCD_NO_MEMORY;
                         ops[i].kind = OP_TXN;
                         ops[i].txn = nested;
-                        status = txn_of(arena, pbs[i]->request_txn, max_ops, nested);
+                        status = txn_of(arena, pbs[i]->request_txn, max_ops, nesting - 1, nested);
                         break;
                 }
                 default: /* nothing is set; this is what etcd calls it */
@@ -300,9 +304,9 @@ static enum etcd_status ops_of(
         return ETCD_OK;
 }
 
-/* Recursion is bounded: protobuf_unpack() refused what is nested deeper than it allows. */
+/* Recursion is bounded by nesting; what is deeper than any could be was refused by protobuf_unpack() already. */
 static enum etcd_status txn_of(
-        struct arena *arena, const Etcdserverpb__TxnRequest *pb, size_t max_ops, struct txn *ret) {
+        struct arena *arena, const Etcdserverpb__TxnRequest *pb, size_t max_ops, unsigned nesting, struct txn *ret) {
         size_t n = max_of(pb->n_compare, max_of(pb->n_success, pb->n_failure));
         struct compare *compares;
         enum etcd_status status;
@@ -334,10 +338,10 @@ static enum etcd_status txn_of(
                         break;
                 }
 
-        status = ops_of(arena, pb->success, pb->n_success, max_ops - n, &ret->success);
+        status = ops_of(arena, pb->success, pb->n_success, max_ops - n, nesting, &ret->success);
         if (status != ETCD_OK)
                 return status;
-        status = ops_of(arena, pb->failure, pb->n_failure, max_ops - n, &ret->failure);
+        status = ops_of(arena, pb->failure, pb->n_failure, max_ops - n, nesting, &ret->failure);
         if (status != ETCD_OK)
                 return status;
         ret->n_success = pb->n_success;
@@ -352,14 +356,15 @@ static bool reads_only(const struct txn_op *ops, size_t n) {
         return true;
 }
 
-enum etcd_status convert_txn(struct arena *arena, struct bytes message, struct txn *ret, bool *ret_read_only) {
+enum etcd_status convert_txn(struct arena *arena, struct bytes message, const struct keyspace_limits *limits,
+        struct txn *ret, bool *ret_read_only) {
         const Etcdserverpb__TxnRequest *pb =
                 (void *)protobuf_unpack(&etcdserverpb__txn_request__descriptor, arena, message);
         enum etcd_status status;
 
         if (!pb)
                 return ETCD_MALFORMED;
-        status = txn_of(arena, pb, ETCD_MAX_TXN_OPS, ret);
+        status = txn_of(arena, pb, limits->txn_operations, limits->txn_nesting, ret);
         if (status != ETCD_OK)
                 return status;
         status = overlap_check(ret->success, ret->n_success);
@@ -369,7 +374,7 @@ enum etcd_status convert_txn(struct arena *arena, struct bytes message, struct t
         if (status != ETCD_OK)
                 return status;
         *ret_read_only = reads_only(ret->success, ret->n_success) && reads_only(ret->failure, ret->n_failure);
-        if (!*ret_read_only && convert_too_large(message))
+        if (!*ret_read_only && convert_too_large(message, limits))
                 return ETCD_REQUEST_TOO_LARGE;
         return ETCD_OK;
 }

@@ -8,16 +8,15 @@
 #include "base/arena.h"
 #include "etcd/status.h"
 
-/* etcd's --max-request-bytes and --max-txn-ops, as they are unless set. */
-#define ETCD_MAX_REQUEST_BYTES ((size_t)1536 * 1024)
-#define ETCD_MAX_TXN_OPS 128
-
 /* A write's request, as it would stand in etcd's own log, is over the maximum. */
-bool convert_too_large(struct bytes message);
+bool convert_too_large(struct bytes message, const struct keyspace_limits *limits);
 
 /* The hottest request is decoded by hand. */
 enum etcd_status convert_range(struct bytes message, struct range_request *ret);
-enum etcd_status convert_put(struct arena *arena, struct bytes message, struct txn_op *ret);
-enum etcd_status convert_delete(struct arena *arena, struct bytes message, struct txn_op *ret);
+enum etcd_status convert_put(
+        struct arena *arena, struct bytes message, const struct keyspace_limits *limits, struct txn_op *ret);
+enum etcd_status convert_delete(
+        struct arena *arena, struct bytes message, const struct keyspace_limits *limits, struct txn_op *ret);
 /* ret_read_only: all operations of both branches are ranges; then the size is not limited. */
-enum etcd_status convert_txn(struct arena *arena, struct bytes message, struct txn *ret, bool *ret_read_only);
+enum etcd_status convert_txn(struct arena *arena, struct bytes message, const struct keyspace_limits *limits,
+        struct txn *ret, bool *ret_read_only);

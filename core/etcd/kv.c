@@ -66,13 +66,17 @@ static void write_on_cancel(struct grpc_call *call) {
                 keyspace_cancel(&w->txn_call.call);
 }
 
+static const struct keyspace_limits *limits_of(struct grpc_call *call) {
+        return keyspace_limits(grpc_call_server_userdata(call));
+}
+
 static void put_on_message(struct grpc_call *call, struct bytes data) {
         struct write *w = grpc_call_user(call);
 
         w->shape = SHAPE_PUT;
         w->txn.success = &w->op;
         w->txn.n_success = 1;
-        write_begin(call, w, convert_put(grpc_call_arena(call), data, &w->op));
+        write_begin(call, w, convert_put(grpc_call_arena(call), data, limits_of(call), &w->op));
 }
 
 static void delete_on_message(struct grpc_call *call, struct bytes data) {
@@ -81,7 +85,7 @@ static void delete_on_message(struct grpc_call *call, struct bytes data) {
         w->shape = SHAPE_DELETE;
         w->txn.success = &w->op;
         w->txn.n_success = 1;
-        write_begin(call, w, convert_delete(grpc_call_arena(call), data, &w->op));
+        write_begin(call, w, convert_delete(grpc_call_arena(call), data, limits_of(call), &w->op));
 }
 
 static void txn_on_message(struct grpc_call *call, struct bytes data) {
@@ -89,7 +93,7 @@ static void txn_on_message(struct grpc_call *call, struct bytes data) {
         bool read_only;
 
         w->shape = SHAPE_TXN;
-        write_begin(call, w, convert_txn(grpc_call_arena(call), data, &w->txn, &read_only));
+        write_begin(call, w, convert_txn(grpc_call_arena(call), data, limits_of(call), &w->txn, &read_only));
 }
 
 struct compaction_call {

@@ -17,6 +17,8 @@
 #define LEASE_MIN_TTL 2
 /* Keep-alives of one stream that wait for their answer. */
 #define KEEP_ALIVE_MAX_QUEUE 10000
+/* Bytes of answers that a client has not read. */
+#define KEEP_ALIVE_MAX_PENDING ((size_t)1536 * 1024)
 
 /* ---- unary methods */
 
@@ -81,7 +83,7 @@ static void grant_on_message(struct grpc_call *call, struct bytes data) {
 
         if (!pb)
                 return etcd_fail(call, ETCD_MALFORMED);
-        if (convert_too_large(data))
+        if (convert_too_large(data, keyspace_limits(grpc_call_server_userdata(call))))
                 return etcd_fail(call, ETCD_REQUEST_TOO_LARGE);
         u->lease.id = pb->id;
         u->lease.ttl = max_of(pb->ttl, LEASE_MIN_TTL);
@@ -183,7 +185,7 @@ struct keep_alive {
         struct keep_alive_stream *stream;
         struct lease_call lease;
         struct arena arena; /* the call's own would grow as long as the stream lives */
-        int64_t revision;   /* when it came: a later one could be that of the lease's end */
+        int64_t revision; /* when it came; of one that was kept alive: then or later. Of one that was not, a later one could be its end's */
         bool done;
         enum keyspace_result result;
 };
@@ -245,8 +247,9 @@ static void keep_alive_done(struct keyspace_call *kc, enum keyspace_result resul
 
         k->done = true;
         k->result = result;
-        if (k->revision == 0) /* the keyspace was not open yet */
-                k->revision = kc->revision;
+        if (k->revision == 0 ||
+                result == KEYSPACE_OK) /* the keyspace was not open yet; or others have written meanwhile */
+                k->revision = max_of(k->revision, kc->revision);
         stream_flush(k->stream);
 }
 
@@ -269,7 +272,7 @@ static void keep_alive_on_message(struct grpc_call *call, struct bytes data) {
 
         if (grpc_call_ended(call))
                 return;
-        if (s->n >= KEEP_ALIVE_MAX_QUEUE || grpc_call_pending(call) > ETCD_MAX_REQUEST_BYTES)
+        if (s->n >= KEEP_ALIVE_MAX_QUEUE || grpc_call_pending(call) > KEEP_ALIVE_MAX_PENDING)
                 return stream_fail(s, ETCD_TOO_MANY_REQUESTS);
 
         k = calloc(1, sizeof(*k));

@@ -75,10 +75,10 @@ static void status_reply(struct grpc_call *call) {
         response.raftindex = status.end.seq;
         response.raftappliedindex = status.end.seq;
         response.downgradeinfo = &downgrade;
-        if (status.condition == KEYSPACE_UNREACHABLE || status.condition == KEYSPACE_HISTORY_LOST) {
-                errors[response.n_errors++] = (char *)etcd_status_text(
-                        status.condition == KEYSPACE_UNREACHABLE ? ETCD_UNHEALTHY : ETCD_CORRUPT);
-        }
+        if (status.condition == KEYSPACE_UNREACHABLE || status.condition == KEYSPACE_DROPPED)
+                errors[response.n_errors++] = (char *)etcd_status_text(ETCD_UNHEALTHY);
+        if (status.condition == KEYSPACE_HISTORY_LOST)
+                errors[response.n_errors++] = (char *)etcd_status_text(ETCD_CORRUPT);
         for (size_t i = 0; i < n_alarms; i++) {
                 print_alarm(&alarms[i], texts[i], sizeof(texts[i]));
                 errors[response.n_errors++] = texts[i];

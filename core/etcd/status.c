@@ -4,6 +4,12 @@
 
 #include "etcd/status.h"
 
+#include "etcd/service.h"
+
+#define UNAVAILABLE "etcdserver: unhealthy cluster"
+
+const char etcd_unavailable[] = UNAVAILABLE;
+
 static const struct {
         enum grpc_code code;
         const char *text;
@@ -31,7 +37,7 @@ static const struct {
         [ETCD_LEASE_TTL_TOO_LARGE] = {GRPC_OUT_OF_RANGE, "etcdserver: too large lease TTL"},
         [ETCD_TIMEOUT] = {GRPC_UNAVAILABLE, "etcdserver: request timed out"},
         [ETCD_DEADLINE_EXCEEDED] = {GRPC_DEADLINE_EXCEEDED, "context deadline exceeded"},
-        [ETCD_UNHEALTHY] = {GRPC_UNAVAILABLE, "etcdserver: unhealthy cluster"},
+        [ETCD_UNHEALTHY] = {GRPC_UNAVAILABLE, UNAVAILABLE},
         [ETCD_STOPPED] = {GRPC_UNAVAILABLE, "etcdserver: server stopped"},
         [ETCD_CORRUPT] = {GRPC_DATA_LOSS, "etcdserver: corrupt cluster"},
         [ETCD_NO_MEMORY] = {GRPC_RESOURCE_EXHAUSTED, "etcdserver: out of memory"}, /* etcd itself would have died */

@@ -6,7 +6,7 @@
  * a client matches it with the oldest request that it has; the keyspace reports watches in the order of asking, and a
  * refusal waits for those before it.
  *
- * A slow client: when more than HIGH_MARK is queued on the stream, the keyspace is told to hold each watch that delivers
+ * A slow client: when more than the limit (watch_bytes, which is above the server's low mark, or on_drained would not come) is queued on the stream, the keyspace is told to hold each watch that delivers
  * more, and to go on when the stream was drained. Nobody else waits, and what the watch then needs comes from the history.
  *
  * Source of the rules: etcd's server/etcdserver/api/v3rpc/watch.go.
@@ -19,10 +19,8 @@
 #include "etcd/services.h"
 #include "rpc/protobuf.h"
 
-#define HIGH_MARK ((size_t)1024 * 1024) /* bytes; above the server's low mark, or on_drained would not come */
 /* A client that asks and asks and reads nothing. */
 #define MAX_PENDING ((size_t)16 * 1024 * 1024)
-#define MAX_WATCHES 100000
 
 static struct watch_stream *stream_of(struct grpc_call *call) {
         struct watch_stream *s = grpc_call_user(call);
@@ -149,7 +147,7 @@ static bool on_events(void *userdata, struct watch_event *const *events, size_t 
         w->quiet = false;
         if (!watch_send_events(w, events, n_events, revision))
                 return false;
-        if (grpc_call_pending(s->call) > HIGH_MARK) {
+        if (grpc_call_pending(s->call) > keyspace_limits(s->ks)->watch_bytes) {
                 w->paused = true;
                 w->synced = false;
                 return false;
@@ -204,6 +202,8 @@ static void create(struct watch_stream *s, const Etcdserverpb__WatchCreateReques
                 .on_synced = on_synced,
                 .on_cancelled = on_cancelled,
         };
+        const struct keyspace_limits *limits = keyspace_limits(s->ks);
+        struct keyspace_status status;
         struct key_range *range = &config.range;
         int64_t id = pb->watch_id;
         struct watch *w;
@@ -223,7 +223,8 @@ static void create(struct watch_stream *s, const Etcdserverpb__WatchCreateReques
         } else if (find(s, id)) {
                 return refuse(s, ETCD_WATCH_DUPLICATE_ID);
         }
-        if (HASH_COUNT(s->watches) >= MAX_WATCHES)
+        keyspace_get_status(s->ks, &status);
+        if (HASH_COUNT(s->watches) >= limits->stream_watches || status.n_watchers >= limits->watches)
                 return refuse(s, ETCD_TOO_MANY_REQUESTS);
         for (size_t i = 0; i < pb->n_filters; i++) {
                 config.no_put |= pb->filters[i] == ETCDSERVERPB__WATCH_CREATE_REQUEST__FILTER_TYPE__NOPUT;

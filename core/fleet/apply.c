@@ -39,6 +39,8 @@ static void drop_errors(struct fleet *fleet, size_t keep) {
 
 void fleet_forget_definitions(struct fleet *fleet) {
         drop_errors(fleet, 0);
+        definitions_free(fleet->candidate);
+        fleet->candidate = NULL;
         definitions_free(fleet->definitions);
         fleet->definitions = NULL;
         secret_source_unref(fleet->secrets);
@@ -82,7 +84,29 @@ static enum definition_use on_use(void *userdata, const char *datastore, definit
         return use;
 }
 
-static int read_definitions(struct fleet *fleet) {
+/* No document at all, where there were some: more likely a directory that is not mounted than a wish. */
+static bool looks_lost(const struct fleet *fleet, const struct definitions *set) {
+        if (fleet->applied || set->n_tenants || set->n_secrets)
+                return false;
+        for (size_t i = 0; i < set->n_datastores; i++)
+                if (set->datastores[i]->base.file)
+                        return false;
+        return true;
+}
+
+/* Whether several daemons may have the registry open, as far as can be told before it is. */
+static bool registry_is_shared(struct fleet *fleet) {
+        const char *name = registry_datastore(fleet->registry);
+        const struct datastore_definition *d =
+                name ? definitions_find_datastore(fleet->definitions, name) : fleet->definitions->system_datastore;
+        cleanup(error_done) struct error err = {};
+        const struct plugin *plugin = d ? plugin_find(fleet->plugins, d->driver, &err) : NULL;
+
+        return !plugin || !(plugin->driver->capabilities & STOKE_EXCLUSIVE);
+}
+
+/* Into the candidate; at the start, into the set itself, of which nothing is applied yet. */
+static int read_definitions(struct fleet *fleet, bool enforce) {
         const struct settings *settings = fleet->config.settings;
         struct definitions_config config = {
                 .directory = settings->definitions_dir,
@@ -97,12 +121,22 @@ static int read_definitions(struct fleet *fleet) {
         int r;
 
         fleet->leaving = false;
-        r = definitions_load(&config, fleet->definitions, &set, &problems);
+        r = definitions_load(&config, fleet->candidate ? fleet->candidate : fleet->definitions, &set, &problems);
         if (r < 0)
                 return r;
-        secret_source_set(fleet->secrets, set);
-        definitions_free(fleet->definitions);
-        fleet->definitions = set;
+        definitions_free(fleet->candidate);
+        fleet->candidate = NULL;
+        if (fleet->adopted && (fleet_is_running(fleet) || fleet->shared_registry))
+                fleet->candidate = set;
+        else {
+                secret_source_set(fleet->secrets, set);
+                definitions_free(fleet->definitions);
+                fleet->definitions = set;
+        }
+        if (fleet->stage == FLEET_NEW || fleet->stage == FLEET_OPENING)
+                fleet->shared_registry = registry_is_shared(fleet);
+        if (!fleet->shared_registry)
+                fleet->adopted = true;
 
         drop_errors(fleet, 0);
         fleet->refused = false;
@@ -113,7 +147,31 @@ static int read_definitions(struct fleet *fleet) {
         }
         fleet->n_definition_errors = fleet->n_errors;
         definition_problems_done(&problems);
+        agreement_read(fleet, !(fleet->refused && !fleet->was_read) && !looks_lost(fleet, set), enforce);
+        fleet->was_read = true;
         return 0;
+}
+
+/* The datastore may be opened as it is defined here: it holds the registry, or the definitions are in force, or this one is. */
+static bool may_open(const struct fleet *fleet, const struct datastore_definition *definition) {
+        const char *registry = registry_datastore(fleet->registry);
+
+        if (!registry)
+                registry = fleet->definitions->system_datastore->base.name;
+        return fleet->adopted || strcmp(definition->base.name, registry) == 0 || agreement_has(fleet, definition);
+}
+
+void fleet_open_store(struct fleet_store *store) {
+        struct fleet *fleet = store->fleet;
+
+        if (may_open(fleet, store->wanted))
+                store_open(store);
+        else if (fleet->agreement.differs || fleet->from_copy)
+                store_hold(
+                        store, FLEET_FALSE, "DefinitionDiffers", "its definition here is not the one that is in force");
+        else
+                store_hold(store, FLEET_UNKNOWN, "DefinitionNotInForce",
+                        "it is opened when the registry has said what is in force");
 }
 
 /* ---- datastores */
@@ -133,7 +191,12 @@ static void update_store(struct fleet_store *store, const struct datastore_defin
                 want(store, definition);
                 store->leaving = false;
                 if (!store->ds && !store->check)
-                        store_open(store); /* its driver may have come */
+                        fleet_open_store(store); /* its driver may have come */
+                return;
+        }
+        if (!store->ds && !store->check && store->wanted && !store->definition) {
+                want(store, definition); /* was never opened */
+                fleet_open_store(store);
                 return;
         }
         if (store == fleet->registry_store) {
@@ -147,7 +210,7 @@ static void update_store(struct fleet_store *store, const struct datastore_defin
         store->leaving = true;
 }
 
-static void apply_datastores(struct fleet *fleet) {
+void fleet_apply_datastores(struct fleet *fleet) {
         const struct definitions *set = fleet->definitions;
         const char *registry = registry_datastore(fleet->registry);
         struct fleet_store *store;
@@ -164,7 +227,7 @@ static void apply_datastores(struct fleet *fleet) {
                         continue;
                 }
                 store = store_new(fleet, set->datastores[i]);
-                store_open(store);
+                fleet_open_store(store);
         }
         if (registry && strcmp(registry, set->system_datastore->base.name) != 0) {
                 add_error(fleet,
@@ -188,6 +251,8 @@ void assignment_update_manner(struct assignment *a) {
         m->auto_compact_ns = settings->auto_compaction_ns;
         m->progress_notify_ns = settings->progress_notify_ns;
         m->slow_ns = settings->slow_request_ns;
+        m->idle_close_ns = settings->idle_close_ns;
+        m->quarantined = quarantine_reason(a->fleet->quarantine, a->name);
         m->socket_mode = settings->socket_mode;
         m->owner = (uid_t)-1;
         m->group = (gid_t)-1;
@@ -221,7 +286,7 @@ static void apply_definition(struct fleet *fleet, const struct tenant_definition
         const char *datastore = d->datastore ? d->datastore : fleet->definitions->default_datastore->base.name;
         const struct registry_record *record;
 
-        if (strcmp(d->base.name, REGISTRY_KEYSPACE) == 0) {
+        if (registry_keeps_name(d->base.name)) {
                 add_error(fleet, "%s: \"%s\" is the daemon's own keyspace, and no name for a tenant", d->base.source,
                         d->base.name);
                 return;
@@ -242,8 +307,9 @@ static void apply_definition(struct fleet *fleet, const struct tenant_definition
 
         free(a->change_source);
         a->change_source = NULL;
-        if (strcmp(record->source, d->base.source) != 0 || !record->from_file || record->retain != d->retain ||
-                record->quota_bytes != (d->has_quota ? d->quota_bytes : 0)) {
+        /* Where it stands may differ from host to host. */
+        if ((strcmp(record->source, d->base.source) != 0 && !fleet->shared_registry) || !record->from_file ||
+                record->retain != d->retain || record->quota_bytes != (d->has_quota ? d->quota_bytes : 0)) {
                 a->change_source = strdup(d->base.source);
                 check(a->change_source);
                 a->change_from_file = true;
@@ -254,22 +320,10 @@ static void apply_definition(struct fleet *fleet, const struct tenant_definition
         assignment_hurry(a);
 }
 
-/* No document at all, where there were some: more likely a directory that is not mounted than a wish. */
-static bool looks_lost(const struct fleet *fleet) {
-        const struct definitions *set = fleet->definitions;
-
-        if (fleet->applied || set->n_tenants || set->n_secrets)
-                return false;
-        for (size_t i = 0; i < set->n_datastores; i++)
-                if (set->datastores[i]->base.file)
-                        return false;
-        return true;
-}
-
 void fleet_apply_tenants(struct fleet *fleet) {
         const struct definitions *set = fleet->definitions;
         struct assignment *a, *following;
-        bool lost = looks_lost(fleet);
+        bool lost = looks_lost(fleet, set);
 
         drop_errors(fleet, fleet->n_definition_errors);
         for (size_t i = 0; i < set->n_tenants; i++)
@@ -303,6 +357,19 @@ void fleet_apply_tenants(struct fleet *fleet) {
         fleet_settle(fleet);
 }
 
+void fleet_adopt_definitions(struct fleet *fleet) {
+        if (fleet->candidate) {
+                secret_source_set(fleet->secrets, fleet->candidate);
+                definitions_free(fleet->definitions);
+                fleet->definitions = steal(fleet->candidate);
+        }
+        fleet->adopted = true;
+        fleet_apply_datastores(fleet);
+        fleet_apply_tenants(fleet);
+        log_info("definitions read: %zu datastores, %zu tenants, %zu problems", fleet->definitions->n_datastores,
+                fleet->definitions->n_tenants, fleet->n_errors);
+}
+
 /* ---- start and reload */
 
 int fleet_start_definitions(struct fleet *fleet, struct error *reterr) {
@@ -311,49 +378,87 @@ int fleet_start_definitions(struct fleet *fleet, struct error *reterr) {
         r = secret_source_new(fleet->config.settings->secrets_dir, getenv("CREDENTIALS_DIRECTORY"), &fleet->secrets);
         if (r < 0)
                 return error_set(reterr, r, "secrets: %s", strerror(-r));
-        r = read_definitions(fleet);
+        r = read_definitions(fleet, false);
         if (r < 0)
                 return error_set(reterr, r, "definitions: %s", strerror(-r));
-        apply_datastores(fleet);
+        fleet_apply_datastores(fleet);
         return 0;
 }
+
+#define RELOAD_PATIENCE_NS (8 * NSEC_PER_SEC)
 
 struct reload_answer {
         struct loop_task task;
         struct fleet *fleet;
         fleet_reload_fn done;
         void *userdata;
+        STAILQ_ENTRY(reload_answer) entry;
 };
+
+struct line_list {
+        char **lines;
+        size_t n_lines;
+};
+
+static void on_line(void *userdata, const char *line) {
+        struct line_list *list = userdata;
+
+        list->lines = reallocarray(list->lines, list->n_lines + 1, sizeof(*list->lines));
+        check(list->lines);
+        list->lines[list->n_lines] = strdup(line);
+        check(list->lines[list->n_lines++]);
+}
 
 static void on_reload_answer(struct loop_task *task) {
         struct reload_answer *answer = container_of(task, struct reload_answer, task);
+        struct fleet *fleet = answer->fleet;
+        struct line_list list = {};
 
-        answer->done(answer->userdata, (const char *const *)answer->fleet->errors, answer->fleet->n_errors);
+        for (size_t i = 0; i < fleet->n_errors; i++)
+                on_line(&list, fleet->errors[i]);
+        agreement_problems(fleet, on_line, &list);
+        answer->done(answer->userdata, (const char *const *)list.lines, list.n_lines);
+        for (size_t i = 0; i < list.n_lines; i++)
+                free(list.lines[i]);
+        free(list.lines);
         free(answer);
 }
 
-void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata) {
+void fleet_answer_reloads(struct fleet *fleet) {
         struct reload_answer *answer;
+
+        loop_timer_clear(&fleet->reloads_timer);
+        while ((answer = STAILQ_FIRST(&fleet->reloads))) {
+                STAILQ_REMOVE_HEAD(&fleet->reloads, entry);
+                loop_defer(fleet->loop, &answer->task);
+        }
+}
+
+static void read_again(struct fleet *fleet, bool enforce) {
         int r;
 
-        if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING) {
-                loop_timer_clear(&fleet->reload_timer);
-                r = plugin_table_allow(fleet->plugins, (const char *const *)fleet->config.settings->experimental,
-                        fleet->config.settings->n_experimental);
-                if (r < 0)
-                        log_error("plugins: %s", strerror(-r));
-                plugin_table_scan(fleet->plugins);
-                r = read_definitions(fleet);
-                if (r < 0)
-                        log_error("definitions: %s", strerror(-r));
-                apply_datastores(fleet);
-                if (fleet_is_running(fleet))
-                        fleet_apply_tenants(fleet);
-                else
-                        fleet_registry_hurry(fleet);
-                log_info("definitions read: %zu datastores, %zu tenants, %zu problems",
-                        fleet->definitions->n_datastores, fleet->definitions->n_tenants, fleet->n_errors);
-        }
+        loop_timer_clear(&fleet->reload_timer);
+        r = plugin_table_allow(fleet->plugins, (const char *const *)fleet->config.settings->experimental,
+                fleet->config.settings->n_experimental);
+        if (r < 0)
+                log_error("plugins: %s", strerror(-r));
+        plugin_table_scan(fleet->plugins);
+        r = read_definitions(fleet, enforce);
+        if (r < 0)
+                log_error("definitions: %s", strerror(-r));
+        if (fleet_is_running(fleet))
+                return; /* what was read is applied, or not, once it is known what is in force */
+        fleet_apply_datastores(fleet);
+        fleet_registry_hurry(fleet);
+        log_info("definitions read: %zu datastores, %zu tenants, %zu problems", fleet->definitions->n_datastores,
+                fleet->definitions->n_tenants, fleet->n_errors);
+}
+
+void fleet_reload(struct fleet *fleet, bool enforce, fleet_reload_fn done, void *userdata) {
+        struct reload_answer *answer;
+
+        if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING)
+                read_again(fleet, enforce);
         if (!done)
                 return;
         answer = new0(struct reload_answer);
@@ -361,7 +466,11 @@ void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata) {
         answer->fleet = fleet;
         answer->done = done;
         answer->userdata = userdata;
-        loop_defer(fleet->loop, &answer->task);
+        STAILQ_INSERT_TAIL(&fleet->reloads, answer, entry);
+        if (!fleet_is_running(fleet) || agreement_is_settled(fleet))
+                fleet_answer_reloads(fleet);
+        else
+                loop_timer_set(fleet->loop, &fleet->reloads_timer, clock_now_ns() + RELOAD_PATIENCE_NS);
 }
 
 void fleet_definitions_changed(struct fleet *fleet) {

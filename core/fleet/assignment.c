@@ -7,6 +7,10 @@
  * harmless: create changes nothing if the keyspace exists, drop does nothing if it does not. A step that fails is repeated
  * after a pause that grows to a minute. A write whose outcome is not known is repeated unchanged until it is known; nothing else is done
  * meanwhile, since the record would otherwise be guessed.
+ *
+ * Among several daemons each sees all records, and any may take any step, two at once too: what they do to the datastore does not hurt twice, and
+ * of two records one is refused, whose writer goes on from the other. A step that another daemon has begun is left to it for a while
+ *, so that they do not all do the same work. A tenant whose datastore is one host's own is that host's alone.
  */
 
 #include <string.h>
@@ -14,6 +18,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/owner.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -43,8 +48,9 @@ static void tenant_manner_copy(struct tenant_manner *to, const struct tenant_man
 
 bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_manner *b) {
         return a->quota_bytes == b->quota_bytes && a->auto_compact_ns == b->auto_compact_ns &&
-                a->progress_notify_ns == b->progress_notify_ns && a->slow_ns == b->slow_ns &&
-                a->socket_mode == b->socket_mode && a->owner == b->owner && a->group == b->group &&
+                a->progress_notify_ns == b->progress_notify_ns && a->idle_close_ns == b->idle_close_ns &&
+                a->quarantined == b->quarantined && a->slow_ns == b->slow_ns && a->socket_mode == b->socket_mode &&
+                a->owner == b->owner && a->group == b->group &&
                 strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 && a->n_peers == b->n_peers &&
                 (a->n_peers == 0 || memcmp(a->peers, b->peers, a->n_peers * sizeof(*a->peers)) == 0);
 }
@@ -61,6 +67,7 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->fleet = fleet;
         a->name = strdup(name);
         check(a->name);
+        a->owner = crash_table_enter(fleet->crashes, name);
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
 
@@ -90,8 +97,11 @@ void assignment_free(struct assignment *a) {
                 free(waiter);
         }
         tenant_metrics_free(a);
+        crash_table_leave(a->fleet->crashes, a->owner);
         registry_record_free(a->record);
         registry_record_free(a->next);
+        registry_record_free(a->newer);
+        free(a->sweep_datastore);
         tenant_manner_done(&a->manner);
         tenant_manner_done(&a->wanted);
         free(a->change_source);
@@ -122,8 +132,7 @@ void assignment_wait(struct assignment *a, int what, fleet_done_fn done, void *u
         STAILQ_INSERT_TAIL(&a->waiters, waiter, entry);
 }
 
-/* Answers those who wait for something up to `what`: a tenant that is served is recorded too. */
-static void answer(struct assignment *a, bool all, int what, int result, const char *reason) {
+void assignment_answer(struct assignment *a, bool all, int what, int result, const char *reason) {
         STAILQ_HEAD(, tenant_waiter) due = STAILQ_HEAD_INITIALIZER(due);
         struct tenant_waiter *waiter, *following;
 
@@ -141,7 +150,7 @@ static void answer(struct assignment *a, bool all, int what, int result, const c
         }
 }
 
-static void well(struct assignment *a) {
+void assignment_well(struct assignment *a) {
         a->n_failures = 0;
         free(a->reason);
         a->reason = NULL;
@@ -159,8 +168,10 @@ static void fail(struct assignment *a, const char *reason) {
         }
         a->n_failures++;
         a->settled = true;
+        if (a->has_newer)
+                pause = 0; /* which may change everything */
         loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns() + min_of(pause, RETRY_MAX_NS));
-        answer(a, true, 0, -EAGAIN, reason);
+        assignment_answer(a, true, 0, -EAGAIN, reason);
         fleet_settle(a->fleet);
 }
 
@@ -171,12 +182,23 @@ static void on_written(struct registry_write *w, int result, const char *reason)
         cleanup(freep) char *text = NULL;
 
         a->busy = false;
+        if (result == -ESTALE && !w->unreadable) {
+                if (!a->has_newer || (w->newer && a->newer_revision < w->newer->mod_revision)) {
+                        registry_record_free(a->newer);
+                        a->has_newer = true;
+                        a->newer = steal(w->newer);
+                        a->newer_revision = a->newer ? a->newer->mod_revision : a->record ? a->record->mod_revision : 0;
+                }
+                registry_record_free(steal(w->newer));
+                assignment_step(a);
+                return;
+        }
         if (result < 0) {
                 if (result == -ESTALE && !a->record) {
                         /* A record that could not be read stands in the way. */
                         registry_record_free(steal(a->next));
                         a->gone = true;
-                        answer(a, true, 0, -EEXIST, "the registry has a record of this name already");
+                        assignment_answer(a, true, 0, -EEXIST, "the registry has a record of this name already");
                         assignment_step(a);
                         return;
                 }
@@ -188,12 +210,18 @@ static void on_written(struct registry_write *w, int result, const char *reason)
 
         if (w->remove) {
                 a->gone = true;
+                fleet_copy_soon(a->fleet);
         } else {
                 registry_record_free(a->record);
                 a->record = steal(a->next);
-                answer(a, false, WAIT_RECORDED, 0, "");
+                a->record->format = registry_format(a->fleet->registry);
+                a->told_ns = 0;
+                if (a->record->phase != REGISTRY_PROVISIONING)
+                        a->made_here = false;
+                fleet_copy_soon(a->fleet);
+                assignment_answer(a, false, WAIT_RECORDED, 0, "");
         }
-        well(a);
+        assignment_well(a);
         assignment_step(a);
 }
 
@@ -238,30 +266,45 @@ static void on_job_done(struct datastore_job *job) {
                 return;
         }
 
-        well(a);
+        assignment_well(a);
         if (a->record->phase == REGISTRY_PROVISIONING) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_READY;
         } else {
                 a->dropped = true;
+                a->made_here = false;
         }
         assignment_step(a);
 }
 
-static void submit(struct assignment *a, struct fleet_store *store,
-        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call)) {
+static void on_swept(struct datastore_job *job) {
+        struct assignment *a = container_of(job, struct assignment, job);
+        struct log_context context = {.tenant = a->name};
+
+        a->busy = false;
+        a->store = NULL;
+        if (job->result != 0)
+                log_at(LOG_LEVEL_WARNING, &context, "datastore %s: what was made too late could not be dropped: %s",
+                        a->sweep_datastore, job->reason);
+        assignment_step(a);
+}
+
+static void submit(struct assignment *a, struct fleet_store *store, const uint8_t incarnation[16],
+        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call),
+        void (*done)(struct datastore_job *job)) {
         a->busy = true;
         a->store = store;
         a->job_keyspace = (struct stoke_keyspace){.name = a->name};
-        memcpy(a->job_keyspace.incarnation, a->record->incarnation, 16);
+        memcpy(a->job_keyspace.incarnation, incarnation, 16);
         a->job = (struct datastore_job){
                 .class = JOB_BULK,
                 .own_scope = true,
                 .keyspace = &a->job_keyspace,
                 .deadline_ns = clock_now_ns() + JOB_TIMEOUT_NS,
+                .owner = a->owner,
                 .loop = a->fleet->loop,
                 .run = run,
-                .done = on_job_done,
+                .done = done,
         };
         datastore_submit(store->ds, &a->job);
 }
@@ -289,12 +332,18 @@ static void start_there(struct errand *errand) {
                 .n_peers = a->manner.n_peers,
                 .services = &config->services,
                 .limits = a->fleet->limits,
+                .keyspace_limits = a->fleet->keyspace_limits,
+                .idle_close_ns = a->manner.idle_close_ns,
+                .quarantined = a->manner.quarantined,
+                .opening = crash_table_opening(a->fleet->crashes, a->owner),
                 .loop = a->shard->loop,
                 .cache = a->shard->cache,
+                .memory = a->fleet->memory,
         };
 
         memcpy(tenant.incarnation, a->record->incarnation, 16);
         memcpy(tenant.daemon, config->daemon, 16);
+        owner_set(a->owner); /* and so is whatever follows from it */
         errand->result = tenant_open(&tenant, &a->started, &err);
         if (errand->result < 0)
                 snprintf(errand->reason, sizeof(errand->reason), "%s", error_text(&err));
@@ -318,10 +367,12 @@ static void start_back(struct errand *errand) {
                 return;
         }
         a->serving = a->started;
-        well(a);
+        memcpy(a->served, a->record->incarnation, 16);
+        memcpy(a->served_recovery, a->record->recovery, 16);
+        assignment_well(a);
         a->settled = true;
         log_at(LOG_LEVEL_INFO, &context, "served at %s/%s.sock", a->fleet->tenants_dir, a->name);
-        answer(a, false, WAIT_SERVED, 0, "");
+        assignment_answer(a, false, WAIT_SERVED, 0, "");
         assignment_step(a);
 }
 
@@ -353,6 +404,7 @@ static void on_closed(void *userdata) {
 static void stop_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
+        owner_set(a->owner);
         tenant_get_figures(a->serving, &a->last);
         tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
 }
@@ -384,7 +436,7 @@ static void recovery_back(struct errand *errand) {
                 fail(a, text);
                 return;
         }
-        well(a);
+        assignment_well(a);
         known_logs_forget(a->fleet->known, a->name);
         a->next = registry_record_copy(a->record);
         a->next->phase = REGISTRY_READY;
@@ -406,13 +458,15 @@ static void farewell(struct assignment *a) {
         struct log_context context = {.tenant = a->name};
         bool was_there = a->record;
 
-        if (was_there) {
+        if (was_there)
+                quarantine_forget(fleet->quarantine, a->name);
+        if (was_there && !assignment_is_elsewhere(a)) {
                 tenant_remove_paths(fleet->tenants_dir, a->name);
                 known_logs_forget(fleet->known, a->name);
                 log_at(LOG_LEVEL_NOTICE, &context, "deleted%s",
                         a->record->retain ? "; its data stays in the datastore" : "");
         }
-        answer(a, true, 0, 0, "");
+        assignment_answer(a, true, 0, 0, "");
         assignment_free(a);
         fleet_settle(fleet);
         /* A definition of this name may be waiting for the old one to be gone. */
@@ -431,9 +485,13 @@ static struct fleet_store *store_of(struct assignment *a) {
 
         if (store && store->leaving)
                 return NULL; /* goes on when it was closed, or opened anew */
-        if (store && store->ds)
+        if (store && store->ds && !governance_refusal(store))
                 return store;
-        if (store)
+        if (store && store->ds && governance_is_young(store))
+                return NULL; /* goes on when that is known */
+        if (store && store->ds)
+                n = asprintf(&text, "datastore %s: %s", store->name, governance_refusal(store));
+        else if (store)
                 n = asprintf(&text, "datastore %s: %s", store->name, store->validation.message);
         else
                 n = asprintf(&text, "datastore %s is not defined", a->record->datastore);
@@ -442,7 +500,14 @@ static struct fleet_store *store_of(struct assignment *a) {
         return NULL;
 }
 
-/* The same, where a tenant may be made and started there; NULL also while the first dialling has not said so yet: its end goes on here. */
+/* Whether the datastore is one that only this host reaches. */
+static bool is_local(const struct assignment *a) {
+        struct fleet_store *store = fleet_find_store(a->fleet, a->record->datastore);
+
+        return store && store->ds && !store_is_shared(store);
+}
+
+/* The same as store_of(), where a tenant may be made and started there; NULL also while the first dialling has not said so yet: its end goes on here. */
 static struct fleet_store *safe_store_of(struct assignment *a) {
         struct fleet_store *store = store_of(a);
         cleanup(freep) char *text = NULL;
@@ -490,22 +555,117 @@ static void take_wishes(struct assignment *a) {
                 free(a->change_source);
                 a->change_source = NULL;
         }
+        /* Before it is made: where. */
+        if (!a->next && a->record->phase == REGISTRY_PROVISIONING && !a->record->host[0] && is_local(a))
+                assignment_claim_host(a, a->next = registry_record_copy(a->record));
+        /* A newer format is in use: one of the daemons writes the records anew in it. */
+        if (!a->next && a->record->format && a->record->format < registry_format(a->fleet->registry) &&
+                members_is_first(a->fleet->members))
+                a->next = registry_record_copy(a->record);
+}
+
+/* Only looked at: its datastore is another host's own. */
+static void step_elsewhere(struct assignment *a) {
+        cleanup(freep) char *text = NULL;
+
+        a->settled = true;
+        if (a->record->phase == REGISTRY_DELETING && a->record->retain && !assignment_is_left(a)) {
+                write_record(a, true); /* nothing is to be dropped */
+                return;
+        }
+        if (a->record->phase == REGISTRY_DELETING && !a->record->retain && !STAILQ_EMPTY(&a->waiters) &&
+                !assignment_host_lives(a)) {
+                check(asprintf(&text,
+                              "recorded; but its data is on host %s, whose daemon does not run: it goes when that runs, or at once with --keep-data",
+                              a->record->host_name) > 0);
+                assignment_answer(a, true, 0, -EAGAIN, text);
+        }
+        if (a->record->phase != REGISTRY_DELETING)
+                assignment_answer(a, false, WAIT_SERVED, 0, "");
+        fleet_settle(a->fleet);
+}
+
+/* The datastore was dialled, and found to keep what it acknowledges: a seal, too, behind which a tenant may have moved elsewhere since the copy was
+ * kept. What an operator allows otherwise is not enough here. */
+static bool copy_is_safe(const struct fleet_store *store) {
+        return store->validation.status == FLEET_TRUE && !store->unsafe;
+}
+
+/* While the registry cannot be reached: what was ready is served, and nothing is changed. */
+static void step_from_copy(struct assignment *a) {
+        cleanup(freep) char *text = NULL;
+        struct fleet_store *store;
+
+        if (a->record->phase != REGISTRY_READY || a->serving || assignment_is_elsewhere(a)) {
+                a->settled = true;
+                fleet_settle(a->fleet);
+                return;
+        }
+        store = store_of(a);
+        if (!store || (store->check && store->validation.status == FLEET_UNKNOWN))
+                return; /* goes on when that has ended */
+        if (copy_is_safe(store)) {
+                start(a, store);
+                return;
+        }
+        check(asprintf(&text, "the registry cannot be reached, and its copy is not enough for datastore %s: %s",
+                      store->name, store->unsafe ? store->unsafe : store->validation.message) > 0);
+        fail(a, text);
+}
+
+static void sweep(struct assignment *a) {
+        struct fleet_store *store = fleet_find_store(a->fleet, a->sweep_datastore);
+
+        a->sweep = false;
+        if (store && store->ds && !store->leaving)
+                submit(a, store, a->sweep_incarnation, run_drop, on_swept);
+        else
+                assignment_step(a);
+}
+
+static bool is_served_wrongly(const struct assignment *a) {
+        return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
+                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
+                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
+                a->record->phase == REGISTRY_RECOVERING;
+}
+
+/* Nothing is done with it until somebody asks. */
+static void rest(struct assignment *a) {
+        a->settled = true;
+        fleet_settle(a->fleet);
 }
 
 void assignment_step(struct assignment *a) {
         struct fleet_store *store;
 
-        if (a->busy || a->retry.position)
+        if (a->busy)
                 return;
-        if (a->fleet->stage == FLEET_STOPPING) {
+        assignment_catch_up(a);
+        if (a->retry.position)
+                return;
+        if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
+                a->settled = true;
                 if (a->serving)
                         stop(a);
                 else
                         fleet_settle(a->fleet);
                 return;
         }
+        if (a->fleet->stage == FLEET_OPENING && a->fleet->from_copy && a->record) {
+                step_from_copy(a);
+                return;
+        }
         if (!fleet_is_running(a->fleet))
                 return;
+        if (a->serving && is_served_wrongly(a)) {
+                stop(a);
+                return;
+        }
+        if (a->sweep) {
+                sweep(a);
+                return;
+        }
         if (a->gone) {
                 farewell(a);
                 return;
@@ -517,16 +677,26 @@ void assignment_step(struct assignment *a) {
                 return;
         }
 
+        if (assignment_is_elsewhere(a)) {
+                step_elsewhere(a);
+                return;
+        }
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
+                if (a->wanted.quarantined) {
+                        rest(a);
+                        break;
+                }
+                if (assignment_is_left(a))
+                        break;
                 store = safe_store_of(a);
-                if (store)
-                        submit(a, store, run_create);
+                if (store) {
+                        a->made_here = true;
+                        submit(a, store, a->record->incarnation, run_create, on_job_done);
+                }
                 break;
         case REGISTRY_READY:
-                if (a->serving && (a->store->leaving || !tenant_manner_equal(&a->manner, &a->wanted)))
-                        stop(a);
-                else if (!a->serving) {
+                if (!a->serving) {
                         store = safe_store_of(a);
                         if (store)
                                 start(a, store);
@@ -534,21 +704,23 @@ void assignment_step(struct assignment *a) {
                         fleet_settle(a->fleet);
                 break;
         case REGISTRY_RECOVERING:
-                if (a->serving)
-                        stop(a);
-                else {
-                        store = safe_store_of(a);
-                        if (store)
-                                recover(a, store);
-                }
+                if (assignment_is_left(a))
+                        break;
+                store = safe_store_of(a);
+                if (store)
+                        recover(a, store);
                 break;
         case REGISTRY_DELETING:
                 if (a->serving)
                         stop(a);
+                else if (a->wanted.quarantined && !a->want_delete)
+                        rest(a); /* not before it is asked for again */
+                else if (assignment_is_left(a))
+                        break;
                 else if (!a->record->retain && !a->dropped) {
                         store = store_of(a);
                         if (store)
-                                submit(a, store, run_drop);
+                                submit(a, store, a->record->incarnation, run_drop, on_job_done);
                 } else
                         write_record(a, true);
                 break;
@@ -562,15 +734,19 @@ void assignment_hurry(struct assignment *a) {
 
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
         const struct registry_record *record = assignment_record(a);
+        const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
 
         *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
         *ret = (struct fleet_tenant_view){
                 .name = a->name,
                 .datastore = record->datastore,
-                .phase = a->reason && !a->serving && record->phase != REGISTRY_DELETING
-                        ? "Failed"
-                        : registry_phase_name(record->phase),
-                .reason = a->reason ? a->reason : "",
+                .phase = record->phase == REGISTRY_DELETING ? registry_phase_name(record->phase)
+                        : quarantined                       ? "Quarantined"
+                        : a->reason && !a->serving          ? "Failed"
+                                                            : registry_phase_name(record->phase),
+                .reason = a->reason   ? a->reason
+                        : quarantined ? quarantined
+                                      : "",
                 .incarnation = record->incarnation,
                 .source = record->source,
                 .socket = *ret_socket,
@@ -579,6 +755,9 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .retain = record->retain,
                 .serving = a->serving && !a->busy,
                 .created = record->created,
+                .host = record->host,
+                .host_name = record->host_name,
+                .is_elsewhere = assignment_is_elsewhere(a),
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
                 .figures = &a->figures,

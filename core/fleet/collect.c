@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include "base/metrics.h"
 
 #define COLLECT_INTERVAL_NS (5 * NSEC_PER_SEC)
+#define GIVE_BACK_BYTES ((uint64_t)16 << 20)
 
 /* One shard's part. The names are looked up again when it is back, since tenants may have gone meanwhile. */
 struct part {
@@ -106,6 +108,37 @@ static void publish_cache(const struct part *part) {
                 (double)f->n_misses);
 }
 
+static void publish_memory(const struct fleet *fleet) {
+        struct memory_figures f;
+
+        memory_get_figures(fleet->memory, &f);
+        metric_set(metric_gauge("stokehold_memory_max_bytes",
+                           "What keyspaces and cached values may take together; 0: there is no budget.", NULL),
+                (double)f.max_bytes);
+        metric_set(metric_gauge("stokehold_memory_keyspace_bytes", "What keyspaces take, without cached values.", NULL),
+                (double)f.state_bytes);
+        metric_set(
+                metric_gauge("stokehold_memory_value_bytes", "What cached values take.", NULL), (double)f.value_bytes);
+        metric_set(metric_gauge("stokehold_memory_closed_keyspaces",
+                           "Idle keyspaces closed to make room for others, since the start.", NULL),
+                (double)f.n_closed);
+}
+
+/* What was freed in pieces stays with the process until it is told to give it back. That takes milliseconds, in which others that
+ * allocate may wait: so not for little. */
+static void give_back(struct fleet *fleet) {
+        struct memory_figures f;
+        uint64_t began = clock_now_ns();
+
+        memory_get_figures(fleet->memory, &f);
+        if (f.freed_bytes - fleet->given_back < GIVE_BACK_BYTES)
+                return;
+        fleet->given_back = f.freed_bytes;
+        (void)malloc_trim(0);
+        log_debug("gave freed memory back to the system in %llu us",
+                (unsigned long long)((clock_now_ns() - began) / NSEC_PER_USEC));
+}
+
 static void collect_there(struct errand *errand) {
         struct part *part = errand->userdata;
 
@@ -152,6 +185,9 @@ static void collect_back(struct errand *errand) {
 
         if (--collection->n_parts > 0)
                 return;
+        publish_memory(fleet);
+        memory_poke(fleet->memory); /* who was in use may not be any more */
+        give_back(fleet);
         collection->done(collection->userdata);
         free(collection);
         fleet->n_collecting--;
@@ -234,7 +270,12 @@ void fleet_publish_process(void) {
 
 static void on_periodic(void *userdata) {
         struct fleet *fleet = userdata;
+        struct assignment *a;
+        size_t n = 0;
 
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                n += a->serving != NULL;
+        members_tell(fleet->members, n);
         collect_save(fleet);
         if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING)
                 loop_timer_set(fleet->loop, &fleet->collect_timer, clock_now_ns() + COLLECT_INTERVAL_NS);

@@ -28,6 +28,7 @@ struct definition {
         char *source;         /* "FILE:LINE", or "built in" */
         int64_t generation;   /* from 1; grows when the content (not the metadata) changes */
         uint64_t fingerprint; /* of the content */
+        uint64_t shared;      /* the same without the contents of secrets: what the hosts of a fleet must agree on */
 };
 
 struct definition_pair {

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "fleet/definition_kind.h"
+#include "keyspace/record.h"
 
 #define KAMAJI_VERSION "kamaji.clastix.io/v1alpha1"
 
@@ -553,6 +554,21 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
         return make_settings(d);
 }
 
+/* Passwords and keys that are written in the document itself are rotated host by host. */
+static uint64_t shared_fingerprint(const struct yaml_node *spec, bool is_kamaji) {
+        uint64_t h = is_kamaji;
+
+        for (size_t i = 0; i < spec->n_items; i++) {
+                const char *field = spec->keys[i]->text;
+                bool has_secrets = strcmp(field, "basicAuth") == 0 || strcmp(field, "tlsConfig") == 0;
+
+                if (!yaml_is_null(spec->items[i]))
+                        h += node_fingerprint_without(
+                                spec->items[i], hash_name(field, 0), has_secrets ? "content" : NULL);
+        }
+        return h;
+}
+
 int datastore_definition_parse(const struct document *document, const struct definitions_config *config,
         struct definition **ret, struct error *reterr) {
         static const char *const known[] = {"apiVersion", "kind", "metadata", "spec", "status", NULL};
@@ -584,6 +600,7 @@ int datastore_definition_parse(const struct document *document, const struct def
                 return r;
 
         d->base.fingerprint = node_fingerprint(spec.node, d->is_kamaji);
+        d->base.shared = shared_fingerprint(spec.node, d->is_kamaji);
         *ret = &steal(d)->base;
         return 0;
 }

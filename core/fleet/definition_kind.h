@@ -36,3 +36,5 @@ int metadata_parse(const struct node_reader *reader, const struct node_at *top, 
 
 /* The same text in another order of keys, or with nulls in it, has the same fingerprint. */
 uint64_t node_fingerprint(const struct yaml_node *node, uint64_t seed);
+/* Without the values of fields of this name, wherever they are; NULL: none. */
+uint64_t node_fingerprint_without(const struct yaml_node *node, uint64_t seed, const char *field);

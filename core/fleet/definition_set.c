@@ -166,7 +166,7 @@ static uint64_t hash_text(const char *text, uint64_t seed) {
         return XXH3_64bits_withSeed(text, strlen(text), seed);
 }
 
-uint64_t node_fingerprint(const struct yaml_node *node, uint64_t seed) {
+uint64_t node_fingerprint_without(const struct yaml_node *node, uint64_t seed, const char *field) {
         uint64_t h = XXH3_64bits_withSeed(&seed, sizeof(seed), 0);
 
         if (!node || yaml_is_null(node))
@@ -177,14 +177,24 @@ uint64_t node_fingerprint(const struct yaml_node *node, uint64_t seed) {
                 return hash_text(node->text, h);
         case YAML_SEQUENCE:
                 for (size_t i = 0; i < node->n_items; i++)
-                        h = node_fingerprint(node->items[i], h);
+                        h = node_fingerprint_without(node->items[i], h, field);
                 return h;
         case YAML_MAPPING:
                 /* A sum, so that the order is nothing to it. */
-                for (size_t i = 0; i < node->n_items; i++)
-                        if (!yaml_is_null(node->items[i]))
-                                h += node_fingerprint(node->items[i], hash_text(node->keys[i]->text, 0));
+                for (size_t i = 0; i < node->n_items; i++) {
+                        uint64_t key = hash_text(node->keys[i]->text, 0);
+
+                        if (yaml_is_null(node->items[i]))
+                                continue;
+                        h += field && strcmp(node->keys[i]->text, field) == 0
+                                ? key
+                                : node_fingerprint_without(node->items[i], key, field);
+                }
                 return h;
         }
         return h;
+}
+
+uint64_t node_fingerprint(const struct yaml_node *node, uint64_t seed) {
+        return node_fingerprint_without(node, seed, NULL);
 }

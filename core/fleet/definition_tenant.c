@@ -191,7 +191,7 @@ int tenant_definition_parse(const struct document *document, const struct defini
         r = node_only(&reader, &top, known, NULL);
         if (r < 0)
                 return r;
-        if (strcmp(t->base.name, REGISTRY_KEYSPACE) == 0)
+        if (registry_keeps_name(t->base.name))
                 return node_fail(&reader, top.line, "metadata.name: is kept for the daemon's own keyspace");
         r = metadata_parse(&reader, &top, &t->labels, &t->annotations);
         if (r < 0)
@@ -203,7 +203,7 @@ int tenant_definition_parse(const struct document *document, const struct defini
         if (r < 0)
                 return r;
 
-        t->base.fingerprint = node_fingerprint(spec.node, 3);
+        t->base.fingerprint = t->base.shared = node_fingerprint(spec.node, 3);
         *ret = &steal(t)->base;
         return 0;
 }

@@ -20,13 +20,16 @@
 
 #define REGISTRY_RETRY_NS (2 * NSEC_PER_SEC)
 #define CLOSE_GRACE_NS (2 * NSEC_PER_SEC)
+#define COPY_PATIENCE_NS (3 * NSEC_PER_SEC) /* for the registry, before tenants are served from its copy */
+#define MEMORY_IDLE_NS NSEC_PER_SEC         /* a keyspace used since is not closed for another's sake */
 
 /* ---- settling */
 
 static bool store_is_held(const struct fleet_store *store) {
         struct assignment *a;
 
-        if (store->check || (store->fleet->registry_store == store && store->fleet->stage != FLEET_STOPPED))
+        if (store->check || store->governance.running ||
+                (store->fleet->registry_store == store && store->fleet->stage != FLEET_STOPPED))
                 return true;
         LIST_FOREACH(a, &store->fleet->assignments, entry)
                 if (a->store == store)
@@ -45,7 +48,7 @@ static void close_leaving(struct fleet *fleet) {
                 if (store->wanted) {
                         struct assignment *a, *next;
 
-                        store_open(store);
+                        fleet_open_store(store);
                         for (a = LIST_FIRST(&fleet->assignments); a; a = next) {
                                 next = LIST_NEXT(a, entry);
                                 assignment_hurry(a);
@@ -63,11 +66,17 @@ static void on_registry_closed(void *userdata) {
         fleet_settle(fleet);
 }
 
+static void on_left(void *userdata) {
+        struct fleet *fleet = userdata;
+
+        registry_close(fleet->registry, on_registry_closed, fleet);
+}
+
 static void finish_stop(struct fleet *fleet) {
         struct fleet_store *store;
 
         LIST_FOREACH(store, &fleet->stores, entry)
-                if (store->check || store_is_held(store))
+                if (store_is_held(store))
                         return;
         if (fleet->n_collecting || !fleet->stopped)
                 return;
@@ -78,6 +87,20 @@ static void finish_stop(struct fleet *fleet) {
         }
         fleet->stopped(fleet->stopped_userdata);
         fleet->stopped = NULL;
+}
+
+/* Every tenant is served, or has said why not. */
+static void tell_ready(struct fleet *fleet) {
+        struct assignment *a;
+
+        if (fleet->ready_told)
+                return;
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                if (!a->settled)
+                        return;
+        fleet->ready_told = true;
+        if (fleet->config.on_ready)
+                fleet->config.on_ready(fleet->config.userdata);
 }
 
 static void on_settle(struct loop_task *task) {
@@ -91,14 +114,12 @@ static void on_settle(struct loop_task *task) {
         switch (fleet->stage) {
         case FLEET_RUNNING:
                 close_leaving(fleet);
-                if (fleet->ready_told)
-                        break;
-                LIST_FOREACH(a, &fleet->assignments, entry)
-                        if (!a->settled)
-                                return;
-                fleet->ready_told = true;
-                if (fleet->config.on_ready)
-                        fleet->config.on_ready(fleet->config.userdata);
+                if (agreement_is_settled(fleet) || fleet->unfit)
+                        tell_ready(fleet);
+                break;
+        case FLEET_OPENING:
+                if (fleet->from_copy)
+                        tell_ready(fleet);
                 break;
         case FLEET_STOPPING:
                 LIST_FOREACH(a, &fleet->assignments, entry)
@@ -110,7 +131,7 @@ static void on_settle(struct loop_task *task) {
                 }
                 if (!fleet->registry_closing) {
                         fleet->registry_closing = true;
-                        registry_close(fleet->registry, on_registry_closed, fleet);
+                        members_leave(fleet->members, on_left, fleet);
                 }
                 break;
         case FLEET_STOPPED:
@@ -133,6 +154,15 @@ static void on_registry_time(struct loop_timer *timer) {
         open_registry(container_of(timer, struct fleet, registry_timer));
 }
 
+/* Who wanted to claim its datastore hears what has become of that. */
+static void answer_registry_claim(struct fleet *fleet, int result, const char *reason) {
+        struct claim_waiter *waiter = steal(fleet->registry_claim);
+
+        if (waiter)
+                waiter->done(waiter->userdata, result, reason);
+        free(waiter);
+}
+
 static void registry_failed(struct fleet *fleet, const char *reason) {
         if (!fleet->registry_reason || strcmp(fleet->registry_reason, reason) != 0) {
                 log_error("registry: %s; trying again", reason);
@@ -141,18 +171,6 @@ static void registry_failed(struct fleet *fleet, const char *reason) {
                 check(fleet->registry_reason);
         }
         loop_timer_set(fleet->loop, &fleet->registry_timer, clock_now_ns() + REGISTRY_RETRY_NS);
-}
-
-static void on_record(void *userdata, struct registry_record *record) {
-        struct fleet *fleet = userdata;
-        struct assignment *a = fleet_find_assignment(fleet, record->name);
-
-        /* A registry that is opened again after a failure tells some for the second time. */
-        if (!a)
-                a = assignment_new(fleet, record->name);
-        registry_record_free(a->record);
-        a->record = record;
-        assignment_update_manner(a);
 }
 
 /* Folders of tenants that are gone, left behind by a crash between the registry's record and the folder. */
@@ -177,27 +195,64 @@ static void remove_stale(struct fleet *fleet) {
         closedir(dir);
 }
 
+static void stop_serving(struct fleet *fleet, const char *reason) {
+        struct assignment *a;
+
+        free(fleet->unfit);
+        fleet->unfit = strdup(reason);
+        check(fleet->unfit);
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                assignment_hurry(a); /* only stops now */
+}
+
 static void on_registry_open(void *userdata, int result, const char *reason) {
         struct fleet *fleet = userdata;
         struct assignment *a, *following;
+        struct fleet_store *store;
         size_t n = 0;
 
         fleet->registry_opening = false;
         if (fleet->stage == FLEET_STOPPING)
                 return;
+        fleet->registry_is_foreign = result == -EPERM;
         if (result < 0) {
                 registry_failed(fleet, reason);
+                if (fleet->registry_claiming)
+                        answer_registry_claim(fleet, -EAGAIN, reason);
+                if (result == -EPROTONOSUPPORT)
+                        stop_serving(fleet, reason);
+                else
+                        fleet_serve_copy(fleet);
                 return;
         }
         free(fleet->registry_reason);
         fleet->registry_reason = NULL;
+        loop_timer_clear(&fleet->copy_start_timer);
+        answer_registry_claim(fleet, 0, "");
         fleet->stage = FLEET_RUNNING;
+        fleet->from_copy = false;
+        free(fleet->unfit);
+        fleet->unfit = NULL;
+        registry_copy_done(&fleet->copy);
+        fleet->has_copy = false;
+        fleet->shared_registry = store_is_shared(fleet->registry_store);
+        fleet->has_identity = true;
+        check(uuid_parse(registry_id(fleet->registry), fleet->identity.id) == 0);
+        memcpy(fleet->identity.incarnation, registry_incarnation(fleet->registry), 16);
+        governance_is_ours(fleet->registry_store);
         LIST_FOREACH(a, &fleet->assignments, entry)
                 n++;
         log_info("registry %s in datastore %s: %zu tenants", registry_id(fleet->registry),
                 registry_datastore(fleet->registry), n);
         remove_stale(fleet);
-        fleet_apply_tenants(fleet);
+        if (fleet->shared_registry)
+                members_enter(fleet->members);
+        LIST_FOREACH(store, &fleet->stores, entry)
+                if (store->is_dialled)
+                        governance_look(store);
+        agreement_consider(fleet);
+        if (fleet->shared_registry && !fleet->agreement.agreed)
+                fleet_apply_datastores(fleet); /* those that are in force as they are here */
         for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
                 following = LIST_NEXT(a, entry);
                 assignment_step(a);
@@ -207,7 +262,7 @@ static void on_registry_open(void *userdata, int result, const char *reason) {
 
 static void open_registry(struct fleet *fleet) {
         const char *name = registry_datastore(fleet->registry);
-        const struct registry_open open = {.on_record = on_record, .done = on_registry_open, .userdata = fleet};
+        struct registry_open open = {.claim = fleet->claim_registry, .done = on_registry_open, .userdata = fleet};
         cleanup(freep) char *text = NULL;
         struct fleet_store *store;
 
@@ -226,20 +281,92 @@ static void open_registry(struct fleet *fleet) {
         }
         fleet->registry_store = store;
         fleet->registry_opening = true;
+        fleet->registry_claiming = fleet->claim_registry;
+        fleet->claim_registry = false;
+        fleet_listener(fleet, &open.listener);
         registry_open(fleet->registry, store->ds, &open);
 }
 
 /* ---- start and stop */
 
 static void on_reload_time(struct loop_timer *timer) {
-        fleet_reload(container_of(timer, struct fleet, reload_timer), NULL, NULL);
+        fleet_reload(container_of(timer, struct fleet, reload_timer), false, NULL, NULL);
+}
+
+static void on_reloads_time(struct loop_timer *timer) {
+        fleet_answer_reloads(container_of(timer, struct fleet, reloads_timer));
+}
+
+/* The registry takes its time. */
+static void on_copy_start_time(struct loop_timer *timer) {
+        fleet_serve_copy(container_of(timer, struct fleet, copy_start_timer));
+}
+
+/* Who lives has changed, or this daemon is seen by the others now. */
+static void on_members(void *userdata) {
+        struct fleet *fleet = userdata;
+
+        if (fleet_is_running(fleet))
+                agreement_consider(fleet);
 }
 
 static void on_apply(struct loop_task *task) {
         struct fleet *fleet = container_of(task, struct fleet, apply_task);
 
-        if (fleet_is_running(fleet))
+        if (fleet_is_running(fleet) && fleet->agreement.agreed)
                 fleet_apply_tenants(fleet);
+}
+
+/* What this daemon is among others, and what it remembers of the registry. */
+static int know_oneself(struct fleet *fleet, struct error *reterr) {
+        static const struct format_range built = {STOKE_FORMAT_OLDEST, STOKE_FORMAT_CURRENT};
+        const struct format_range *formats = fleet->config.formats.current ? &fleet->config.formats : &built;
+        const char *state_dir = fleet->config.settings->state_dir;
+        cleanup(error_done) struct error err = {};
+        struct members_config members = {.loop = fleet->loop,
+                .host = &fleet->host,
+                .version = fleet->config.version ? fleet->config.version : "",
+                .on_changed = on_members,
+                .userdata = fleet};
+        int r;
+
+        r = host_read(state_dir, &fleet->host, reterr);
+        if (r < 0)
+                return r;
+        r = registry_new(fleet->loop, state_dir, fleet->config.daemon, formats, &fleet->registry, reterr);
+        if (r < 0)
+                return r;
+        members.registry = fleet->registry;
+        memcpy(members.daemon, fleet->config.daemon, 16);
+        fleet->members = members_new(&members);
+        r = registry_copy_read(state_dir, formats, &fleet->copy, &err);
+        if (r < 0 && r != -ENOENT)
+                log_warning("registry: the copy of it cannot be used: %s", error_text(&err));
+        fleet->has_copy = r >= 0;
+        if (fleet->has_copy) {
+                fleet->agreement.agreed_generation = fleet->copy.agreed_generation;
+                fleet->agreement.agreed_fingerprint = fleet->copy.agreed_fingerprint;
+        }
+        return 0;
+}
+
+/* How the last daemon ended, and with whom. */
+static int open_crashes(struct fleet *fleet, struct error *reterr) {
+        const struct settings *settings = fleet->config.settings;
+        const struct crash_config config = {
+                .state_dir = settings->state_dir,
+                .vmstat = "/proc/vmstat",
+                .boot_id = "/proc/sys/kernel/random/boot_id",
+        };
+        struct crash_report report;
+        int r;
+
+        r = crash_table_open(&config, &report, &fleet->crashes, reterr);
+        if (r < 0)
+                return r;
+        fleet->quarantine = quarantine_new(fleet->loop, settings->state_dir, &settings->quarantine_ns, &report);
+        crash_report_done(&report);
+        return 0;
 }
 
 int fleet_new(const struct fleet_config *config, struct fleet **ret, struct error *reterr) {
@@ -263,10 +390,22 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         fleet->apply_task.run = on_apply;
         fleet->registry_timer.on_time = on_registry_time;
         fleet->reload_timer.on_time = on_reload_time;
+        fleet->reloads_timer.on_time = on_reloads_time;
+        fleet->copy_start_timer.on_time = on_copy_start_time;
+        STAILQ_INIT(&fleet->reloads);
         fleet->limits = grpc_default_limits;
         fleet->limits.max_message = settings->limits.request_bytes + (512U << 10);
         fleet->limits.max_streams = settings->limits.streams;
         fleet->limits.max_connections = settings->limits.connections;
+        fleet->keyspace_limits = (struct keyspace_limits){
+                .request_bytes = settings->limits.request_bytes,
+                .txn_operations = settings->limits.txn_operations,
+                .txn_nesting = settings->limits.txn_nesting,
+                .watches = settings->limits.watches,
+                .stream_watches = settings->limits.stream_watches,
+                .watch_bytes = settings->limits.watch_bytes,
+                .leases = settings->limits.leases,
+        };
         if (asprintf(&fleet->tenants_dir, "%s/tenants", settings->runtime_dir) < 0)
                 return -ENOMEM;
         if (mkdir(fleet->tenants_dir, 0755) < 0 && errno != EEXIST)
@@ -279,18 +418,23 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         if (mkdir(datastores, 0700) < 0 && errno != EEXIST)
                 return error_set(reterr, -errno, "%s: %m", datastores);
 
+        r = open_crashes(fleet, reterr);
+        if (r < 0)
+                return r;
         r = plugin_table_new(&plugins, &fleet->plugins);
         if (r < 0)
                 return error_set(reterr, r, "plugins: %s", strerror(-r));
         plugin_table_scan(fleet->plugins);
         fleet->known = known_logs_new(settings->state_dir);
-        r = registry_new(fleet->loop, settings->state_dir, config->daemon, &fleet->registry, reterr);
+        r = know_oneself(fleet, reterr);
         if (r < 0)
                 return r;
 
+        fleet->memory = memory_new(settings->memory_bytes, MEMORY_IDLE_NS);
         fleet->shards = xcalloc(settings->n_shards, sizeof(*fleet->shards));
         for (size_t i = 0; i < settings->n_shards; i++) {
-                r = shard_new((unsigned)i, settings->cache_bytes / settings->n_shards, &fleet->shards[i]);
+                r = shard_new(
+                        (unsigned)i, settings->cache_bytes / settings->n_shards, fleet->memory, &fleet->shards[i]);
                 if (r < 0)
                         return error_set(reterr, r, "shard %zu: %s", i, strerror(-r));
                 fleet->n_shards++;
@@ -313,10 +457,19 @@ void fleet_free(struct fleet *fleet) {
                 shard_free(fleet->shards[i]);
         free(fleet->shards);
         free(fleet->shard_cache);
+        members_free(fleet->members);
+        agreement_done(fleet);
+        registry_copy_done(&fleet->copy);
+        memory_free(fleet->memory);
         registry_free(fleet->registry);
+        host_done(&fleet->host);
+        free(fleet->unfit);
+        free(fleet->following);
         known_logs_free(fleet->known);
         plugin_table_free(fleet->plugins);
         fleet_forget_definitions(fleet);
+        quarantine_free(fleet->quarantine);
+        crash_table_close(fleet->crashes);
         free(fleet->registry_reason);
         free(fleet->tenants_dir);
         free(fleet);
@@ -330,6 +483,8 @@ int fleet_start(struct fleet *fleet, struct error *reterr) {
                 return r;
         fleet->stage = FLEET_OPENING;
         collect_start(fleet);
+        if (fleet->has_copy)
+                loop_timer_set(fleet->loop, &fleet->copy_start_timer, clock_now_ns() + COPY_PATIENCE_NS);
         open_registry(fleet);
         return 0;
 }
@@ -341,194 +496,21 @@ void fleet_registry_hurry(struct fleet *fleet) {
 void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdata) {
         struct assignment *a;
 
+        if (fleet_is_running(fleet))
+                fleet_copy_now(fleet);
         fleet->stage = FLEET_STOPPING;
         fleet->stopped = done;
         fleet->stopped_userdata = userdata;
         loop_timer_clear(&fleet->registry_timer);
         loop_timer_clear(&fleet->reload_timer);
         loop_timer_clear(&fleet->collect_timer);
+        loop_timer_clear(&fleet->copy_timer);
+        loop_timer_clear(&fleet->copy_start_timer);
+        loop_timer_clear(&fleet->agreement.timer);
         loop_undefer(fleet->loop, &fleet->apply_task);
+        answer_registry_claim(fleet, -EAGAIN, "the daemon is being stopped");
+        fleet_answer_reloads(fleet);
         LIST_FOREACH(a, &fleet->assignments, entry)
                 assignment_hurry(a); /* only stops now, and frees nothing */
         fleet_settle(fleet);
-}
-
-/* ---- what the control service asks for */
-
-/* An answer that is known at once, given later, so that done never comes from within. */
-struct prompt {
-        struct loop_task task;
-        fleet_done_fn done;
-        fleet_check_fn checked;
-        void *userdata;
-        int result;
-        char *reason;
-};
-
-static void on_prompt(struct loop_task *task) {
-        struct prompt *p = container_of(task, struct prompt, task);
-
-        if (p->done)
-                p->done(p->userdata, p->result, p->reason);
-        else
-                p->checked(p->userdata, p->result, p->reason, NULL, 0);
-        free(p->reason);
-        free(p);
-}
-
-static void refuse(struct fleet *fleet, fleet_done_fn done, fleet_check_fn checked, void *userdata, int result,
-        const char *format, ...) printf_like(6, 7);
-static void refuse(struct fleet *fleet, fleet_done_fn done, fleet_check_fn checked, void *userdata, int result,
-        const char *format, ...) {
-        struct prompt *p = new0(struct prompt);
-        va_list ap;
-
-        p->task.run = on_prompt;
-        p->done = done;
-        p->checked = checked;
-        p->userdata = userdata;
-        p->result = result;
-        va_start(ap, format);
-        if (vasprintf(&p->reason, format, ap) < 0)
-                check(false);
-        va_end(ap);
-        loop_defer(fleet->loop, &p->task);
-}
-
-static bool refuse_unless_running(struct fleet *fleet, fleet_done_fn done, void *userdata) {
-        if (fleet_is_running(fleet))
-                return false;
-        refuse(fleet, done, NULL, userdata, -EAGAIN,
-                fleet->stage == FLEET_OPENING ? "the registry is not open yet: %s" : "the daemon is being stopped%s",
-                fleet->stage != FLEET_OPENING    ? ""
-                        : fleet->registry_reason ? fleet->registry_reason
-                                                 : "it is being opened");
-        return true;
-}
-
-struct assignment *fleet_assign(struct fleet *fleet, const char *name, const char *datastore, uint64_t quota_bytes,
-        bool retain, const char *source, bool from_file) {
-        struct registry_record *record = new0(struct registry_record);
-        struct assignment *a = assignment_new(fleet, name);
-
-        record->name = strdup(name);
-        record->datastore = strdup(datastore);
-        record->source = strdup(source);
-        check(record->name && record->datastore && record->source);
-        uuid_make(record->incarnation);
-        record->phase = REGISTRY_PROVISIONING;
-        record->quota_bytes = quota_bytes;
-        record->retain = retain;
-        record->from_file = from_file;
-        record->created = time(NULL);
-        a->next = record;
-        assignment_update_manner(a);
-        fleet_settle(fleet);
-        return a;
-}
-
-void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
-        const char *datastore = create->datastore;
-        struct fleet_store *store;
-        struct assignment *a;
-
-        if (refuse_unless_running(fleet, done, userdata))
-                return;
-        if (!tenant_name_is_valid(create->name)) {
-                refuse(fleet, done, NULL, userdata, -EINVAL,
-                        "\"%.80s\" is no name for a tenant: 1 to 63 of a-z, 0-9 and \"-\", neither beginning nor ending with \"-\"",
-                        create->name);
-                return;
-        }
-        if (strcmp(create->name, REGISTRY_KEYSPACE) == 0) {
-                refuse(fleet, done, NULL, userdata, -EINVAL, "\"%s\" is the daemon's own keyspace", create->name);
-                return;
-        }
-        if (create->quota_bytes > INT64_MAX) {
-                refuse(fleet, done, NULL, userdata, -EINVAL, "quota is too large");
-                return;
-        }
-        a = fleet_find_assignment(fleet, create->name);
-        if (a) {
-                refuse(fleet, done, NULL, userdata, -EEXIST, "tenant %s exists already, on datastore %s", a->name,
-                        assignment_record(a) ? assignment_record(a)->datastore : "?");
-                return;
-        }
-        if (!datastore || !datastore[0])
-                datastore = fleet->definitions->default_datastore->base.name;
-        store = fleet_find_store(fleet, datastore);
-        if (!store || !store->wanted) {
-                refuse(fleet, done, NULL, userdata, -ENOENT, "no such datastore: %.253s", datastore);
-                return;
-        }
-        if (!store->ds && !store->leaving) {
-                refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s is not ready: %s", datastore,
-                        store->validation.message);
-                return;
-        }
-        if (store_refusal(store)) {
-                refuse(fleet, done, NULL, userdata, -EBUSY,
-                        "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
-                        store_refusal(store));
-                return;
-        }
-        a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
-        assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
-        assignment_step(a);
-}
-
-void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata) {
-        const struct registry_record *record;
-        struct assignment *a;
-
-        if (refuse_unless_running(fleet, done, userdata))
-                return;
-        a = fleet_find_assignment(fleet, name);
-        if (!a || a->gone) {
-                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
-                return;
-        }
-        record = assignment_record(a);
-        if (fleet_is_declared(fleet, name)) {
-                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s is declared in %s: remove it there", name,
-                        record->source);
-                return;
-        }
-        a->want_retain = keep_data || (a->want_delete ? a->want_retain : record->retain);
-        a->want_delete = true;
-        assignment_wait(a, WAIT_GONE, done, userdata);
-        assignment_hurry(a);
-}
-
-void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
-        const struct registry_record *record;
-        struct assignment *a;
-
-        if (refuse_unless_running(fleet, done, userdata))
-                return;
-        a = fleet_find_assignment(fleet, name);
-        record = a && !a->gone ? assignment_record(a) : NULL;
-        if (!record) {
-                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
-                return;
-        }
-        if (record->phase != REGISTRY_RECOVERING && a->figures.condition != KEYSPACE_HISTORY_LOST) {
-                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s has not lost its history", name);
-                return;
-        }
-        a->want_recover = record->phase != REGISTRY_RECOVERING;
-        assignment_wait(a, WAIT_SERVED, done, userdata);
-        assignment_hurry(a);
-}
-
-void fleet_check_datastore(struct fleet *fleet, const char *name, fleet_check_fn done, void *userdata) {
-        struct fleet_store *store = fleet_find_store(fleet, name);
-
-        if (!store)
-                refuse(fleet, NULL, done, userdata, -ENOENT, "no such datastore: %.253s", name);
-        else if (!store->ds || store->leaving || fleet->stage >= FLEET_STOPPING)
-                refuse(fleet, NULL, done, userdata, -EAGAIN, "%s",
-                        store->ds ? "it is being closed" : store->validation.message);
-        else
-                store_check(store, done, userdata);
 }

@@ -13,6 +13,7 @@
 #include <stokehold/driver.h>
 
 #include "base/error.h"
+#include "base/format.h"
 #include "base/loop.h"
 #include "driver/plugin.h"
 #include "fleet/definition.h"
@@ -25,6 +26,8 @@ struct fleet_config {
         struct loop *loop;               /* borrowed, the main loop */
         const struct settings *settings; /* borrowed; a reload may change what can be changed in it */
         uint8_t daemon[16];
+        const char *version;             /* borrowed; told to the other daemons */
+        struct format_range formats;     /* current 0: those of this build */
         struct tenant_services services; /* what the rooms above add to each tenant's server */
         /* Every tenant is served or has said why not: once, after the start. May be NULL. */
         void (*on_ready)(void *userdata);
@@ -48,9 +51,10 @@ int fleet_check_definitions(const struct settings *settings, FILE *out);
 
 typedef void (*fleet_done_fn)(void *userdata, int result, const char *reason);
 
-/* Reads plugins and definitions again and applies what is good, and what may have changed in the settings. errors: a line each, FILE:LINE: reason; valid during done. */
+/* Reads plugins and definitions again and applies what is good, and what may have changed in the settings. errors: a line each, FILE:LINE: reason; valid during done.
+ * Where other daemons have other definitions in force, nothing of these is applied, which the errors say; enforce: these are put in force. */
 typedef void (*fleet_reload_fn)(void *userdata, const char *const *errors, size_t n_errors);
-void fleet_reload(struct fleet *fleet, fleet_reload_fn done, void *userdata);
+void fleet_reload(struct fleet *fleet, bool enforce, fleet_reload_fn done, void *userdata);
 /* Something in the definitions directory has changed: reloads them soon, once for a burst of changes. */
 void fleet_definitions_changed(struct fleet *fleet);
 
@@ -68,6 +72,12 @@ void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, 
 /* A tenant in condition HistoryLost: takes its log as it is, and continues it above every revision that was served; what is lost is lost. done when
  * it is served again. -EBUSY: nothing is lost. */
 void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* Opens a tenant that is quarantined: done when it is served as any other, or has failed. -EBUSY: it is not. */
+void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* Makes this daemon's registry the one that governs the datastore, whichever did so far. */
+void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* Puts this daemon's newest format in use: -EBUSY where a live daemon cannot do it. */
+void fleet_finalize_upgrade(struct fleet *fleet, fleet_done_fn done, void *userdata);
 
 struct fleet_check_item {
         char *name, *value;
@@ -107,7 +117,7 @@ void fleet_each_datastore(
 
 struct fleet_tenant_view {
         const char *name, *datastore;
-        const char *phase;  /* "Provisioning", "Ready", "Recovering", "Deleting", "Failed" */
+        const char *phase;  /* "Provisioning", "Ready", "Recovering", "Deleting", "Failed", "Quarantined" */
         const char *reason; /* "" or why it is not (yet) what it should be */
         const uint8_t *incarnation;
         const char *source;
@@ -115,6 +125,8 @@ struct fleet_tenant_view {
         const struct tenant_definition *definition; /* NULL: not declared in a file */
         uint64_t quota_bytes;
         bool retain, serving;
+        const char *host, *host_name; /* id and name of the one host that reaches its datastore; "": all do */
+        bool is_elsewhere;            /* that is another one */
         int64_t created;
         const uint32_t *peers;
         size_t n_peers;
@@ -130,10 +142,31 @@ struct fleet_summary {
         unsigned n_shards;
         size_t n_tenants, n_serving, n_datastores, n_ready;
         uint64_t n_connections, cache_bytes, cache_max_bytes;
+        uint64_t memory_max_bytes; /* of keyspaces and values; 0: no budget */
+        uint64_t keyspace_bytes;
+        size_t n_quarantined;
         const char *registry_datastore; /* "" : none yet */
         bool registry_open;
+        const char *registry_id;           /* "": not open */
+        bool registry_shared;              /* several daemons may have it open */
+        uint32_t format;                   /* in use; 0: not known */
+        struct format_range formats;       /* that this daemon can do */
+        int64_t definitions_generation;    /* in force among the daemons; 0: none */
+        int64_t copy_revision, copy_saved; /* of the copy of the registry that tenants are served from; 0: none is */
 };
 void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret);
+struct fleet_daemon_view {
+        const char *host, *name; /* the host's id, and its name */
+        const char *daemon;      /* incarnation, UUID */
+        const char *version;
+        struct format_range formats; /* 0: its record cannot be read */
+        int64_t since;               /* seconds since 1970 */
+        uint64_t n_serving;          /* tenants */
+        bool is_self;
+};
+/* The daemons that live and have the registry open; this one is always among them. */
+void fleet_each_daemon(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_daemon_view *view), void *userdata);
 /* A line for whatever is wrong. */
 void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata);
 struct plugin_table *fleet_plugins(struct fleet *fleet);

@@ -1,59 +1,24 @@
 #include "fleet/registry.h"
 
 /*
- * Opening goes through four steps, each asynchronous: find the keyspace (the file, else what the datastore lists, else
- * a new one that is written down first), make it if it may not have been made, read or write /meta/registry, visit the
- * records. A step that fails ends the opening with the reason; the owner asks again when he likes, and all steps are idempotent.
+ * Opening goes through steps, each asynchronous: find the keyspace, make it if it may not have been made, read or write what is under /meta/,
+ * check that the format in use is one that this daemon can do; then all keys are listed and followed (registry_follow.c). A step that
+ * fails ends the opening with the reason; the owner asks again when he likes, and all steps are idempotent.
  *
- * A write is one transaction that compares the record's revision. Where its outcome was not known it is repeated by its owner; that it had
- * landed the first time is then seen from the record itself, which is answered in the transaction's other branch.
+ * Where one daemon alone can have the datastore open, the keyspace is found by the file, else by what the datastore lists, else
+ * it is a new one that is written down in the file first. Where several can, the governor of the datastore knows it: whoever comes first
+ * writes there which one it shall be, everybody makes that one (making it twice is making it once), and it is marked as made before
+ * anything is written to it, so that one that has gone is missed and not made anew. The file follows.
  */
 
 #include <jansson.h>
 #include <string.h>
 
 #include "base/log.h"
-#include "fleet/registry_file.h"
-#include "fleet/uuid.h"
+#include "fleet/registry_state.h"
 
-#define TENANT_PREFIX "/tenants/"
-#define TENANT_PREFIX_END "/tenants0"
 #define META_KEY "/meta/registry"
-#define OPEN_TIMEOUT_NS (30 * NSEC_PER_SEC)
-#define WRITE_TIMEOUT_NS (10 * NSEC_PER_SEC)
 #define CACHE_BYTES (1U << 20)
-
-struct registry {
-        struct loop *loop; /* borrowed */
-        char *state_dir;   /* owned */
-        uint8_t daemon[16];
-        struct registry_file file; /* datastore NULL: none yet */
-        char id[UUID_TEXT_SIZE];
-
-        struct value_cache *cache; /* owned */
-        struct keyspace *keyspace; /* owned, NULL before it was found */
-        struct datastore *ds;      /* borrowed while open or opening */
-
-        struct registry_open opening; /* done NULL: not opening */
-        struct datastore_job job;
-        struct stoke_keyspace job_keyspace;
-        bool job_running;
-        /* What the job found. */
-        unsigned n_listed;
-        uint8_t listed[16];
-
-        struct arena arena;
-        struct txn_call meta;
-        struct txn meta_txn;
-        struct compare meta_compare;
-        struct txn_op meta_put, meta_get;
-        char *meta_json; /* owned */
-        struct range_call range;
-
-        void (*closed)(void *userdata);
-        void *closed_userdata;
-        bool closing;
-};
 
 const char *registry_datastore(const struct registry *r) {
         return r->file.datastore;
@@ -67,7 +32,23 @@ const char *registry_id(const struct registry *r) {
         return r->id;
 }
 
-static const char *result_text(enum keyspace_result result) {
+const uint8_t *registry_incarnation(const struct registry *r) {
+        return r->file.incarnation;
+}
+
+uint32_t registry_format(const struct registry *r) {
+        return r->format;
+}
+
+const struct format_range *registry_formats(const struct registry *r) {
+        return &r->formats;
+}
+
+int64_t registry_revision(const struct registry *r) {
+        return r->revision;
+}
+
+const char *registry_result_text(enum keyspace_result result) {
         switch (result) {
         case KEYSPACE_NO_SPACE:
                 return "no space is left for it";
@@ -77,12 +58,14 @@ static const char *result_text(enum keyspace_result result) {
                 return "it is being closed";
         case KEYSPACE_LOST:
                 return "its history is lost or corrupt";
+        case KEYSPACE_LEASE_NOT_FOUND:
+                return "the lease has ended";
         default:
                 return "the datastore cannot be reached";
         }
 }
 
-static int result_errno(enum keyspace_result result) {
+int registry_result_errno(enum keyspace_result result) {
         switch (result) {
         case KEYSPACE_NO_SPACE:
                 return -ENOSPC;
@@ -92,18 +75,21 @@ static int result_errno(enum keyspace_result result) {
                 return -ECANCELED;
         case KEYSPACE_LOST:
                 return -EBADMSG;
+        case KEYSPACE_LEASE_NOT_FOUND:
+                return -ENOKEY;
         default:
                 return -EAGAIN;
         }
 }
 
-int registry_new(struct loop *loop, const char *state_dir, const uint8_t daemon[16], struct registry **ret,
-        struct error *reterr) {
+int registry_new(struct loop *loop, const char *state_dir, const uint8_t daemon[16], const struct format_range *formats,
+        struct registry **ret, struct error *reterr) {
         cleanup(registry_freep) struct registry *registry = NULL;
         int r;
 
         registry = new0(struct registry);
         registry->loop = loop;
+        registry->formats = *formats;
         registry->state_dir = strdup(state_dir);
         if (!registry->state_dir)
                 return -ENOMEM;
@@ -113,7 +99,7 @@ int registry_new(struct loop *loop, const char *state_dir, const uint8_t daemon[
         r = registry_file_read(state_dir, &registry->file, reterr);
         if (r < 0 && r != -ENOENT)
                 return r;
-        registry->cache = value_cache_new(CACHE_BYTES);
+        registry->cache = value_cache_new(CACHE_BYTES, NULL, NULL);
         if (!registry->cache)
                 return -ENOMEM;
 
@@ -125,18 +111,20 @@ void registry_free(struct registry *r) {
         if (!r)
                 return;
         check(!r->job_running);
+        registry_unfollow(r);
         keyspace_free(r->keyspace);
         value_cache_free(r->cache);
         registry_file_done(&r->file);
         arena_done(&r->arena);
         free(r->meta_json);
+        free(r->meta_format);
         free(r->state_dir);
         free(r);
 }
 
 /* ---- opening */
 
-static void open_end(struct registry *r, int result, const char *reason) {
+void registry_open_end(struct registry *r, int result, const char *reason) {
         struct registry_open opening = r->opening;
 
         r->opening = (struct registry_open){};
@@ -145,78 +133,101 @@ static void open_end(struct registry *r, int result, const char *reason) {
                 opening.done(opening.userdata, result, reason);
 }
 
-static void open_end_keyspace(struct registry *r, enum keyspace_result result) {
+void registry_open_end_keyspace(struct registry *r, enum keyspace_result result) {
         struct keyspace_status status;
         const char *reason;
 
         keyspace_get_status(r->keyspace, &status);
-        reason = status.reason && status.reason[0] ? status.reason : result_text(result);
-        open_end(r, result_errno(result), reason);
+        reason = status.reason && status.reason[0] ? status.reason : registry_result_text(result);
+        registry_open_end(r, registry_result_errno(result), reason);
 }
 
-static bool on_slice(struct range_call *call, const struct kv *kvs, size_t n_kvs) {
-        struct registry *r = container_of(call, struct registry, range);
-        const size_t prefix = strlen(TENANT_PREFIX);
+bool registry_keeps_name(const char *name) {
+        return strcmp(name, REGISTRY_KEYSPACE) == 0 || strcmp(name, GOVERNOR_KEYSPACE) == 0;
+}
 
-        for (size_t i = 0; i < n_kvs; i++) {
-                cleanup(error_done) struct error err = {};
-                struct registry_record *record = NULL;
-                struct bytes name = bytes_of(kvs[i].key.data + prefix, kvs[i].key.size - prefix);
+uint32_t registry_format_parse(struct bytes text) {
+        uint32_t n = 0;
 
-                if (registry_record_parse(name, blob_bytes(kvs[i].value), &record, &err) < 0) {
-                        /* The others are served all the same; this name cannot be used until somebody has looked. */
-                        log_error("registry: the record of tenant %.*s %s", (int)name.size, (const char *)name.data,
-                                error_text(&err));
-                        continue;
-                }
-                record->mod_revision = kvs[i].mod_revision;
-                r->opening.on_record(r->opening.userdata, record);
+        if (text.size == 0 || text.size > 9)
+                return 0;
+        for (size_t i = 0; i < text.size; i++) {
+                if (text.data[i] < '0' || text.data[i] > '9')
+                        return 0;
+                n = n * 10 + (uint32_t)(text.data[i] - '0');
         }
-        return true;
+        return n;
 }
 
-static void on_range_done(struct keyspace_call *call, enum keyspace_result result) {
-        struct registry *r = container_of(container_of(call, struct range_call, call), struct registry, range);
+/* What was there already: the identity, and the format in use. */
+static int read_meta(struct registry *r, struct error *reterr) {
+        const struct op_result *results = r->meta.result.results;
+        char id[UUID_TEXT_SIZE] = "";
+        uint8_t binary[16];
 
-        if (result != KEYSPACE_OK)
-                open_end_keyspace(r, result);
-        else
-                open_end(r, 0, "");
+        if (results[0].range.n_kvs == 1) {
+                struct bytes json = blob_bytes(results[0].range.kvs[0].value);
+                json_t *object = json_loadb((const char *)json.data, json.size, 0, NULL);
+                const char *text = object ? json_string_value(json_object_get(object, "id")) : NULL;
+
+                if (text && strlen(text) == UUID_TEXT_SIZE - 1)
+                        memcpy(id, text, UUID_TEXT_SIZE);
+                if (object)
+                        json_decref(object);
+        }
+        if (uuid_parse(id, binary) < 0)
+                return error_set(reterr, -EBADMSG, META_KEY " cannot be read");
+        if (r->governor.is_governed && strcmp(id, r->id) != 0)
+                return error_set(reterr, -EBADMSG, META_KEY " is of registry %s, and the datastore's governor names %s",
+                        id, r->id);
+        memcpy(r->id, id, UUID_TEXT_SIZE);
+        r->format = 1;
+        if (results[1].range.n_kvs == 1)
+                r->format = registry_format_parse(blob_bytes(results[1].range.kvs[0].value));
+        if (!r->format)
+                return error_set(reterr, -EBADMSG, REGISTRY_FORMAT_KEY " cannot be read");
+        return 0;
+}
+
+static int check_format(const struct registry *r, struct error *reterr) {
+        if (format_is_known(&r->formats, r->format))
+                return 0;
+        return error_set(reterr, -EPROTONOSUPPORT,
+                "the format in use is %u, and this version reads and writes %u to %u: nothing is served by it",
+                r->format, r->formats.oldest, r->formats.current);
 }
 
 static void on_meta_done(struct keyspace_call *call, enum keyspace_result result) {
         struct registry *r = container_of(container_of(call, struct txn_call, call), struct registry, meta);
-        json_t *object = NULL;
-        const char *id = NULL;
+        cleanup(error_done) struct error err = {};
+        int k = 0;
 
-        if (result == KEYSPACE_OK && !r->meta.result.succeeded && r->meta.result.results[0].range.n_kvs == 1) {
-                struct bytes json = blob_bytes(r->meta.result.results[0].range.kvs[0].value);
-
-                object = json_loadb((const char *)json.data, json.size, 0, NULL);
-                id = object ? json_string_value(json_object_get(object, "id")) : NULL;
-                if (id && strlen(id) == UUID_TEXT_SIZE - 1)
-                        memcpy(r->id, id, UUID_TEXT_SIZE);
-        }
-        if (result == KEYSPACE_OK)
-                txn_result_release(&r->meta);
-        if (object)
-                json_decref(object);
         if (result != KEYSPACE_OK) {
-                open_end_keyspace(r, result);
+                registry_open_end_keyspace(r, result);
                 return;
         }
-
-        r->range = (struct range_call){
-                .call = {.done = on_range_done, .deadline_ns = clock_now_ns() + OPEN_TIMEOUT_NS, .arena = &r->arena},
-                .request = {.range = {bytes_of_string(TENANT_PREFIX), bytes_of_string(TENANT_PREFIX_END)}},
-                .on_slice = on_slice,
-        };
-        keyspace_range(r->keyspace, &r->range);
+        if (r->meta.result.succeeded)
+                r->format = r->formats.current;
+        else
+                k = read_meta(r, &err);
+        txn_result_release(&r->meta);
+        if (k == 0)
+                k = check_format(r, &err);
+        if (k == 0 && !r->file.has_id) {
+                check(uuid_parse(r->id, r->file.id) == 0);
+                r->file.has_id = true;
+                k = registry_file_write(r->state_dir, &r->file, &err);
+        }
+        if (k < 0) {
+                registry_open_end(r, k, error_text(&err));
+                return;
+        }
+        r->listener = r->opening.listener;
+        registry_follow(r);
 }
 
 static void open_keyspace(struct registry *r) {
         uint8_t id[16];
-        int n;
 
         if (!r->keyspace) {
                 struct keyspace_config config = {
@@ -232,45 +243,56 @@ static void open_keyspace(struct registry *r) {
                 memcpy(config.daemon, r->daemon, 16);
                 k = keyspace_new(&config, &r->keyspace);
                 if (k < 0) {
-                        open_end(r, k, strerror(-k));
+                        registry_open_end(r, k, strerror(-k));
                         return;
                 }
         }
 
-        /* The identity, made by whoever opens the registry first. */
-        uuid_make(id);
+        /* The identity: the governor's, or made by whoever opens the registry first. A new registry is in the newest format. */
+        if (r->governor.is_governed)
+                memcpy(id, r->governor.found.id, 16);
+        else
+                uuid_make(id);
         uuid_print(id, r->id);
         free(r->meta_json);
-        n = asprintf(&r->meta_json, "{\"id\":\"%s\"}", r->id);
-        check(n > 0);
+        free(r->meta_format);
+        check(asprintf(&r->meta_json, "{\"id\":\"%s\"}", r->id) > 0);
+        check(asprintf(&r->meta_format, "%u", r->formats.current) > 0);
         r->meta_compare = (struct compare){
                 .result = COMPARE_EQUAL, .target = COMPARE_VERSION, .range = {.key = bytes_of_string(META_KEY)}};
-        r->meta_put = (struct txn_op){.kind = OP_PUT};
-        r->meta_put.put.key = bytes_of_string(META_KEY);
-        r->meta_put.put.value = bytes_of_string(r->meta_json);
-        r->meta_get = (struct txn_op){.kind = OP_RANGE};
-        r->meta_get.range.range.key = bytes_of_string(META_KEY);
+        r->meta_puts[0] = r->meta_puts[1] = (struct txn_op){.kind = OP_PUT};
+        r->meta_puts[0].put.key = bytes_of_string(META_KEY);
+        r->meta_puts[0].put.value = bytes_of_string(r->meta_json);
+        r->meta_puts[1].put.key = bytes_of_string(REGISTRY_FORMAT_KEY);
+        r->meta_puts[1].put.value = bytes_of_string(r->meta_format);
+        r->meta_gets[0] = r->meta_gets[1] = (struct txn_op){.kind = OP_RANGE};
+        r->meta_gets[0].range.range.key = bytes_of_string(META_KEY);
+        r->meta_gets[1].range.range.key = bytes_of_string(REGISTRY_FORMAT_KEY);
         r->meta_txn = (struct txn){.compares = &r->meta_compare,
                 .n_compares = 1,
-                .success = &r->meta_put,
-                .n_success = 1,
-                .failure = &r->meta_get,
-                .n_failure = 1};
+                .success = r->meta_puts,
+                .n_success = 2,
+                .failure = r->meta_gets,
+                .n_failure = 2};
         r->meta = (struct txn_call){
-                .call = {.done = on_meta_done, .deadline_ns = clock_now_ns() + OPEN_TIMEOUT_NS, .arena = &r->arena},
+                .call = {.done = on_meta_done,
+                        .deadline_ns = clock_now_ns() + REGISTRY_OPEN_TIMEOUT_NS,
+                        .arena = &r->arena},
                 .txn = &r->meta_txn,
         };
         keyspace_txn(r->keyspace, &r->meta);
 }
 
+/* ---- finding and making */
+
 static void submit(struct registry *r,
         int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call),
-        void (*done)(struct datastore_job *job), const struct stoke_keyspace *keyspace) {
+        void (*done)(struct datastore_job *job), const struct stoke_keyspace *keyspace, bool own_scope) {
         r->job = (struct datastore_job){
                 .class = JOB_BULK,
-                .own_scope = true,
+                .own_scope = own_scope,
                 .keyspace = keyspace,
-                .deadline_ns = clock_now_ns() + OPEN_TIMEOUT_NS,
+                .deadline_ns = clock_now_ns() + REGISTRY_OPEN_TIMEOUT_NS,
                 .loop = r->loop,
                 .run = run,
                 .done = done,
@@ -279,10 +301,38 @@ static void submit(struct registry *r,
         datastore_submit(r->ds, &r->job);
 }
 
-static const char *job_reason(const struct datastore_job *job) {
-        if (job->reason[0])
-                return job->reason;
-        return job->result < 0 ? strerror(-job->result) : "an outcome that was not expected";
+static void close_keyspace(struct registry *r) {
+        if (r->keyspace)
+                keyspace_close(r->keyspace, r->closed, r->closed_userdata);
+        else
+                r->closed(r->closed_userdata);
+}
+
+/* The end of a job: true if that is all, because it failed (which was told) or the registry was closed meanwhile. */
+static bool job_is_the_end(struct registry *r) {
+        const struct datastore_job *job = &r->job;
+
+        r->job_running = false;
+        if (r->closing) {
+                close_keyspace(r);
+                return true;
+        }
+        if (job->result == 0)
+                return false;
+        registry_open_end(r, job->result < 0 ? job->result : -EIO,
+                job->reason[0]            ? job->reason
+                        : job->result < 0 ? strerror(-job->result)
+                                          : "an outcome that was not expected");
+        return true;
+}
+
+static bool write_file(struct registry *r) {
+        cleanup(error_done) struct error err = {};
+        int k = registry_file_write(r->state_dir, &r->file, &err);
+
+        if (k < 0)
+                registry_open_end(r, k, error_text(&err));
+        return k >= 0;
 }
 
 /* A worker's thread: only what is passed may be touched. */
@@ -294,41 +344,43 @@ static int run_create(struct datastore_job *job, struct stoke_session *session, 
         return datastore_driver(job->ds)->create(session, job->keyspace, &first, call);
 }
 
-/* The end of a job: true if the registry was closed meanwhile, which is then answered. */
-static bool job_ended(struct registry *r) {
-        r->job_running = false;
-        if (!r->closing)
-                return false;
-        r->closed(r->closed_userdata);
-        return true;
+static void submit_governor(struct registry *r, enum governor_deed deed, void (*done)(struct datastore_job *job));
+
+static void on_marked(struct datastore_job *job) {
+        struct registry *r = container_of(job, struct registry, job);
+
+        if (job_is_the_end(r))
+                return;
+        r->file.created = true;
+        if (write_file(r))
+                open_keyspace(r);
 }
 
 static void on_created(struct datastore_job *job) {
         struct registry *r = container_of(job, struct registry, job);
-        cleanup(error_done) struct error err = {};
-        int k;
 
-        if (job_ended(r))
+        if (job_is_the_end(r))
                 return;
-        if (job->result != 0) {
-                open_end(r, job->result < 0 ? job->result : -EIO, job_reason(job));
+        if (r->governor.is_governed) {
+                r->governor.wanted = r->governor.found;
+                r->governor.wanted.created = true;
+                submit_governor(r, GOVERNOR_CREATED, on_marked);
                 return;
         }
         r->file.created = true;
-        k = registry_file_write(r->state_dir, &r->file, &err);
-        if (k < 0) {
+        if (write_file(r))
+                open_keyspace(r);
+        else
                 r->file.created = false;
-                open_end(r, k, error_text(&err));
-                return;
-        }
-        open_keyspace(r);
 }
 
 static void create(struct registry *r) {
         r->job_keyspace = (struct stoke_keyspace){.name = REGISTRY_KEYSPACE};
         memcpy(r->job_keyspace.incarnation, r->file.incarnation, 16);
-        submit(r, run_create, on_created, &r->job_keyspace);
+        submit(r, run_create, on_created, &r->job_keyspace, true);
 }
+
+/* ---- one daemon alone: the file and the list */
 
 static int on_listed(void *userdata, const struct stoke_keyspace_info *info) {
         struct registry *r = userdata;
@@ -350,18 +402,13 @@ static int run_list(struct datastore_job *job, struct stoke_session *session, st
 
 static void on_list_done(struct datastore_job *job) {
         struct registry *r = container_of(job, struct registry, job);
-        cleanup(error_done) struct error err = {};
         char text[UUID_TEXT_SIZE];
-        int k;
 
-        if (job_ended(r))
+        if (job_is_the_end(r))
                 return;
-        if (job->result != 0) {
-                open_end(r, job->result < 0 ? job->result : -EIO, job_reason(job));
-                return;
-        }
         if (r->n_listed > 1) {
-                open_end(r, -ENOTUNIQ, "registry.json is missing, and the datastore holds more than one registry");
+                registry_open_end(
+                        r, -ENOTUNIQ, "registry.json is missing, and the datastore holds more than one registry");
                 return;
         }
 
@@ -374,10 +421,8 @@ static void on_list_done(struct datastore_job *job) {
                 uuid_make(r->file.incarnation);
                 r->file.created = false;
         }
-        k = registry_file_write(r->state_dir, &r->file, &err);
-        if (k < 0) {
+        if (!write_file(r)) {
                 registry_file_done(&r->file);
-                open_end(r, k, error_text(&err));
                 return;
         }
         uuid_print(r->file.incarnation, text);
@@ -391,13 +436,115 @@ static void on_list_done(struct datastore_job *job) {
         }
 }
 
+/* ---- several daemons: the governor */
+
+static int run_governor(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
+        struct registry *r = container_of(job, struct registry, job);
+
+        return governor_run(datastore_driver(job->ds), session, call, &r->governor);
+}
+
+static void submit_governor(struct registry *r, enum governor_deed deed, void (*done)(struct datastore_job *job)) {
+        r->governor.deed = deed;
+        memcpy(r->governor.daemon, r->daemon, 16);
+        governor_keyspace(&r->job_keyspace);
+        submit(r, run_governor, done, &r->job_keyspace, false);
+}
+
+/* Whether what the governor says is for us; otherwise the opening has ended. */
+static bool may_follow_governor(struct registry *r) {
+        const struct governor_record *found = &r->governor.found;
+        cleanup(freep) char *text = NULL;
+        char id[UUID_TEXT_SIZE];
+        const char *name = datastore_name(r->ds);
+
+        uuid_print(found->id, id);
+        if (!r->file.datastore && !found->home)
+                check(asprintf(&text,
+                              "datastore %s is governed by registry %s, which is kept elsewhere; "
+                              "stokectl datastore claim %s ends that, and makes a registry there",
+                              name, id, name) > 0);
+        else if (r->file.datastore && memcmp(found->incarnation, r->file.incarnation, 16) != 0)
+                check(asprintf(&text,
+                              "datastore %s is governed by registry %s, which is not the one that this daemon had there; "
+                              "stokectl datastore claim %s ends that",
+                              name, id, name) > 0);
+        else
+                return true;
+        registry_open_end(r, -EPERM, text);
+        return false;
+}
+
+static void on_governor(struct datastore_job *job) {
+        struct registry *r = container_of(job, struct registry, job);
+        const struct governor_record *found = &r->governor.found;
+        bool had_file = r->file.datastore;
+        char text[UUID_TEXT_SIZE];
+
+        if (job_is_the_end(r) || !may_follow_governor(r))
+                return;
+        if (!had_file) {
+                uuid_print(found->id, text);
+                log_notice("%s registry %s in datastore %s", r->governor.wrote ? "making" : "joining", text,
+                        datastore_name(r->ds));
+                r->file.datastore = strdup(datastore_name(r->ds));
+                check(r->file.datastore);
+        }
+        if (!had_file || !r->file.has_id || r->file.created != found->created) {
+                memcpy(r->file.incarnation, found->incarnation, 16);
+                memcpy(r->file.id, found->id, 16);
+                r->file.has_id = true;
+                r->file.created = found->created;
+                if (!write_file(r)) {
+                        if (!had_file)
+                                registry_file_done(&r->file);
+                        return;
+                }
+        }
+        if (found->created)
+                open_keyspace(r);
+        else
+                create(r);
+}
+
+static int run_governor_create(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
+        return governor_create(
+                datastore_driver(job->ds), session, call, container_of(job, struct registry, job)->daemon);
+}
+
+static void on_governor_created(struct datastore_job *job) {
+        struct registry *r = container_of(job, struct registry, job);
+
+        if (!job_is_the_end(r))
+                submit_governor(r, r->opening.claim ? GOVERNOR_CLAIM : GOVERNOR_SETTLE, on_governor);
+}
+
+static void ask_governor(struct registry *r) {
+        struct governor_record *wanted = &r->governor.wanted;
+
+        /* What this host knows of, where it knows of one. A registry that it had made is not made again, whatever has become of the governor. */
+        *wanted = (struct governor_record){.home = true};
+        if (r->file.datastore) {
+                memcpy(wanted->incarnation, r->file.incarnation, 16);
+                memcpy(wanted->id, r->file.id, 16);
+                wanted->created = r->file.created;
+        } else
+                uuid_make(wanted->incarnation);
+        if (!r->file.has_id)
+                uuid_make(wanted->id);
+        governor_keyspace(&r->job_keyspace);
+        submit(r, run_governor_create, on_governor_created, &r->job_keyspace, true);
+}
+
 void registry_open(struct registry *r, struct datastore *ds, const struct registry_open *open) {
         check(!r->opening.done && !r->closing && !r->job_running);
         check(!r->file.datastore || strcmp(r->file.datastore, datastore_name(ds)) == 0);
         r->opening = *open;
         r->ds = ds;
-        if (!r->file.datastore)
-                submit(r, run_list, on_list_done, NULL);
+        if (!(datastore_driver(ds)->capabilities & STOKE_EXCLUSIVE))
+                ask_governor(r);
+        else if (!r->file.datastore)
+                submit(r, run_list, on_list_done, NULL, true);
         else if (!r->file.created)
                 create(r);
         else
@@ -409,96 +556,7 @@ void registry_close(struct registry *r, void (*done)(void *userdata), void *user
         r->closed = done;
         r->closed_userdata = userdata;
         r->opening.done = NULL;
-        if (r->job_running)
-                return; /* its end calls closed; there is no keyspace yet */
-        if (r->keyspace)
-                keyspace_close(r->keyspace, done, userdata);
-        else
-                done(userdata);
-}
-
-/* ---- writing */
-
-static void write_end(struct registry_write *w, int result, const char *reason) {
-        arena_done(&w->own.arena);
-        free(w->own.key);
-        free(w->own.json);
-        w->own.key = w->own.json = NULL;
-        w->done(w, result, reason);
-}
-
-static void on_write_done(struct keyspace_call *call, enum keyspace_result result) {
-        struct registry_write *w =
-                container_of(container_of(call, struct txn_call, call), struct registry_write, own.call);
-        bool landed = false;
-        int64_t mod = 0;
-
-        if (result != KEYSPACE_OK) {
-                struct keyspace_status status;
-
-                keyspace_get_status(w->own.registry->keyspace, &status);
-                write_end(w, result_errno(result),
-                        status.reason && status.reason[0] ? status.reason : result_text(result));
-                return;
-        }
-
-        if (w->own.call.result.succeeded) {
-                landed = true;
-                mod = call->revision;
-        } else {
-                /* Changed by somebody: by ourselves, if it is what we wanted. */
-                const struct op_result *get = &w->own.call.result.results[0];
-
-                if (w->remove)
-                        landed = get->range.n_kvs == 0;
-                else if (get->range.n_kvs == 1) {
-                        landed = bytes_equal(blob_bytes(get->range.kvs[0].value), bytes_of_string(w->own.json));
-                        mod = get->range.kvs[0].mod_revision;
-                }
-        }
-        txn_result_release(&w->own.call);
-        if (landed)
-                w->record->mod_revision = mod;
-        write_end(w, landed ? 0 : -ESTALE, landed ? "" : "the record was changed by somebody else");
-}
-
-void registry_write(struct registry *r, struct registry_write *w) {
-        struct bytes key;
-        int n;
-
-        check(r->keyspace);
-        w->own.registry = r;
-        arena_init(&w->own.arena, 0);
-        n = asprintf(&w->own.key, TENANT_PREFIX "%s", w->record->name);
-        check(n > 0);
-        key = bytes_of_string(w->own.key);
-        w->own.json = w->remove ? NULL : registry_record_print(w->record);
-
-        w->own.compare = (struct compare){.result = COMPARE_EQUAL,
-                .target = COMPARE_MOD,
-                .range = {.key = key},
-                .number = w->record->mod_revision};
-        if (w->remove) {
-                w->own.put = (struct txn_op){.kind = OP_DELETE};
-                w->own.put.delete.range.key = key;
-        } else {
-                w->own.put = (struct txn_op){.kind = OP_PUT};
-                w->own.put.put.key = key;
-                w->own.put.put.value = bytes_of_string(w->own.json);
-        }
-        w->own.get = (struct txn_op){.kind = OP_RANGE};
-        w->own.get.range.range.key = key;
-        w->own.txn = (struct txn){.compares = &w->own.compare,
-                .n_compares = 1,
-                .success = &w->own.put,
-                .n_success = 1,
-                .failure = &w->own.get,
-                .n_failure = 1};
-        w->own.call = (struct txn_call){
-                .call = {.done = on_write_done,
-                        .deadline_ns = clock_now_ns() + WRITE_TIMEOUT_NS,
-                        .arena = &w->own.arena},
-                .txn = &w->own.txn,
-        };
-        keyspace_txn(r->keyspace, &w->own.call);
+        registry_unfollow(r);
+        if (!r->job_running) /* its end goes on here */
+                close_keyspace(r);
 }

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * STATE/registry.json: where the registry is. It has to be known before the registry can be opened, so it is a file. Main thread;
- * small and rare, so written in place of the caller, with fsync.
+ * STATE/registry.json: where the registry is, and which one it is. It has to be known before the registry can be opened, so it is a
+ * file. In a datastore that several daemons share it is but a pointer: the datastore's governor has the say. Main thread.
  */
 
 #include "base/error.h"
@@ -11,6 +11,8 @@ struct registry_file {
         char *datastore; /* owned */
         uint8_t incarnation[16];
         bool created; /* false: written down before the keyspace was made, which may not have happened yet */
+        bool has_id;
+        uint8_t id[16];
 };
 
 /* 0; -ENOENT: there is none; -EBADMSG or another negative errno with the reason. */

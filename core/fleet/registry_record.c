@@ -2,15 +2,13 @@
 
 /*
  * A tenant's record as JSON. Written with sorted keys, so that equal records are equal bytes: a write whose outcome was
- * not known is recognised by that. Fields that this version does not know are refused by their format number alone.
- * Any thread; owns nothing but the record that it makes.
+ * not known is recognised by that. Each record carries the number of the format that it was written in; a format that this version cannot read is refused by
+ * that number alone. Any thread; owns nothing but the record that it makes.
  */
 
 #include <jansson.h>
 
 #include "fleet/uuid.h"
-
-#define RECORD_FORMAT 1
 
 static const char *const phase_names[] = {
         [REGISTRY_PROVISIONING] = "Provisioning",
@@ -38,6 +36,8 @@ struct registry_record *registry_record_copy(const struct registry_record *recor
         copy->name = copy_string(record->name);
         copy->datastore = copy_string(record->datastore);
         copy->source = copy_string(record->source);
+        copy->host = copy_string(record->host);
+        copy->host_name = copy_string(record->host_name);
         return copy;
 }
 
@@ -47,19 +47,23 @@ void registry_record_free(struct registry_record *record) {
         free(record->name);
         free(record->datastore);
         free(record->source);
+        free(record->host);
+        free(record->host_name);
         free(record);
 }
 
-char *registry_record_print(const struct registry_record *record) {
+char *registry_record_print(const struct registry_record *record, uint32_t format) {
+        bool has_host = record->host && record->host[0];
         char incarnation[UUID_TEXT_SIZE], recovery[UUID_TEXT_SIZE];
         json_t *object;
         char *text;
 
         uuid_print(record->incarnation, incarnation);
-        object = json_pack("{s:i s:s s:s s:s s:I s:s s:b s:s s:I}", "format", RECORD_FORMAT, "datastore",
+        object = json_pack("{s:i s:s s:s s:s s:I s:s s:b s:s s:I s:s* s:s*}", "format", (int)format, "datastore",
                 record->datastore, "incarnation", incarnation, "phase", registry_phase_name(record->phase), "quota",
                 (json_int_t)record->quota_bytes, "source", record->source, "fromFile", (int)record->from_file,
-                "deletionPolicy", record->retain ? "Retain" : "Delete", "created", (json_int_t)record->created);
+                "deletionPolicy", record->retain ? "Retain" : "Delete", "created", (json_int_t)record->created, "host",
+                has_host ? record->host : NULL, "hostName", has_host ? record->host_name : NULL);
         check(object);
         if (record->recover_above) {
                 uuid_print(record->recovery, recovery);
@@ -72,10 +76,12 @@ char *registry_record_print(const struct registry_record *record) {
         return text;
 }
 
-int registry_record_parse(struct bytes name, struct bytes json, struct registry_record **ret, struct error *reterr) {
+int registry_record_parse(struct bytes name, struct bytes json, const struct format_range *formats,
+        struct registry_record **ret, struct error *reterr) {
         cleanup(registry_record_freep) struct registry_record *record = NULL;
         cleanup(json_decrefp) json_t *object = NULL;
-        const char *datastore, *incarnation, *phase, *source, *policy, *recovery = NULL;
+        const char *datastore, *incarnation, *phase, *source, *policy, *host = NULL, *host_name = NULL;
+        const char *recovery = NULL;
         json_int_t quota, created, recover_above = 0;
         json_error_t problem;
         int format, from_file;
@@ -85,13 +91,13 @@ int registry_record_parse(struct bytes name, struct bytes json, struct registry_
                 return error_set(reterr, -EBADMSG, "is no JSON: %s", problem.text);
         if (json_unpack_ex(object, &problem, 0, "{s:i}", "format", &format) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
-        if (format != RECORD_FORMAT)
-                return error_set(
-                        reterr, -EBADMSG, "has format %d, and this version knows format %d", format, RECORD_FORMAT);
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?I}", "datastore", &datastore,
-                    "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source, "fromFile",
-                    &from_file, "deletionPolicy", &policy, "created", &created, "recovery", &recovery, "recoverAbove",
-                    &recover_above) < 0)
+        if (format < 0 || !format_is_known(formats, (uint32_t)format))
+                return error_set(reterr, -EBADMSG, "has format %d, and this version knows %u to %u", format,
+                        formats->oldest, formats->current);
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I}", "datastore",
+                    &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source,
+                    "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host, "hostName",
+                    &host_name, "recovery", &recovery, "recoverAbove", &recover_above) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
 
         record = new0(struct registry_record);
@@ -114,10 +120,13 @@ int registry_record_parse(struct bytes name, struct bytes json, struct registry_
         check(record->name);
         record->datastore = copy_string(datastore);
         record->source = copy_string(source);
+        record->host = copy_string(host);
+        record->host_name = copy_string(host_name);
         record->quota_bytes = (uint64_t)quota;
         record->from_file = from_file;
         record->retain = strcmp(policy, "Retain") == 0;
         record->created = created;
+        record->format = (uint32_t)format;
         record->recover_above = recover_above;
 
         *ret = steal(record);

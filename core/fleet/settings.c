@@ -11,6 +11,7 @@
 #include "base/yaml.h"
 #include "fleet/definition_file.h"
 #include "fleet/definition_node.h"
+#include "fleet/machine.h"
 
 #define CONFIG_PLUGINS "/usr/lib/stokehold/plugins"
 #define CONFIG_DEFINITIONS "/etc/stokehold/definitions.d"
@@ -18,6 +19,9 @@
 #define CONFIG_STATE "/var/lib/stokehold"
 #define CONFIG_RUNTIME "/run/stokehold"
 #define CONFIG_METRICS "tcp:127.0.0.1:9379"
+#define LEAST_MEMORY ((uint64_t)8 << 20)
+/* Deeper messages are not even decoded. */
+#define MAX_NESTING 48
 
 void settings_free(struct settings *s) {
         if (!s)
@@ -208,7 +212,8 @@ static int read_metrics(const struct node_reader *reader, const struct node_at *
 }
 
 static int read_tenants(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
-        static const char *const known[] = {"quota", "autoCompaction", "progressNotify", "socketMode", NULL};
+        static const char *const known[] = {
+                "quota", "autoCompaction", "progressNotify", "idleClose", "quarantine", "socketMode", NULL};
         struct node_at at;
         int r;
 
@@ -227,6 +232,12 @@ static int read_tenants(const struct node_reader *reader, const struct node_at *
         r = node_duration(reader, &at, "progressNotify", NULL, &s->progress_notify_ns);
         if (r < 0)
                 return r;
+        r = node_duration(reader, &at, "idleClose", NULL, &s->idle_close_ns);
+        if (r < 0)
+                return r;
+        r = node_duration(reader, &at, "quarantine", NULL, &s->quarantine_ns);
+        if (r < 0)
+                return r;
         return node_mode(reader, &at, "socketMode", NULL, &s->socket_mode);
 }
 
@@ -241,7 +252,20 @@ static int read_limit(const struct node_reader *reader, const struct node_at *at
 }
 
 static int read_limits(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
-        static const char *const known[] = {"requestBytes", "streams", "connections", NULL};
+        static const char *const known[] = {"requestBytes", "txnOperations", "txnNesting", "streams", "connections",
+                "watches", "watchesPerStream", "watchBytes", "leases", NULL};
+        const struct {
+                const char *key;
+                uint32_t max, *target;
+        } numbers[] = {
+                {"txnOperations", 10000, &s->limits.txn_operations},
+                {"txnNesting", MAX_NESTING, &s->limits.txn_nesting},
+                {"streams", 1 << 20, &s->limits.streams},
+                {"connections", 1 << 20, &s->limits.connections},
+                {"watches", 10000000, &s->limits.watches},
+                {"watchesPerStream", 10000000, &s->limits.stream_watches},
+                {"leases", 10000000, &s->limits.leases},
+        };
         struct node_at at;
         int r;
 
@@ -256,15 +280,38 @@ static int read_limits(const struct node_reader *reader, const struct node_at *t
                 return r;
         if (s->limits.request_bytes < 64 * 1024 || s->limits.request_bytes > 64 * 1024 * 1024)
                 return node_field_fail(reader, &at, "requestBytes", "must be from 64Ki to 64Mi");
-        r = read_limit(reader, &at, "streams", 1, 1 << 20, &s->limits.streams);
+        r = node_size(reader, &at, "watchBytes", NULL, &s->limits.watch_bytes);
         if (r < 0)
                 return r;
-        return read_limit(reader, &at, "connections", 1, 1 << 20, &s->limits.connections);
+        /* Above the mark at which a stream counts as read. */
+        if (s->limits.watch_bytes < 512 * 1024 || s->limits.watch_bytes > 64 * 1024 * 1024)
+                return node_field_fail(reader, &at, "watchBytes", "must be from 512Ki to 64Mi");
+        for (size_t i = 0; i < n_elements(numbers) && r >= 0; i++)
+                r = read_limit(reader, &at, numbers[i].key, 1, numbers[i].max, numbers[i].target);
+        return r;
+}
+
+static int read_memory(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
+        const struct yaml_node *n = node_field(top, "memory");
+        int r;
+
+        if (n && n->kind == YAML_SCALAR && strcmp(n->text, "off") == 0) {
+                s->memory_bytes = 0;
+                return 0;
+        }
+        if (n && n->kind == YAML_SCALAR && strcmp(n->text, "half") == 0)
+                return 0; /* the default */
+        r = node_size(reader, top, "memory", NULL, &s->memory_bytes);
+        if (r < 0 || !n)
+                return r;
+        if (s->memory_bytes < LEAST_MEMORY)
+                return node_field_fail(reader, top, "memory", "must be half, off, or a size of at least 8Mi");
+        return 0;
 }
 
 static int read_document(const struct node_reader *reader, const struct yaml_node *root, struct settings *s) {
-        static const char *const known[] = {
-                "paths", "control", "drivers", "shards", "cache", "log", "metrics", "tenants", "limits", NULL};
+        static const char *const known[] = {"paths", "control", "drivers", "shards", "cache", "memory", "log",
+                "metrics", "tenants", "limits", NULL};
         static int (*const sections[])(const struct node_reader *, const struct node_at *, struct settings *) = {
                 read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_limits};
         struct node_at top = {.node = root, .path = "", .line = root->line};
@@ -290,7 +337,7 @@ static int read_document(const struct node_reader *reader, const struct yaml_nod
                 return r;
         if (s->cache_bytes < 1024 * 1024)
                 return node_field_fail(reader, &top, "cache", "must be at least 1Mi");
-        return 0;
+        return read_memory(reader, &top, s);
 }
 
 static int read_file(struct settings *s, bool may_be_missing, struct error *reterr) {
@@ -367,10 +414,21 @@ int settings_load(const struct settings_options *options, struct settings **ret,
         s->default_quota_bytes = UINT64_C(2) << 30;
         s->auto_compaction_ns = 5 * 60 * NSEC_PER_SEC;
         s->progress_notify_ns = 5 * NSEC_PER_SEC;
+        s->idle_close_ns = 10 * 60 * NSEC_PER_SEC;
+        s->quarantine_ns = 3600 * NSEC_PER_SEC;
+        s->memory_bytes = machine_memory("") / 2;
+        if (s->memory_bytes && s->memory_bytes < LEAST_MEMORY)
+                s->memory_bytes = LEAST_MEMORY;
         s->socket_mode = 0660;
         s->limits.request_bytes = 1536 * 1024;
         s->limits.streams = 65536;
         s->limits.connections = 65536;
+        s->limits.txn_operations = 128;
+        s->limits.txn_nesting = MAX_NESTING;
+        s->limits.watches = 200000;
+        s->limits.stream_watches = 100000;
+        s->limits.watch_bytes = 1024 * 1024;
+        s->limits.leases = 100000;
 
         if (options->root) {
                 cleanup(freep) char *given = NULL;
@@ -424,10 +482,17 @@ char *settings_fixed_changes(const struct settings *old, const struct settings *
                 {"control.socket", !same(old->control_socket, new->control_socket)},
                 {"shards", old->n_shards != new->n_shards},
                 {"cache", old->cache_bytes != new->cache_bytes},
+                {"memory", old->memory_bytes != new->memory_bytes},
                 {"metrics.listen", !same(old->metrics_listen, new->metrics_listen)},
                 {"limits.requestBytes", old->limits.request_bytes != new->limits.request_bytes},
                 {"limits.streams", old->limits.streams != new->limits.streams},
                 {"limits.connections", old->limits.connections != new->limits.connections},
+                {"limits.txnOperations", old->limits.txn_operations != new->limits.txn_operations},
+                {"limits.txnNesting", old->limits.txn_nesting != new->limits.txn_nesting},
+                {"limits.watches", old->limits.watches != new->limits.watches},
+                {"limits.watchesPerStream", old->limits.stream_watches != new->limits.stream_watches},
+                {"limits.watchBytes", old->limits.watch_bytes != new->limits.watch_bytes},
+                {"limits.leases", old->limits.leases != new->limits.leases},
         };
         cleanup(buf_done) struct buf names = {};
 
@@ -451,5 +516,7 @@ void settings_adopt(struct settings *running, struct settings *new) {
         running->default_quota_bytes = new->default_quota_bytes;
         running->auto_compaction_ns = new->auto_compaction_ns;
         running->progress_notify_ns = new->progress_notify_ns;
+        running->idle_close_ns = new->idle_close_ns;
+        running->quarantine_ns = new->quarantine_ns;
         running->socket_mode = new->socket_mode;
 }

@@ -38,7 +38,9 @@ struct settings {
         size_t n_experimental;
 
         unsigned n_shards;    /* shards: 1 to 64; 0 in the file: one a CPU, at most 4, which is filled in here */
-        uint64_t cache_bytes; /* cache: for values, all shards together; 256 MiB */
+        uint64_t cache_bytes; /* cache: for values, all shards together, at most; 256 MiB */
+        uint64_t
+                memory_bytes; /* memory: for keyspaces and values, all shards together; half of what there is; 0 (off): no budget */
 
         enum log_level log_level; /* log.level; info */
         uint64_t slow_request_ns; /* log.slowRequest; 500 ms; 0 (off): never */
@@ -49,12 +51,20 @@ struct settings {
         uint64_t default_quota_bytes; /* tenants.quota; 2 GiB; 0: none */
         uint64_t auto_compaction_ns;  /* tenants.autoCompaction; 5 m; 0 (off) */
         uint64_t progress_notify_ns;  /* tenants.progressNotify; 5 s; 0 (off): never */
+        uint64_t idle_close_ns;       /* tenants.idleClose; 10 m; 0 (off) */
+        uint64_t quarantine_ns;       /* tenants.quarantine: two crashes within it; 1 h; 0 (off) */
         mode_t socket_mode;           /* tenants.socketMode; 0660 */
 
         struct {
-                uint64_t request_bytes; /* limits.requestBytes; 1.5 MiB */
-                uint32_t streams;       /* limits.streams: of one connection; 65536 */
-                uint32_t connections;   /* limits.connections: of one tenant; 65536 */
+                uint64_t request_bytes;  /* limits.requestBytes; 1.5 MiB */
+                uint32_t streams;        /* limits.streams: of one connection; 65536 */
+                uint32_t connections;    /* limits.connections: of one tenant; 65536 */
+                uint32_t txn_operations; /* limits.txnOperations; 128 */
+                uint32_t txn_nesting;    /* limits.txnNesting: transactions within transactions; 48 */
+                uint32_t watches;        /* limits.watches: of one tenant; 200000 */
+                uint32_t stream_watches; /* limits.watchesPerStream; 100000 */
+                uint64_t watch_bytes;    /* limits.watchBytes: queued for one slow stream; 1 MiB */
+                uint32_t leases;         /* limits.leases: of one tenant; 100000 */
         } limits;
 };
 

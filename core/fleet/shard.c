@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-int shard_new(unsigned number, size_t cache_bytes, struct shard **ret) {
+int shard_new(unsigned number, size_t cache_bytes, struct memory *memory, struct shard **ret) {
         struct shard *shard = new0(struct shard);
         char name[16];
         int r;
@@ -16,11 +16,12 @@ int shard_new(unsigned number, size_t cache_bytes, struct shard **ret) {
         r = loop_new(name, &shard->loop);
         if (r < 0)
                 goto fail;
-        shard->cache = value_cache_new(cache_bytes);
+        shard->cache = value_cache_new(cache_bytes, memory, shard->loop);
         if (!shard->cache) {
                 r = -ENOMEM;
                 goto fail;
         }
+        loop_track_owners(shard->loop);
         r = loop_start_thread(shard->loop);
         if (r < 0)
                 goto fail;

@@ -15,8 +15,8 @@ struct shard {
         size_t n_tenants;          /* the main thread's count */
 };
 
-/* Starts the thread. */
-int shard_new(unsigned number, size_t cache_bytes, struct shard **ret);
+/* Starts the thread. memory: borrowed. */
+int shard_new(unsigned number, size_t cache_bytes, struct memory *memory, struct shard **ret);
 /* Stops and joins the thread. All its tenants must be closed. Takes NULL. */
 void shard_free(struct shard *shard);
 DEFINE_FREEP(shard)

@@ -7,15 +7,41 @@
 
 #include <sys/queue.h>
 
+#include "fleet/crash.h"
 #include "fleet/definition.h"
 #include "fleet/fleet.h"
+#include "fleet/governor.h"
+#include "fleet/host.h"
+#include "fleet/in_force.h"
 #include "fleet/known.h"
+#include "fleet/members.h"
+#include "fleet/quarantine.h"
 #include "fleet/registry.h"
+#include "fleet/registry_copy.h"
 #include "fleet/secret.h"
 #include "fleet/shard.h"
 #include "fleet/tenant.h"
+#include "keyspace/memory.h"
 
 struct metric;
+
+/* ---- who governs a datastore: governance.c */
+
+struct claim_waiter {
+        fleet_done_fn done;
+        void *userdata;
+        STAILQ_ENTRY(claim_waiter) entry;
+};
+
+struct governance {
+        enum { GOVERNANCE_UNKNOWN, GOVERNANCE_OURS, GOVERNANCE_FOREIGN } state;
+        char *reason; /* owned: why it is not ours, or not known; NULL: was not looked at yet */
+        struct datastore_job job;
+        struct stoke_keyspace keyspace;
+        struct governor governor;
+        bool running, created, claiming;
+        STAILQ_HEAD(, claim_waiter) waiters;
+};
 
 /* ---- datastores */
 
@@ -36,7 +62,9 @@ struct fleet_store {
         char *driver;                   /* owned: immutable for as long as the datastore is known */
         struct datastore *ds;           /* owned; NULL: could not be opened */
         struct fleet_condition validation, deletion;
-        char *unsafe; /* owned: how it can lose acknowledged writes, as the last dialling found; NULL: it cannot */
+        struct governance governance;
+        bool is_dialled; /* the last dialling succeeded */
+        char *unsafe;    /* owned: how it can lose acknowledged writes, as the last dialling found; NULL: it cannot */
         bool leaving; /* wanted is another than definition: to be closed, and opened anew, when the last tenant has let go */
         struct loop_timer timer;
         struct store_check *check; /* owned while it runs; NULL: none */
@@ -60,7 +88,27 @@ void store_check(struct fleet_store *store, fleet_check_fn done, void *userdata)
 const char *store_refusal(const struct fleet_store *store);
 /* The tenants on it have changed. */
 void store_update_use(struct fleet_store *store);
+/* It has been dialled, or who governs it has become known. */
+void store_update_validation(struct fleet_store *store);
+/* It is not to be opened (unknown: not yet), for this reason. */
+void store_hold(struct fleet_store *store, enum fleet_condition_status status, const char *reason, const char *message);
+/* Dials again in a while. */
+void store_dial_later(struct fleet_store *store, bool good);
 struct fleet_store *fleet_find_store(struct fleet *fleet, const char *name);
+
+/* governance.c */
+/* Several daemons may have it open. False while it is not open here. */
+bool store_is_shared(const struct fleet_store *store);
+/* NULL: our registry governs it, or nobody need; otherwise why no tenant may be made and served there (borrowed). */
+const char *governance_refusal(const struct fleet_store *store);
+/* It is being found out. */
+bool governance_is_young(const struct fleet_store *store);
+/* Looks who governs it, if that can be known now. */
+void governance_look(struct fleet_store *store);
+/* Known already: the registry is in it. */
+void governance_is_ours(struct fleet_store *store);
+void governance_claim(struct fleet_store *store, fleet_done_fn done, void *userdata);
+void governance_done(struct fleet_store *store);
 
 /* ---- tenants */
 
@@ -73,7 +121,8 @@ struct tenant_waiter {
 
 /* What a definition (or, without one, the defaults) says about how a tenant is served. Owns its memory. */
 struct tenant_manner {
-        uint64_t quota_bytes, auto_compact_ns, progress_notify_ns, slow_ns;
+        uint64_t quota_bytes, auto_compact_ns, progress_notify_ns, slow_ns, idle_close_ns;
+        bool quarantined;
         mode_t socket_mode;
         uid_t owner;
         gid_t group;
@@ -91,9 +140,21 @@ bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_mann
 struct assignment {
         struct fleet *fleet;            /* borrowed */
         char *name;                     /* owned */
+        uint32_t owner;                 /* of all that is done for it: fleet/crash.h */
         struct registry_record *record; /* owned: as it is known to be in the registry; NULL: not there yet */
         struct registry_record *next;   /* owned: being written, or to be written again; NULL: nothing */
         bool gone;                      /* the registry's record was removed: only the memory is left */
+
+        /* What the registry said while it was busy: taken when that has ended. */
+        bool has_newer;
+        struct registry_record *newer; /* owned; NULL: removed, */
+        int64_t newer_revision;        /* at this revision */
+        uint64_t listed;               /* in this listing of the registry (fleet.listing) */
+        uint64_t told_ns;              /* when another daemon's step was learnt of; 0: the step is ours */
+        bool made_here; /* this daemon has asked the datastore to make this incarnation, and nobody is known to have succeeded */
+        bool sweep; /* what may have been made too late is to be dropped, */
+        uint8_t sweep_incarnation[16];
+        char *sweep_datastore; /* owned: there */
 
         /* What is wanted. */
         bool want_delete, want_retain, want_recover;
@@ -110,13 +171,14 @@ struct assignment {
         struct stoke_keyspace job_keyspace;
         bool dropped;
 
-        struct shard *shard;         /* borrowed; NULL: on none */
-        struct keyspace_known known; /* as it was started with */
-        struct tenant_manner manner; /* as served; also read by the shard while busy */
-        struct tenant *started;      /* written by the shard while busy; then it is `serving` */
-        struct tenant *serving;      /* the shard's; NULL: not served */
-        struct tenant_figures last;  /* written by the shard while it is being stopped */
-        struct fleet_store *store;   /* borrowed, while served or while a job runs */
+        struct shard *shard;                     /* borrowed; NULL: on none */
+        struct keyspace_known known;             /* as it was started with */
+        struct tenant_manner manner;             /* as served; also read by the shard while busy */
+        struct tenant *started;                  /* written by the shard while busy; then it is `serving` */
+        struct tenant *serving;                  /* the shard's; NULL: not served */
+        uint8_t served[16], served_recovery[16]; /* the incarnation that is, and its recovery */
+        struct tenant_figures last;              /* written by the shard while it is being stopped */
+        struct fleet_store *store;               /* borrowed, while served or while a job runs */
 
         struct loop_timer retry;
         unsigned n_failures;
@@ -141,6 +203,22 @@ struct assignment *fleet_find_assignment(struct fleet *fleet, const char *name);
 /* The record that is, or is about to be. */
 const struct registry_record *assignment_record(const struct assignment *a);
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket);
+/* The registry says so: this is the record now (taken over), or (NULL) it was removed, at this revision. May free the assignment. */
+void assignment_take(struct assignment *a, struct registry_record *record, int64_t revision);
+/* Answers those who wait for something up to `what` (all: for anything): a tenant that is served is recorded too. */
+void assignment_answer(struct assignment *a, bool all, int what, int result, const char *reason);
+/* Nothing is wrong with it. */
+void assignment_well(struct assignment *a);
+/* Takes what was said while it was busy. */
+void assignment_catch_up(struct assignment *a);
+/* The step is left to the daemon that has begun it, for now: it goes on by itself later. */
+bool assignment_is_left(struct assignment *a);
+/* The daemon of the host that the record names runs. */
+bool assignment_host_lives(const struct assignment *a);
+/* The record says from now on that its datastore is this host's own. */
+void assignment_claim_host(const struct assignment *a, struct registry_record *record);
+/* Its datastore is another host's own. */
+bool assignment_is_elsewhere(const struct assignment *a);
 
 /* recovery.c: an errand to the tenant's shard, which continues the log of a record in phase Recovering. */
 void recovery_there(struct errand *errand);
@@ -152,7 +230,59 @@ void collect_save(struct fleet *fleet);
 void tenant_metrics_free(struct assignment *a);
 void collect_start(struct fleet *fleet);
 
+/* agreement.c: what the files say, and what is in force among the daemons */
+struct agreement {
+        struct in_force force; /* as the registry says */
+        int64_t force_revision;
+        struct in_force mine; /* what was read last */
+        bool complete; /* it is what somebody means, as far as can be told: not an empty directory, nor one with documents that cannot be read */
+        bool is_unreadable;        /* what the registry says */
+        bool is_listed;            /* by the listing that runs */
+        bool enforce;              /* an operator wants it in force, whatever the others have */
+        int64_t agreed_generation; /* the one that the files agreed with last; 0: none */
+        uint64_t agreed_fingerprint;
+        bool agreed;  /* what was read last is in force */
+        bool differs; /* it is not, and will not be put in force by this daemon */
+        char *reason; /* owned: why that is not known; NULL */
+        bool busy;
+        struct registry_put put;
+        struct compare condition;
+        struct in_force proposal;
+        char *value; /* owned: the proposal, as written */
+        struct loop_timer timer;
+};
+void agreement_done(struct fleet *fleet);
+/* The files were read anew. */
+void agreement_read(struct fleet *fleet, bool complete, bool enforce);
+/* The registry's value; data NULL: there is none. */
+void agreement_value(struct fleet *fleet, struct bytes value, int64_t revision);
+/* Decides what can be decided now. */
+void agreement_consider(struct fleet *fleet);
+/* Nothing is under way, and what was read is in force or differs. */
+bool agreement_is_settled(const struct fleet *fleet);
+/* What is in force says the same of this DataStore. */
+bool agreement_has(const struct fleet *fleet, const struct datastore_definition *definition);
+/* A line, and one more for each object, if the files differ from what is in force. */
+void agreement_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata);
+
+/* follow.c: what the registry says */
+void fleet_listener(struct fleet *fleet, struct registry_listener *ret);
+/* Serves from the copy, if there is one; only while the registry is not open. */
+void fleet_serve_copy(struct fleet *fleet);
+/* Keeps a copy, soon or (at the end) now. */
+void fleet_copy_soon(struct fleet *fleet);
+void fleet_copy_now(struct fleet *fleet);
+/* Looks again whether the format in use is one that this daemon can do. */
+void fleet_check_format(struct fleet *fleet);
+
 /* apply.c */
+/* Makes the set that was read last the one that is applied. */
+void fleet_adopt_definitions(struct fleet *fleet);
+/* Opens those datastores that may be; one that may not be says so. */
+void fleet_apply_datastores(struct fleet *fleet);
+void fleet_open_store(struct fleet_store *store);
+/* Those who have asked for a reading and wait. */
+void fleet_answer_reloads(struct fleet *fleet);
 int fleet_start_definitions(struct fleet *fleet, struct error *reterr);
 void fleet_forget_definitions(struct fleet *fleet);
 /* Makes the tenants what the definitions in force say. Only while running. */
@@ -184,14 +314,43 @@ struct fleet {
         struct loop_timer registry_timer;
         struct shard **shards; /* owned */
         size_t n_shards;
-        struct definitions *definitions;      /* owned: those in force */
-        bool applied;                         /* once since the start */
-        struct secret_source *secrets;        /* ref */
-        struct grpc_limits limits;            /* of tenants' servers */
+        struct definitions *definitions; /* owned: those in force */
+        bool applied;                    /* once since the start */
+        bool was_read;                   /* once since the start */
+        struct secret_source *secrets;   /* ref */
+        struct grpc_limits limits;       /* of tenants' servers */
+        struct keyspace_limits keyspace_limits;
+        struct memory *memory;                /* owned */
+        struct crash_table *crashes;          /* owned */
+        struct quarantine *quarantine;        /* owned */
         char **errors;                        /* owned: of the last reading and applying */
         size_t n_errors, n_definition_errors; /* those of the reading come first */
         bool leaving;                         /* a datastore waits for its last tenants to be deleted */
         bool refused;                         /* some document was not taken: nothing is deleted for being absent */
+
+        /* Among other daemons. */
+        struct host host;
+        bool shared_registry;                   /* several daemons may have it open */
+        bool claim_registry, registry_claiming; /* its datastore is to be claimed at the next opening; by this one */
+        bool registry_is_foreign;               /* the last opening found another registry */
+        struct claim_waiter *registry_claim;    /* owned: who wants to hear of that; NULL */
+        bool has_identity;                      /* of the registry, for governors: */
+        struct governor_record identity;
+        struct members *members;       /* owned */
+        uint64_t listing;              /* counts the listings of the registry */
+        uint32_t format;               /* in use, as was told last */
+        char *unfit;                   /* owned: the format in use is not one that this daemon can do; NULL: it is */
+        char *following;               /* owned: why the registry is not followed any more; NULL: it is */
+        struct definitions *candidate; /* owned: read last, not (yet) in force; NULL: it is `definitions` */
+        bool adopted;                  /* `definitions` are applied, or may be */
+        struct agreement agreement;
+        STAILQ_HEAD(, reload_answer) reloads;
+        struct loop_timer reloads_timer;
+        bool from_copy; /* tenants are served as the copy has them, until the registry is open */
+        bool has_copy;
+        struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
+        struct loop_timer copy_timer, copy_start_timer;
+        struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
         LIST_HEAD(, fleet_store) stores;
         LIST_HEAD(, assignment) assignments;
@@ -204,6 +363,7 @@ struct fleet {
         struct loop_timer collect_timer;
         size_t n_collecting;
         struct value_cache_figures *shard_cache; /* owned: as last collected, one a shard */
+        uint64_t given_back;                     /* of memory_figures.freed_bytes */
 };
 
 /* A tenant that is new: its record, in phase Provisioning, is what is to be written first. */

@@ -155,16 +155,38 @@ const char *store_refusal(const struct fleet_store *store) {
         return store->definition && store->definition->allow_unsafe ? NULL : store->unsafe;
 }
 
-static void validate(struct fleet_store *store, int result, const char *reason) {
+void store_update_validation(struct fleet_store *store) {
         const char *refusal = store_refusal(store);
 
-        if (result == 0 && refusal)
+        if (!store->is_dialled)
+                return;
+        if (store->governance.state == GOVERNANCE_FOREIGN)
+                set_validation(store, FLEET_FALSE, "GovernedByAnotherRegistry", store->governance.reason);
+        else if (refusal)
                 set_validation(store, FLEET_FALSE, "DataStoreUnsafe", refusal);
-        else if (result == 0)
+        else
                 set_validation(store, FLEET_TRUE, "DataStoreIsValid", "");
-        else if (secrets_are_there(store)) /* which would explain it better */
+}
+
+void store_hold(
+        struct fleet_store *store, enum fleet_condition_status status, const char *reason, const char *message) {
+        set_validation(store, status, reason, message);
+}
+
+static void validate(struct fleet_store *store, int result, const char *reason) {
+        store->is_dialled = result == 0;
+        if (result == 0) {
+                store_update_validation(store);
+                governance_look(store);
+        } else if (secrets_are_there(store)) /* which would explain it better */
                 set_validation(store, FLEET_FALSE, result == -EACCES ? "DataStoreAccessDenied" : "DataStoreUnreachable",
                         reason);
+}
+
+void store_dial_later(struct fleet_store *store, bool good) {
+        if (store->fleet->stage == FLEET_RUNNING || store->fleet->stage == FLEET_OPENING)
+                loop_timer_set(store->fleet->loop, &store->timer,
+                        clock_now_ns() + (good ? CHECK_INTERVAL_NS : CHECK_RETRY_NS));
 }
 
 static void on_check_done(struct datastore_job *job) {
@@ -181,9 +203,7 @@ static void on_check_done(struct datastore_job *job) {
         answer(store, good ? 0 : -EAGAIN, reason, c->items, c->n_items);
         free_items(c->items, c->n_items);
         free(c);
-        if (store->fleet->stage == FLEET_RUNNING || store->fleet->stage == FLEET_OPENING)
-                loop_timer_set(store->fleet->loop, &store->timer,
-                        clock_now_ns() + (good ? CHECK_INTERVAL_NS : CHECK_RETRY_NS));
+        store_dial_later(store, good);
         for (a = first ? LIST_FIRST(&store->fleet->assignments) : NULL; a; a = following) {
                 following = LIST_NEXT(a, entry);
                 assignment_step(a); /* some waited for this */
@@ -240,6 +260,7 @@ struct fleet_store *store_new(struct fleet *fleet, const struct datastore_defini
         check(store->name && store->driver);
         store->timer.on_time = on_time;
         STAILQ_INIT(&store->waiters);
+        STAILQ_INIT(&store->governance.waiters);
         store->validation.type = "kamaji.clastix.io/DataStoreValidation";
         store->deletion.type = "kamaji.clastix.io/DataStoreAllowedDeletion";
 
@@ -267,6 +288,7 @@ void store_free(struct fleet_store *store) {
         if (!store)
                 return;
         check(!store->ds && !store->check);
+        governance_done(store);
         LIST_REMOVE(store, entry);
         loop_timer_clear(&store->timer);
         metric_drop("datastore", store->name);
@@ -321,6 +343,8 @@ void store_open(struct fleet_store *store) {
 
 void store_close(struct fleet_store *store, uint64_t grace_ns) {
         loop_timer_clear(&store->timer);
+        governance_done(store);
+        store->is_dialled = false;
         if (store->ds)
                 datastore_close(steal(store->ds), grace_ns);
 }

@@ -42,6 +42,12 @@ const char *tenant_condition_name(enum keyspace_condition condition) {
                 return "Unreachable";
         case KEYSPACE_HISTORY_LOST:
                 return "HistoryLost";
+        case KEYSPACE_DROPPED:
+                return "Dropped";
+        case KEYSPACE_NO_MEMORY:
+                return "NoMemory";
+        case KEYSPACE_QUARANTINED:
+                return "Quarantined";
         }
         return "Unknown";
 }
@@ -151,8 +157,13 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .loop = config->loop,
                 .cache = config->cache,
                 .known = config->known,
+                .memory = config->memory,
                 .quota_bytes = config->quota_bytes,
                 .auto_compact_ns = config->auto_compact_ns,
+                .idle_close_ns = config->idle_close_ns,
+                .limits = config->keyspace_limits,
+                .quarantined = config->quarantined,
+                .opening = config->opening,
                 .progress_notify_ns = config->progress_notify_ns,
                 .slow_commit_ns = config->slow_ns,
         };
@@ -194,7 +205,12 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
         r = grpc_server_new(&server_config, &t->server);
         if (r < 0)
                 return error_set(reterr, r, "gRPC: %s", strerror(-r));
-        if (config->services && config->services->add) {
+        /* What one of them may have crashed on is not even decoded. */
+        if (config->quarantined)
+                grpc_server_refuse(t->server, GRPC_UNAVAILABLE,
+                        config->services && config->services->unavailable ? config->services->unavailable
+                                                                          : "unavailable");
+        else if (config->services && config->services->add) {
                 r = config->services->add(t->server);
                 if (r < 0)
                         return error_set(reterr, r, "services: %s", strerror(-r));

@@ -17,6 +17,8 @@
 struct tenant_services {
         int (*add)(struct grpc_server *server); /* 0 or negative errno */
         const struct http1_route *routes;       /* borrowed for ever; userdata is the struct keyspace too */
+        const char *
+                unavailable; /* borrowed for ever: what clients are told of a tenant that is not served; NULL: "unavailable" */
         size_t n_routes;
 };
 
@@ -39,8 +41,13 @@ struct tenant_config {
         size_t n_peers;
         const struct tenant_services *services; /* borrowed for ever */
         struct grpc_limits limits;              /* but for slow_ns */
-        struct loop *loop;                      /* borrowed, the shard's */
-        struct value_cache *cache;              /* borrowed, the shard's */
+        struct keyspace_limits keyspace_limits;
+        uint64_t idle_close_ns;    /* 0: never */
+        bool quarantined;          /* all that comes is refused, unread */
+        _Atomic uint32_t *opening; /* borrowed: see keyspace_config; may be NULL */
+        struct loop *loop;         /* borrowed, the shard's */
+        struct value_cache *cache; /* borrowed, the shard's */
+        struct memory *memory;     /* borrowed; NULL: no budget */
 };
 
 struct tenant;
@@ -60,7 +67,7 @@ struct tenant_figures {
         char tcp[64]; /* the TCP address as bound; "": none */
 };
 void tenant_get_figures(struct tenant *tenant, struct tenant_figures *ret);
-/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost". */
+/* "Closed", "Opening", "Serving", "Unreachable", "HistoryLost", "Dropped", "NoMemory", "Quarantined". */
 const char *tenant_condition_name(enum keyspace_condition condition);
 
 /* The paths of a tenant's endpoint, under RUNTIME/tenants. Owned by the caller. Any thread. */

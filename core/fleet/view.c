@@ -91,12 +91,20 @@ bool fleet_find_tenant(struct fleet *fleet, const char *name,
 
 void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
         const char *registry = registry_datastore(fleet->registry);
+        struct memory_figures memory;
         struct fleet_store *store;
         struct assignment *a;
 
         *ret = (struct fleet_summary){.n_shards = (unsigned)fleet->n_shards,
                 .registry_datastore = registry ? registry : "",
-                .registry_open = fleet_is_running(fleet)};
+                .registry_open = fleet_is_running(fleet),
+                .registry_id = fleet_is_running(fleet) ? registry_id(fleet->registry) : "",
+                .registry_shared = fleet->shared_registry,
+                .format = fleet_is_running(fleet) ? registry_format(fleet->registry) : 0,
+                .formats = *registry_formats(fleet->registry),
+                .definitions_generation = fleet->agreement.force.generation,
+                .copy_revision = fleet->from_copy ? fleet->copy.revision : 0,
+                .copy_saved = fleet->from_copy ? fleet->copy.saved : 0};
         LIST_FOREACH(store, &fleet->stores, entry) {
                 ret->n_datastores++;
                 ret->n_ready += store->validation.status == FLEET_TRUE;
@@ -105,14 +113,54 @@ void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
                 ret->n_tenants++;
                 ret->n_serving += a->figures.condition == KEYSPACE_SERVING;
                 ret->n_connections += a->figures.n_connections;
+                ret->n_quarantined += a->wanted.quarantined;
         }
+        memory_get_figures(fleet->memory, &memory);
+        ret->memory_max_bytes = memory.max_bytes;
+        ret->keyspace_bytes = memory.state_bytes;
         for (size_t i = 0; i < fleet->n_shards; i++) {
                 ret->cache_bytes += fleet->shard_cache[i].bytes;
                 ret->cache_max_bytes += fleet->shard_cache[i].max_bytes;
         }
 }
 
+void fleet_each_daemon(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_daemon_view *view), void *userdata) {
+        const struct member *members;
+        char daemon[UUID_TEXT_SIZE];
+        struct fleet_daemon_view self;
+        struct assignment *a;
+        size_t n;
+
+        uuid_print(fleet->config.daemon, daemon);
+        self = (struct fleet_daemon_view){.host = fleet->host.id,
+                .name = fleet->host.name,
+                .daemon = daemon,
+                .version = fleet->config.version ? fleet->config.version : "",
+                .formats = *registry_formats(fleet->registry),
+                .since = members_since(fleet->members),
+                .is_self = true};
+        LIST_FOREACH(a, &fleet->assignments, entry)
+                self.n_serving += a->serving != NULL;
+        visit(userdata, &self);
+        members = members_list(fleet->members, &n);
+        for (size_t i = 0; i < n; i++) {
+                const struct member *m = &members[i];
+                const struct fleet_daemon_view view = {.host = m->host,
+                        .name = m->name,
+                        .daemon = m->daemon,
+                        .version = m->version,
+                        .formats = m->formats,
+                        .since = m->since,
+                        .n_serving = m->n_serving};
+
+                if (strcmp(m->host, fleet->host.id) != 0)
+                        visit(userdata, &view);
+        }
+}
+
 void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata) {
+        struct memory_figures memory;
         struct fleet_store *store;
         struct assignment *a;
 
@@ -122,8 +170,29 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 check(asprintf(&line, "registry: %s", fleet->registry_reason) > 0);
                 visit(userdata, line);
         }
+        if (fleet->unfit && !fleet->registry_reason)
+                visit(userdata, fleet->unfit);
+        if (fleet->following) {
+                cleanup(freep) char *line = NULL;
+
+                check(asprintf(&line, "registry: what other daemons change is not seen any more: %s",
+                              fleet->following) > 0);
+                visit(userdata, line);
+        }
+        if (members_trouble(fleet->members))
+                visit(userdata, members_trouble(fleet->members));
+        if (fleet->from_copy) {
+                cleanup(freep) char *line = NULL;
+
+                check(asprintf(&line,
+                              "registry: tenants are served as its copy of revision %lld has them; nothing can be changed",
+                              (long long)fleet->copy.revision) > 0);
+                visit(userdata, line);
+        }
         for (size_t i = 0; i < fleet->n_errors; i++)
                 visit(userdata, fleet->errors[i]);
+        if (fleet_is_running(fleet))
+                agreement_problems(fleet, visit, userdata);
         LIST_FOREACH(store, &fleet->stores, entry) {
                 cleanup(freep) char *line = NULL;
 
@@ -133,14 +202,27 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                               store->validation.message) > 0);
                 visit(userdata, line);
         }
+        memory_get_figures(fleet->memory, &memory);
+        if (memory.max_bytes && memory.state_bytes > memory.max_bytes) {
+                cleanup(freep) char *line = NULL;
+
+                check(asprintf(&line, "memory: keyspaces that are in use take %.1f MiB, of %.1f MiB that they may have",
+                              (double)memory.state_bytes / 1048576, (double)memory.max_bytes / 1048576) > 0);
+                visit(userdata, line);
+        }
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 cleanup(freep) char *line = NULL;
-                bool sick =
-                        a->figures.condition == KEYSPACE_UNREACHABLE || a->figures.condition == KEYSPACE_HISTORY_LOST;
+                const char *quarantined = quarantine_reason(fleet->quarantine, a->name);
+                bool sick = a->figures.condition == KEYSPACE_UNREACHABLE ||
+                        a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED ||
+                        a->figures.condition == KEYSPACE_NO_MEMORY;
 
-                if (!a->reason && !sick)
+                if (!a->reason && !sick && !quarantined)
                         continue;
-                check(asprintf(&line, "tenant %s: %s", a->name, a->reason ? a->reason : a->figures.reason) > 0);
+                check(asprintf(&line, "tenant %s: %s%s", a->name, !a->reason && quarantined ? "quarantined: " : "",
+                              a->reason             ? a->reason
+                                      : quarantined ? quarantined
+                                                    : a->figures.reason) > 0);
                 visit(userdata, line);
         }
 }

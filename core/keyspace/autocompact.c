@@ -29,7 +29,18 @@ static void compact(struct keyspace *ks, int64_t revision) {
         a->call = (struct compact_call){.revision_wanted = revision};
         a->call.call.done = on_done;
         a->call.call.deadline_ns = UINT64_MAX;
+        a->call.call.own.internal = true;
         keyspace_compact(ks, &a->call);
+}
+
+/* True: there is one that is an interval old. */
+static bool sample(struct auto_compaction *a, int64_t revision) {
+        a->samples[a->at] = revision;
+        a->at = (a->at + 1) % AUTO_SAMPLES;
+        if (a->n_samples == AUTO_SAMPLES)
+                return true;
+        a->n_samples++;
+        return false;
 }
 
 static void on_sample(struct loop_timer *timer) {
@@ -47,12 +58,8 @@ static void on_sample(struct loop_timer *timer) {
         } else if (a->quiet < 2 * AUTO_SAMPLES)
                 a->quiet++;
         a->compacted = ks->compacted;
-        a->samples[a->at] = ks->revision;
-        a->at = (a->at + 1) % AUTO_SAMPLES;
-        if (a->n_samples < AUTO_SAMPLES) {
-                a->n_samples++;
+        if (!sample(a, ks->revision))
                 return;
-        }
         /* A keyspace that nobody has ever compacted need not wait to see whether somebody does. */
         if ((a->quiet == 2 * AUTO_SAMPLES || !a->others) && before > ks->compacted)
                 compact(ks, before);
@@ -60,14 +67,23 @@ static void on_sample(struct loop_timer *timer) {
 
 void auto_compaction_start(struct keyspace *ks) {
         struct auto_compaction *a = &ks->automatic;
+        unsigned n = 0;
 
         if (!ks->config.auto_compact_ns || a->timer.position)
                 return;
         a->timer.on_time = on_sample;
         a->compacted = ks->compacted;
+        /* While it was closed its revision was what it had been: else one that is used now and then would never be compacted. */
+        if (a->stopped_revision)
+                for (uint64_t t = a->stopped_ns; t < loop_now_ns(ks->loop) && n < AUTO_SAMPLES; t += sample_ns(ks), n++)
+                        (void)sample(a, a->stopped_revision);
         loop_timer_set(ks->loop, &a->timer, loop_now_ns(ks->loop) + sample_ns(ks));
 }
 
 void auto_compaction_stop(struct keyspace *ks) {
+        if (!ks->automatic.timer.position)
+                return;
+        ks->automatic.stopped_ns = loop_now_ns(ks->loop);
+        ks->automatic.stopped_revision = ks->config.known.revision;
         loop_timer_clear(&ks->automatic.timer);
 }

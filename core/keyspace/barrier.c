@@ -68,7 +68,7 @@ static void on_answer(struct datastore_question *q) {
         if (!ks->closing && ks->open) {
                 if (q->result == 0 && !q->found)
                         keyspace_set_condition(
-                                ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
+                                ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 else if (q->result == 0) {
                         if (ks->condition == KEYSPACE_UNREACHABLE && ks->head == HEAD_IDLE)
                                 keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");

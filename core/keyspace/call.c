@@ -132,11 +132,17 @@ bool keyspace_enter(struct keyspace *ks, struct keyspace_call *call,
         call->own.result = KEYSPACE_OK;
         call->own.arrived_ns = loop_now_ns(ks->loop);
         call->revision = 0;
+        if (!call->own.internal)
+                memory_used(ks->memory, call->own.arrived_ns);
 
         if (ks->open && !ks->closing)
                 return true;
-        if (ks->closing || ks->condition == KEYSPACE_HISTORY_LOST) {
-                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
+        if (ks->closing || keyspace_is_over(ks)) {
+                keyspace_call_end_later(call, ks->closing ? KEYSPACE_STOPPED : keyspace_over_result(ks));
+                return false;
+        }
+        if (idle_is_refused(ks)) {
+                keyspace_call_end_later(call, KEYSPACE_UNAVAILABLE);
                 return false;
         }
         call_list_add(&ks->opening, call);

@@ -158,6 +158,7 @@ static void succeed(struct batch *b) {
 
         for (size_t i = 0; i < b->n_records; i++)
                 keyspace_apply(ks, &b->records[i], b->blobs[i]);
+        memory_set(ks->memory, keyspace_bytes(ks), false);
         metric_add(ks->m_commits, 1);
         metric_add(ks->m_records, (double)b->n_records);
 }
@@ -289,9 +290,9 @@ static void on_appended(struct datastore_job *job) {
                 break;
         case STOKE_MISSING:
                 ks->batch = NULL;
-                batch_end_calls(b, KEYSPACE_LOST);
+                batch_end_calls(b, KEYSPACE_UNAVAILABLE);
                 batch_free(b);
-                keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "the datastore has no keyspace of this incarnation");
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 break;
         case -ENOSPC:
                 ks->batch = NULL;

@@ -155,6 +155,7 @@ static void on_prune(struct loop_timer *timer) {
         struct compaction *c = &ks->compaction;
 
         prune(ks, PRUNE_SLICE);
+        memory_set(ks->memory, keyspace_bytes(ks), false);
         if (c->pruning) {
                 loop_timer_set(ks->loop, &c->timer, loop_now_ns(ks->loop) + 1);
                 return;

@@ -88,8 +88,13 @@ static void node_free(struct index *index, struct index_node *node) {
         free(node);
 }
 
+/* With what malloc adds. */
+static size_t entry_bytes(size_t key_size) {
+        return (sizeof(struct key_entry) + key_size + 8 + 15) / 16 * 16;
+}
+
 static void entry_free(struct index *index, struct key_entry *e) {
-        index->bytes -= sizeof(*e) + e->key_size;
+        index->bytes -= entry_bytes(e->key_size);
         free(e->older);
         free(e);
 }
@@ -107,6 +112,32 @@ void index_done(struct index *index) {
         if (index->root)
                 node_done(index, index->root);
         *index = (struct index){};
+}
+
+/* What is left of n. */
+static size_t node_done_some(struct index *index, struct index_node *node, size_t n) {
+        while (node->n && n) {
+                if (node->is_leaf) {
+                        entry_free(index, node->first[--node->n]);
+                        n--;
+                        continue;
+                }
+                n = node_done_some(index, inner(node)->child[node->n - 1], n);
+                if (inner(node)->child[node->n - 1]->n == 0)
+                        node_free(index, inner(node)->child[--node->n]);
+        }
+        return n;
+}
+
+bool index_done_some(struct index *index, size_t n) {
+        if (index->root) {
+                (void)node_done_some(index, index->root, n);
+                if (index->root->n)
+                        return false;
+                node_free(index, index->root);
+        }
+        *index = (struct index){};
+        return true;
 }
 
 /* How many of first[] are before key (or, with equal, not behind it). */
@@ -237,7 +268,7 @@ struct key_entry *index_get(struct index *index, struct bytes key) {
         e->key_size = (uint32_t)key.size;
         if (key.size)
                 memcpy(e->key, key.data, key.size);
-        index->bytes += sizeof(*e) + key.size;
+        index->bytes += entry_bytes(key.size);
         index->n_entries++;
 
         if (!index->root)

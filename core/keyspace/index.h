@@ -56,6 +56,8 @@ struct index {
 };
 
 void index_done(struct index *index);
+/* The same in steps: frees about n entries, from the end; true: it is empty. Until then it is good for nothing else. */
+bool index_done_some(struct index *index, size_t n);
 struct key_entry *index_find(const struct index *index, struct bytes key);
 /* The entry is made if there is none. */
 struct key_entry *index_get(struct index *index, struct bytes key);

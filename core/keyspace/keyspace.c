@@ -12,6 +12,28 @@
 
 #define JOB_PATIENCE_NS (30 * NSEC_PER_SEC)
 
+const struct keyspace_limits keyspace_default_limits = {
+        .request_bytes = (size_t)1536 * 1024,
+        .txn_operations = 128,
+        .txn_nesting = 48,
+        .watches = 200000,
+        .stream_watches = 100000,
+        .watch_bytes = (size_t)1024 * 1024,
+        .leases = 100000,
+};
+
+static void fill_limits(struct keyspace_limits *l) {
+        const struct keyspace_limits *d = &keyspace_default_limits;
+
+        l->request_bytes = l->request_bytes ? l->request_bytes : d->request_bytes;
+        l->txn_operations = l->txn_operations ? l->txn_operations : d->txn_operations;
+        l->txn_nesting = l->txn_nesting ? l->txn_nesting : d->txn_nesting;
+        l->watches = l->watches ? l->watches : d->watches;
+        l->stream_watches = l->stream_watches ? l->stream_watches : d->stream_watches;
+        l->watch_bytes = l->watch_bytes ? l->watch_bytes : d->watch_bytes;
+        l->leases = l->leases ? l->leases : d->leases;
+}
+
 uint64_t keyspace_job_deadline(uint64_t deadline_ns) {
         uint64_t most = clock_now_ns() + JOB_PATIENCE_NS;
 
@@ -44,6 +66,23 @@ void keyspace_job_ended(struct keyspace *ks) {
 
 /* ---- condition */
 
+/* Nobody is served any more. A keyspace that was dropped is gone for its clients, not corrupt. */
+static void end_all(struct keyspace *ks, enum keyspace_result result) {
+        ks->open = false;
+        call_list_end(&ks->opening, result);
+        call_list_end(&ks->queue, result);
+        call_list_end(&ks->fetching, result);
+        call_list_end(&ks->ranging, result);
+        call_list_end(&ks->hashing, result);
+        call_list_end(&ks->compaction.held, result);
+        call_list_end(&ks->compaction.physical, result);
+        commit_give_up(ks, result);
+        call_list_end(&ks->barrier.waiting, result);
+        call_list_end(&ks->barrier.asked, result);
+        call_list_end(&ks->barrier.loading, result);
+        watch_end_all(ks, result);
+}
+
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...) {
         struct log_context context = {.tenant = ks->name, .datastore = datastore_name(ks->datastore)};
         enum keyspace_condition before = ks->condition;
@@ -67,24 +106,15 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
         else if (condition == KEYSPACE_HISTORY_LOST)
                 log_at(LOG_LEVEL_ERROR, &context, "keyspace is stopped, its history was lost: %s",
                         reason ? reason : "");
+        else if (condition == KEYSPACE_DROPPED)
+                log_at(LOG_LEVEL_NOTICE, &context, "keyspace is stopped: %s", reason ? reason : "");
+        else if (condition == KEYSPACE_NO_MEMORY)
+                log_at(LOG_LEVEL_ERROR, &context, "keyspace is refused: %s", reason ? reason : "");
         else if (condition == KEYSPACE_SERVING && before != KEYSPACE_SERVING)
                 log_at(LOG_LEVEL_INFO, &context, "keyspace is open at revision %lld, %zu keys", (long long)ks->revision,
                         ks->index.n_alive);
-        if (condition == KEYSPACE_HISTORY_LOST) {
-                ks->open = false;
-                call_list_end(&ks->opening, KEYSPACE_LOST);
-                call_list_end(&ks->queue, KEYSPACE_LOST);
-                call_list_end(&ks->fetching, KEYSPACE_LOST);
-                call_list_end(&ks->ranging, KEYSPACE_LOST);
-                call_list_end(&ks->hashing, KEYSPACE_LOST);
-                call_list_end(&ks->compaction.held, KEYSPACE_LOST);
-                call_list_end(&ks->compaction.physical, KEYSPACE_LOST);
-                commit_give_up(ks, KEYSPACE_LOST);
-                call_list_end(&ks->barrier.waiting, KEYSPACE_LOST);
-                call_list_end(&ks->barrier.asked, KEYSPACE_LOST);
-                call_list_end(&ks->barrier.loading, KEYSPACE_LOST);
-                watch_end_all(ks, KEYSPACE_LOST);
-        }
+        if (keyspace_is_over(ks))
+                end_all(ks, keyspace_over_result(ks));
         if (ks->config.on_condition)
                 ks->config.on_condition(ks->config.userdata);
 }
@@ -100,10 +130,9 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                 .n_versions = ks->n_versions,
                 .bytes_live = ks->bytes_live,
                 .bytes_log = ks->bytes_log,
-                .bytes_memory = ks->index.bytes + ks->n_versions * sizeof(struct key_version) +
-                        ks->history.capacity * sizeof(struct history_item),
+                .bytes_memory = keyspace_bytes(ks),
                 .n_watchers = ks->hub.n_watchers,
-                .n_leases = HASH_COUNT(ks->leases.table),
+                .n_leases = ks->past.n_leases ? ks->past.n_leases : HASH_COUNT(ks->leases.table),
                 .n_alarms = ks->alarms.n,
         };
 }
@@ -130,6 +159,10 @@ uint64_t keyspace_member_id(const struct keyspace *ks) {
 
 uint64_t keyspace_progress_notify_ns(const struct keyspace *ks) {
         return ks->config.progress_notify_ns;
+}
+
+const struct keyspace_limits *keyspace_limits(const struct keyspace *ks) {
+        return &ks->config.limits;
 }
 
 uint64_t keyspace_quota(const struct keyspace *ks) {
@@ -177,6 +210,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
                 return -ENOMEM;
         ks->config = *config;
         ks->config.name = ks->name;
+        fill_limits(&ks->config.limits);
         memcpy(ks->incarnation, config->incarnation, sizeof(ks->incarnation));
         memcpy(ks->daemon, config->daemon, sizeof(ks->daemon));
         memcpy(halves, ks->incarnation, sizeof(halves));
@@ -188,7 +222,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         ks->limits = ks->driver->limits;
         ks->exclusive = ks->driver->capabilities & STOKE_EXCLUSIVE;
         ks->loop = config->loop;
-        ks->condition = KEYSPACE_CLOSED;
+        ks->condition = config->quarantined ? KEYSPACE_QUARANTINED : KEYSPACE_CLOSED;
         ks->next_batch = 1;
         ks->close_task.run = on_close;
         calls_init(ks);
@@ -196,6 +230,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         TAILQ_INIT(&ks->leases.expired);
         TAILQ_INIT(&ks->hub.watchers);
         values_init(&ks->values, config->cache);
+        idle_init(ks);
 
         if (metric_label(&labels, "tenant", ks->name) < 0 || buf_append(&labels, "", 1) < 0)
                 return -ENOMEM;
@@ -203,6 +238,9 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         ks->m_records = metric_counter("stokehold_commit_records_total", "Records committed", (char *)labels.data);
         ks->m_seconds = metric_histogram("stokehold_commit_seconds", "From a batch's sending to its outcome",
                 (char *)labels.data, metric_seconds_bounds, metric_seconds_n_bounds);
+
+        ks->m_refused = metric_counter(
+                "stokehold_memory_refused_total", "Openings refused for want of memory", (char *)labels.data);
 
         *ret = steal(ks);
         return 0;
@@ -223,6 +261,7 @@ void keyspace_free(struct keyspace *ks) {
         watch_done(ks);
         compaction_done(ks);
         auto_compaction_stop(ks);
+        idle_done(ks);
         keyspace_forget(ks);
         values_done(&ks->values);
         free_endpoints(ks);
@@ -244,7 +283,24 @@ static void release_on_done(struct datastore_job *job) {
         struct keyspace *ks = container_of(job, struct keyspace, release_job);
 
         keyspace_job_ended(ks);
-        keyspace_check_closed(ks);
+        ks->releasing = ks->acquired = false;
+        if (ks->closing)
+                keyspace_check_closed(ks);
+        else
+                idle_on_released(ks);
+}
+
+void keyspace_release(struct keyspace *ks) {
+        ks->releasing = true;
+        ks->release_name = keyspace_stoke(ks);
+        ks->release_job = (struct datastore_job){
+                .class = JOB_READ,
+                .keyspace = &ks->release_name,
+                .deadline_ns = UINT64_MAX,
+                .run = release_run,
+                .done = release_on_done,
+        };
+        keyspace_submit(ks, &ks->release_job);
 }
 
 /* Deferred, so that closed() is never called from within keyspace_close(). */
@@ -265,17 +321,8 @@ static void on_close(struct loop_task *task) {
         while (ks->late.n)
                 ks->late_task.run(&ks->late_task);
         watch_end_all(ks, KEYSPACE_STOPPED);
-        if (ks->acquired && !ks->released) {
-                ks->released = true;
-                ks->release_name = keyspace_stoke(ks);
-                ks->release_job = (struct datastore_job){
-                        .class = JOB_READ,
-                        .keyspace = &ks->release_name,
-                        .deadline_ns = UINT64_MAX,
-                        .run = release_run,
-                        .done = release_on_done,
-                };
-                keyspace_submit(ks, &ks->release_job);
+        if (ks->acquired && !ks->releasing) {
+                keyspace_release(ks);
                 return;
         }
         ks->closed = NULL;
@@ -301,6 +348,8 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         loop_timer_clear(&ks->follow);
         loop_timer_clear(&ks->pause_timer);
         auto_compaction_stop(ks);
+        idle_stop(ks);
+        load_on_closing(ks);
         call_list_end(&ks->opening, KEYSPACE_STOPPED);
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);

@@ -6,11 +6,12 @@
  * (but for keyspace_free and the cancel functions, which call nothing back).
  *
  * The keyspace opens itself at the first call: takes the log (exclusive drivers), loads it, builds the index. Calls that come before wait, up
- * to their deadlines.
+ * to their deadlines. When it has not been used for a time it closes itself, until the next call.
  *
  * The rooms behind this header: index.c (ordered keys with their versions), values.c (bounded cache), history.c (what
  * happened since compaction), txn.c (evaluates), commit.c (queue, batches, outcomes), barrier.c (linearizable reads), range.c,
- * watch.c, lease.c, alarm.c, hash.c, compact.c, load.c (opening, catching up, rebuilding).
+ * watch.c, lease.c, alarm.c, hash.c, compact.c, load.c (opening, catching up, rebuilding), idle.c (closing what nobody uses), memory.c (the
+ * budget of all keyspaces).
  */
 
 #include <stokehold/driver.h>
@@ -23,6 +24,7 @@
 
 struct keyspace;
 struct value_cache;
+struct memory;
 struct batch;
 struct fetch;
 struct call_list;
@@ -51,6 +53,18 @@ struct keyspace_known {
         int64_t revision;
 };
 
+/* What one tenant's clients may do. Only carried, but for leases. Zero: the default. */
+struct keyspace_limits {
+        size_t request_bytes;    /* of a write; 1.5 MiB, as etcd's --max-request-bytes */
+        unsigned txn_operations; /* 128, as etcd's --max-txn-ops */
+        unsigned txn_nesting;    /* transactions within transactions; 48, and no more than that */
+        size_t watches;          /* 200,000 */
+        size_t stream_watches;   /* of one stream; 100,000 */
+        size_t watch_bytes;      /* queued for a slow client of one stream, before its watches wait for it; 1 MiB */
+        size_t leases;           /* 100,000 */
+};
+extern const struct keyspace_limits keyspace_default_limits;
+
 struct keyspace_config {
         const char *name; /* the tenant's, copied */
         uint8_t incarnation[16];
@@ -58,16 +72,22 @@ struct keyspace_config {
         struct datastore *datastore; /* borrowed */
         struct loop *loop;           /* borrowed */
         struct value_cache *cache;   /* borrowed, the shard's */
+        struct memory *memory;       /* borrowed: keyspace/memory.h; NULL: no budget */
         uint64_t quota_bytes;        /* 0: none */
         uint64_t auto_compact_ns;    /* history kept by automatic compaction; 0: off */
+        uint64_t idle_close_ns;      /* without clients for so long it is closed, until the next call; 0: never */
         uint64_t
                 progress_notify_ns; /* how often idle watches are told where they are, if they asked for it; 0: never. Only carried */
-        uint64_t slow_commit_ns;     /* a commit that takes longer is logged; 0: 500 ms */
-        size_t max_queue;            /* calls that wait for a batch; 0: 100,000 */
+        uint64_t slow_commit_ns; /* a commit that takes longer is logged; 0: 500 ms */
+        size_t max_queue;        /* calls that wait for a batch; 0: 100,000 */
+        struct keyspace_limits limits;
         struct keyspace_known known; /* a log that contradicts it is KEYSPACE_HISTORY_LOST */
         /* Not all zero: the log is taken as it is, whatever is known, and continued above this revision and its own, once for this id. */
         uint8_t recovery[16];
         int64_t recover_above;
+        bool quarantined; /* it is not opened, whoever asks */
+        /* Set while the log is read from its beginning; borrowed; may be NULL. */
+        _Atomic uint32_t *opening;
         /* The keyspace's condition has changed: see keyspace_condition(). May be NULL. */
         void (*on_condition)(void *userdata);
         void *userdata;
@@ -85,11 +105,14 @@ DEFINE_FREEP(keyspace)
 void keyspace_first_record(const uint8_t daemon[16], struct stoke_record *ret);
 
 enum keyspace_condition {
-        KEYSPACE_CLOSED, /* not opened yet */
+        KEYSPACE_CLOSED, /* not opened yet, or closed after idling */
         KEYSPACE_OPENING,
         KEYSPACE_SERVING,
         KEYSPACE_UNREACHABLE,  /* opening failed, or the last commit or barrier did; tried again */
         KEYSPACE_HISTORY_LOST, /* the log is not the one that was known */
+        KEYSPACE_DROPPED,      /* the datastore has no keyspace of this incarnation (any more) */
+        KEYSPACE_NO_MEMORY,    /* opening was refused: it does not fit into memory; a later call tries again */
+        KEYSPACE_QUARANTINED,  /* it is not opened, since the daemon has crashed with it */
 };
 struct keyspace_status {
         enum keyspace_condition condition;
@@ -101,7 +124,7 @@ struct keyspace_status {
         uint64_t n_versions;   /* in the index */
         uint64_t bytes_live;   /* keys and values of living keys: etcd's dbSizeInUse */
         uint64_t bytes_log;    /* keys and values of all records not yet deleted: etcd's dbSize */
-        uint64_t bytes_memory; /* index and history, without cached values */
+        uint64_t bytes_memory; /* index, history and leases, without cached values */
         uint64_t n_watchers;
         uint64_t n_leases;
         uint64_t n_alarms; /* that stand */
@@ -115,6 +138,7 @@ struct loop *keyspace_loop(const struct keyspace *ks);
 uint64_t keyspace_cluster_id(const struct keyspace *ks);
 uint64_t keyspace_member_id(const struct keyspace *ks);
 uint64_t keyspace_quota(const struct keyspace *ks);
+const struct keyspace_limits *keyspace_limits(const struct keyspace *ks);
 uint64_t keyspace_progress_notify_ns(const struct keyspace *ks);
 /* Where clients reach it, as URLs: only carried, for MemberList. Copied; 0, -ENOMEM. */
 int keyspace_set_endpoints(struct keyspace *ks, const char *const *urls, size_t n_urls);
@@ -142,8 +166,9 @@ struct keyspace_call {
                 size_t slot;                                /* there */
                 uint64_t arrived_ns;
                 enum keyspace_result result;
-                bool fresh;  /* the index holds all that was acknowledged before the call */
-                bool reread; /* a value was not in the datastore: the log was caught up with once for that */
+                bool fresh;    /* the index holds all that was acknowledged before the call */
+                bool reread;   /* a value was not in the datastore: the log was caught up with once for that */
+                bool internal; /* the keyspace's own: nobody uses it for that */
         } own;
 };
 /* done will not be called; a write that is under way may still happen. Harmless after done. */
@@ -380,7 +405,8 @@ DEFINE_FREEP(watcher)
 
 /* ---- the shard's cache of values, shared by its keyspaces */
 
-struct value_cache *value_cache_new(size_t max_bytes);
+/* memory: the budget that it shares, told on loop; both NULL: none. */
+struct value_cache *value_cache_new(size_t max_bytes, struct memory *memory, struct loop *loop);
 /* After the last keyspace. */
 void value_cache_free(struct value_cache *cache);
 DEFINE_FREEP(value_cache)

@@ -38,6 +38,7 @@ void lease_attach(struct keyspace *ks, struct key_entry *entry, int64_t id) {
         item->lease = l;
         entry->lease_item = item;
         HASH_ADD_PTR(l->items, entry, item);
+        ks->leases.n_items++;
 }
 
 void lease_detach(struct key_entry *entry) {
@@ -46,6 +47,7 @@ void lease_detach(struct key_entry *entry) {
         if (!item)
                 return;
         HASH_DEL(item->lease->items, item);
+        item->lease->ks->leases.n_items--;
         free(item);
         entry->lease_item = NULL;
 }
@@ -70,6 +72,25 @@ void leases_done(struct keyspace *ks) {
         loop_timer_clear(&ks->leases.retry);
 }
 
+bool leases_drop_some(struct keyspace *ks, size_t n) {
+        struct lease_item *item, *next;
+        struct lease *l, *tmp;
+
+        HASH_ITER(hh, ks->leases.table, l, tmp) {
+                HASH_ITER(hh, l->items, item, next) {
+                        if (n == 0)
+                                return false;
+                        n--;
+                        lease_detach(item->entry);
+                }
+                if (n == 0)
+                        return false;
+                n--;
+                lease_free(ks, l);
+        }
+        return true;
+}
+
 static void on_expired(struct loop_timer *timer) {
         struct lease *l = container_of(timer, struct lease, timer);
 
@@ -79,21 +100,29 @@ static void on_expired(struct loop_timer *timer) {
         expire_some(l->ks);
 }
 
-static void lease_renew(struct keyspace *ks, struct lease *l) {
-        uint64_t now = clock_now_ns(), ttl_ns = (uint64_t)l->ttl * NSEC_PER_SEC;
-
+static void lease_count(struct keyspace *ks, struct lease *l, uint64_t expires_ns) {
         if (l->expiring)
                 TAILQ_REMOVE(&ks->leases.expired, l, link);
         l->expiring = false;
-        l->expires_ns = now + ttl_ns;
+        l->expires_ns = expires_ns;
         loop_timer_set(ks->loop, &l->timer, l->expires_ns);
+}
+
+static void lease_renew(struct keyspace *ks, struct lease *l) {
+        lease_count(ks, l, clock_now_ns() + (uint64_t)l->ttl * NSEC_PER_SEC);
 }
 
 void leases_restart(struct keyspace *ks) {
         struct lease *l, *next;
 
-        HASH_ITER(hh, ks->leases.table, l, next)
-                lease_renew(ks, l);
+        HASH_ITER(hh, ks->leases.table, l, next) {
+                uint64_t expires_ns = past_lease_expires(ks, l);
+
+                if (expires_ns)
+                        lease_count(ks, l, expires_ns);
+                else
+                        lease_renew(ks, l);
+        }
 }
 
 void lease_apply(struct keyspace *ks, const struct stoke_record *r) {
@@ -106,15 +135,17 @@ void lease_apply(struct keyspace *ks, const struct stoke_record *r) {
                 l = new0(struct lease);
                 l->id = r->lease;
                 l->ttl = min_of(max_of(r->version, INT64_C(1)), MAX_TTL);
-                l->seq = r->seq;
+                l->seq = l->renewed_seq = r->seq;
                 l->ks = ks;
                 l->timer.on_time = on_expired;
                 HASH_ADD(hh, ks->leases.table, id, sizeof(l->id), l);
                 lease_renew(ks, l);
                 break;
         case RECORD_KEEPALIVE:
-                if (l)
+                if (l) {
+                        l->renewed_seq = r->seq;
                         lease_renew(ks, l);
+                }
                 compaction_add(ks, r->seq, false);
                 break;
         default: /* ended */
@@ -261,10 +292,11 @@ static void on_expire_done(struct keyspace_call *call, enum keyspace_result resu
 }
 
 static void expire_some(struct keyspace *ks) {
-        if (ks->leases.calling || TAILQ_EMPTY(&ks->leases.expired) || ks->closing)
+        if (ks->leases.calling || TAILQ_EMPTY(&ks->leases.expired) || ks->closing || !ks->open)
                 return;
         ks->leases.calling = true;
-        ks->leases.call = (struct keyspace_call){.done = on_expire_done, .deadline_ns = UINT64_MAX};
+        ks->leases.call =
+                (struct keyspace_call){.done = on_expire_done, .deadline_ns = UINT64_MAX, .own.internal = true};
         keyspace_queue(ks, &ks->leases.call, evaluate_expiry);
 }
 
@@ -282,6 +314,16 @@ static int64_t choose_id(const struct batch *b) {
         return id;
 }
 
+/* With those that the batch has granted so far. */
+static size_t n_leases(const struct batch *b) {
+        size_t n = HASH_COUNT(b->ks->leases.table);
+
+        if (n + b->n_records >= b->ks->config.limits.leases)
+                for (size_t i = 0; i < b->n_records; i++)
+                        n += b->records[i].kind == RECORD_LEASE;
+        return n;
+}
+
 static int evaluate_grant(struct keyspace_call *call, struct batch *b) {
         struct lease_call *c = container_of(call, struct lease_call, call);
 
@@ -289,7 +331,9 @@ static int evaluate_grant(struct keyspace_call *call, struct batch *b) {
         call->own.result = alarm_check_grant(b);
         if (call->own.result != KEYSPACE_OK)
                 return EVALUATED;
-        if (c->ttl > MAX_TTL)
+        if (n_leases(b) >= b->ks->config.limits.leases)
+                call->own.result = KEYSPACE_TOO_MANY_REQUESTS;
+        else if (c->ttl > MAX_TTL)
                 call->own.result = KEYSPACE_LEASE_TTL_TOO_LARGE;
         else if (c->id && batch_has_lease(b, c->id))
                 call->own.result = KEYSPACE_LEASE_EXISTS;

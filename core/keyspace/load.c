@@ -7,6 +7,9 @@
  * when the driver is done. The first load, which nobody sees before it is complete, is applied as it comes, and thrown away if it
  * fails: the worker waits when it is PIECES_AHEAD ahead, so that opening takes hardly more memory than the index will.
  *
+ * An index that grows while it is loaded grows into the budget of memory: where that is used up the load waits, whether others can be
+ * closed for it, and is given up if not. What is kept until the driver is done counts as well.
+ *
  * A load's position is the applied end, so none is begun while an append is under way: its records would be applied twice.
  */
 
@@ -15,6 +18,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "base/owner.h"
 #include "keyspace/commit.h"
 
 #define APPLY_SLICE 256 /* records */
@@ -64,10 +68,21 @@ static void on_follow(struct loop_timer *timer) {
                 ks->follow_call = (struct keyspace_call){
                         .done = on_followed,
                         .deadline_ns = loop_now_ns(ks->loop) + 10 * NSEC_PER_SEC,
+                        .own.internal = true,
                 };
                 keyspace_barrier(ks, &ks->follow_call);
         }
         follow_again(ks);
+}
+
+static void lose(struct keyspace *ks, const char *reason) {
+        ks->head = HEAD_IDLE;
+        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
+}
+
+static void mark_opening(struct keyspace *ks, bool opening) {
+        if (ks->config.opening)
+                atomic_store_explicit(ks->config.opening, opening, memory_order_relaxed);
 }
 
 void load_opened(struct keyspace *ks) {
@@ -78,17 +93,13 @@ void load_opened(struct keyspace *ks) {
         }
         ks->open = true;
         leases_restart(ks);
+        idle_on_open(ks);
         auto_compaction_start(ks);
         ks->n_failed_opens = 0;
         keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
         ks->head = HEAD_IDLE;
         keyspace_on_open(ks);
         commit_on_loaded(ks);
-}
-
-static void lose(struct keyspace *ks, const char *reason) {
-        ks->head = HEAD_IDLE;
-        keyspace_set_condition(ks, KEYSPACE_HISTORY_LOST, "%s", reason);
 }
 
 /* Each record of the tail must be the next one. */
@@ -125,6 +136,7 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 }
                 if (!in_order(ks, l, r))
                         return false;
+                /* The last one that was known before the keyspace was closed, if it was not compacted away. */
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
                         ks->foreign = true;
                         ks->n_alone = ks->n_quiet = 0;
@@ -240,8 +252,15 @@ static void conclude(struct keyspace *ks, struct load *l) {
                 keyspace_check_closed(ks);
                 return;
         }
-        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0))
+        if (l->refused) {
+                load_free(steal(ks->load));
+                idle_refuse(ks, keyspace_bytes(ks));
+                return;
+        }
+        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0)) {
                 keyspace_forget(ks);
+                memory_set(ks->memory, 0, true);
+        }
         if (l->broken || l->damage[0]) {
                 reason = strdup(l->broken ? l->broken : l->damage);
                 load_free(steal(ks->load));
@@ -273,11 +292,23 @@ static void on_slice(struct loop_task *task) {
         struct load *l = container_of(task, struct load, slice);
         struct keyspace *ks = l->ks;
 
-        if (ks->closing || l->broken)
+        if (l->waits && !ks->closing)
+                return;
+        if (ks->closing || l->broken || l->refused)
                 load_stop(l);
         else if (!apply_some(ks, l, APPLY_SLICE)) {
-                l->broken = "the log's records are not in order";
+                if (!l->broken)
+                        l->broken = "the log's records are not in order";
                 load_stop(l);
+        }
+        if (l->as_it_comes) {
+                memory_set(ks->memory, keyspace_bytes(ks), false);
+                if (!l->refused && !l->broken && !ks->closing && !memory_fits(ks->memory)) {
+                        l->waits = true;
+                        memory_wait(ks->memory,
+                                keyspace_bytes(ks) < ks->idle.needs && ks->idle.needs > memory_most(ks->config.memory));
+                        return;
+                }
         }
         if (l->pieces.first)
                 loop_slice(ks->loop, &l->slice);
@@ -304,7 +335,9 @@ static void on_loaded(struct datastore_job *job) {
         l->job_done = true;
         if (l->acquired)
                 ks->acquired = true;
+        mark_opening(ks, false);
         if (job->result != 0 || l->damage[0] || ks->closing) {
+                l->waits = false;
                 load_stop(l);
                 conclude(ks, l);
                 return;
@@ -315,6 +348,23 @@ static void on_loaded(struct datastore_job *job) {
                 rebuild(ks);
         } else
                 on_slice(&l->slice);
+}
+
+void load_on_room(struct keyspace *ks, bool granted) {
+        struct load *l = ks->load;
+
+        if (!l || !l->waits) {
+                memory_done(ks->memory);
+                return;
+        }
+        l->waits = false;
+        l->refused = !granted;
+        loop_slice(ks->loop, &l->slice);
+}
+
+void load_on_closing(struct keyspace *ks) {
+        if (ks->load && ks->load->waits)
+                loop_slice(ks->loop, &ks->load->slice);
 }
 
 static void submit(struct keyspace *ks, bool all) {
@@ -329,6 +379,7 @@ static void submit(struct keyspace *ks, bool all) {
         l->as_it_comes = all && !ks->open;
         l->slice.run = on_slice;
         l->task.run = on_handed;
+        l->task.owner = owner_get(); /* it is posted by the worker */
         l->job = (struct datastore_job){
                 .class = all ? JOB_BULK : JOB_READ,
                 .keyspace = &l->name,
@@ -336,6 +387,10 @@ static void submit(struct keyspace *ks, bool all) {
                 .run = load_read,
                 .done = on_loaded,
         };
+        if (l->as_it_comes) {
+                mark_opening(ks, true);
+                alarms_done(ks); /* those that were known before it was closed */
+        }
         ks->load = l;
         ks->head = HEAD_LOADING;
         ks->reload = false;
@@ -369,7 +424,8 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
                 return;
         }
         if (result == STOKE_MISSING) {
-                lose(ks, "the datastore has no keyspace of this incarnation");
+                ks->head = HEAD_IDLE;
+                keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
@@ -393,11 +449,13 @@ void load_tail(struct keyspace *ks) {
 }
 
 void load_open(struct keyspace *ks) {
-        if (ks->open || ks->load || ks->closing || ks->condition == KEYSPACE_HISTORY_LOST)
+        if (ks->open || ks->load || ks->closing || keyspace_is_over(ks) || ks->condition == KEYSPACE_QUARANTINED)
                 return;
+        if (ks->idle.phase != IDLE_NOT)
+                return; /* it is being closed, and opened afterwards */
         if (ks->reopen.position)
                 return; /* it failed a moment ago */
-        if (ks->condition == KEYSPACE_CLOSED)
+        if (ks->condition == KEYSPACE_CLOSED || ks->condition == KEYSPACE_NO_MEMORY)
                 keyspace_set_condition(ks, KEYSPACE_OPENING, "%s", "");
         submit(ks, true);
 }

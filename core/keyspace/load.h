@@ -39,6 +39,8 @@ struct load {
         uint64_t end_at_start; /* a mark beyond it: begun again */
         bool again, acquired;
         char damage[160];
+        size_t n_bytes; /* kept until the driver is done */
+        bool no_room;   /* for them */
 
         /* Both's. */
         pthread_mutex_t mutex;
@@ -55,7 +57,8 @@ struct load {
         uint8_t last_kind;         /* of the record applied last */
         int64_t last_revision;
         bool job_done;
-        const char *broken; /* why it is not the keyspace's log */
+        bool waits, refused; /* for memory; it did not come */
+        const char *broken;  /* why it is not the keyspace's log */
         struct loop_task slice;
 };
 

@@ -170,6 +170,18 @@ static struct piece *piece_for(struct load *l) {
         return p;
 }
 
+/* Counts what is kept until the driver is done; false: with that there would be more than there is room for. */
+static bool keeps(struct load *l, size_t bytes) {
+        struct memory_figures f;
+
+        l->n_bytes += bytes;
+        if (l->n_bytes / MEMORY_STEP == (l->n_bytes - bytes) / MEMORY_STEP)
+                return true;
+        memory_get_figures(l->ks->config.memory, &f);
+        l->no_room = f.max_bytes && f.state_bytes + l->n_bytes > f.max_bytes;
+        return !l->no_room;
+}
+
 static int visit_record(void *userdata, const struct stoke_record *record) {
         struct load *l = userdata;
         struct stoke_record *r;
@@ -207,6 +219,8 @@ static int visit_record(void *userdata, const struct stoke_record *record) {
         }
         r->value = NULL;
         p->n++;
+        if (!l->as_it_comes && !keeps(l, sizeof(*r) + r->key_size + (p->blobs[p->n - 1] ? r->value_size : 0)))
+                return 1;
         return p->n == PIECE_RECORDS || p->arena.total >= PIECE_BYTES ? hand_over(l) : 0;
 }
 
@@ -218,6 +232,7 @@ static void begin_again(struct load *l) {
         l->restart = true;
         l->again = false;
         l->end_at_start = 0;
+        l->n_bytes = 0;
 }
 
 int load_read(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
@@ -250,6 +265,11 @@ int load_read(struct datastore_job *job, struct stoke_session *session, struct s
                 r = driver->load(session, &l->name, &l->after, l->with_values, call, visit_record, l, &l->end);
                 if (r == 0)
                         r = hand_over(l);
+                if (l->no_room) {
+                        (void)snprintf(call->reason, call->reason_size,
+                                "no memory for what others have appended (setting: memory)");
+                        return -EAGAIN;
+                }
                 if (r != STOKE_STOPPED || !l->again)
                         return r;
         }

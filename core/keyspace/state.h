@@ -14,6 +14,7 @@
 #include "keyspace/history.h"
 #include "keyspace/index.h"
 #include "keyspace/keyspace.h"
+#include "keyspace/memory.h"
 #include "keyspace/record.h"
 #include "keyspace/values.h"
 
@@ -53,6 +54,7 @@ struct lease {
         int64_t ttl;              /* seconds */
         uint64_t expires_ns;      /* from when this daemon learnt of it, or of its last keep-alive */
         uint64_t seq;             /* of its record */
+        uint64_t renewed_seq;     /* of the record that it counts from */
         struct lease_item *items; /* owned, uthash by entry: the keys attached to it */
         struct loop_timer timer;
         struct keyspace *ks;
@@ -66,6 +68,7 @@ struct lease_item {
 };
 struct leases {
         struct lease *table; /* owned, uthash by id */
+        size_t n_items;      /* of all leases */
         TAILQ_HEAD(, lease) expired;
         struct keyspace_call call; /* the one that ends what has expired */
         bool calling;
@@ -114,6 +117,28 @@ struct auto_compaction {
         int64_t compacted; /* as seen at the last sample */
         struct compact_call call;
         bool calling;
+        uint64_t stopped_ns;      /* the keyspace was closed then, ... */
+        int64_t stopped_revision; /* ... at this revision; 0: never */
+};
+
+/* idle.c: closing what nobody uses, and refusing what does not fit. */
+struct idleness {
+        struct loop_timer timer; /* open: looks whether it is idle; closed: opens it for a lease */
+        struct loop_task slice;  /* of taking down */
+        enum { IDLE_NOT, IDLE_EMPTYING, IDLE_RELEASING } phase;
+        unsigned n_refused;        /* openings in a row */
+        uint64_t refused_until_ns; /* who comes before is refused too */
+        size_t needs;              /* bytes of memory, at least; 0: not known */
+};
+/* What a keyspace that was closed while idle knows of its leases; of its log, config.known says what it was. */
+struct past_lease {
+        int64_t id;
+        uint64_t expires_ns;
+};
+struct past {
+        struct past_lease *leases; /* owned, by id; only while it is closed */
+        size_t n_leases;
+        uint64_t expires_ns; /* the first of them */
 };
 
 struct watch_hub {
@@ -147,7 +172,10 @@ struct keyspace {
         enum keyspace_condition condition;
         char *reason; /* owned, or NULL */
         bool open;    /* the index is the log's; a reachable datastore is `condition` */
-        bool acquired, closing, released;
+        bool acquired, closing, releasing;
+        struct memory_user *memory; /* owned: its part of the budget, and when it was used last */
+        struct idleness idle;
+        struct past past;
         size_t n_jobs; /* at the datastore */
         void (*closed)(void *userdata);
         void *closed_userdata;
@@ -208,7 +236,7 @@ struct keyspace {
         /* The longest slices so far, in the units and bytes that bound them. */
         size_t slice_units, slice_bytes;
 
-        struct metric *m_commits, *m_records, *m_seconds;
+        struct metric *m_commits, *m_records, *m_seconds, *m_refused;
 };
 
 /* ---- calls and lists (call.c) */
@@ -233,6 +261,13 @@ void keyspace_call_end_later(struct keyspace_call *call, enum keyspace_result re
 /* Ends those whose deadline is over, with KEYSPACE_TIMEOUT, or that have waited for longer than etcd would, with KEYSPACE_UNAVAILABLE
  * (patient: they may wait for as long as it takes). */
 void call_list_age(struct keyspace *ks, struct call_list *list, bool patient);
+/* Lost or dropped: for good, as far as this structure goes. */
+static inline bool keyspace_is_over(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST || ks->condition == KEYSPACE_DROPPED;
+}
+static inline enum keyspace_result keyspace_over_result(const struct keyspace *ks) {
+        return ks->condition == KEYSPACE_HISTORY_LOST ? KEYSPACE_LOST : KEYSPACE_UNAVAILABLE;
+}
 void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition condition, const char *format, ...)
         printf_like(3, 4);
 /* The index is the log's: calls and watches that waited go on. */
@@ -250,6 +285,29 @@ void keyspace_job_ended(struct keyspace *ks);
 void keyspace_check_closed(struct keyspace *ks);
 /* A job's deadline from a call's: at most 30 s from now. */
 uint64_t keyspace_job_deadline(uint64_t deadline_ns);
+
+/* Gives the log back to the datastore (exclusive drivers); ends in idle_on_released(), or in closing. */
+void keyspace_release(struct keyspace *ks);
+/* Of memory: what it has in index, history and leases. */
+size_t keyspace_bytes(const struct keyspace *ks);
+
+/* ---- idle.c */
+
+void idle_init(struct keyspace *ks);
+void idle_done(struct keyspace *ks);
+/* The keyspace is open; after leases_restart(). */
+void idle_on_open(struct keyspace *ks);
+void idle_on_released(struct keyspace *ks);
+/* It is closed for good. */
+void idle_stop(struct keyspace *ks);
+/* Ends an opening that found no room; bytes: that it had come to. */
+void idle_refuse(struct keyspace *ks, size_t bytes);
+/* Not to be opened for now: who comes gets KEYSPACE_UNAVAILABLE. */
+bool idle_is_refused(const struct keyspace *ks);
+/* Open, with no watch and nothing under way. */
+bool keyspace_is_quiet(const struct keyspace *ks);
+/* When a lease is over that was known before the keyspace was closed, and that nobody has renewed since; 0: count anew. */
+uint64_t past_lease_expires(const struct keyspace *ks, const struct lease *l);
 
 /* ---- the log's head (commit.c, load.c, apply.c) */
 
@@ -280,6 +338,10 @@ void load_opened(struct keyspace *ks);
 void load_again(struct keyspace *ks);
 /* Appends what continues a log that was taken as it is; then load_opened(), or load_again(). */
 void commit_recovery(struct keyspace *ks);
+/* The answer to a load that waits for memory. */
+void load_on_room(struct keyspace *ks, bool granted);
+/* The keyspace is closed for good: one that waits need not any more. */
+void load_on_closing(struct keyspace *ks);
 
 /* barrier.c */
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
@@ -293,7 +355,9 @@ void lease_detach(struct key_entry *entry);
 void lease_apply(struct keyspace *ks, const struct stoke_record *record);
 struct lease *lease_find(struct keyspace *ks, int64_t id);
 void leases_done(struct keyspace *ks);
-/* The keyspace is open: nobody could keep a lease alive before. */
+/* The same in steps of n items; true: all are gone. */
+bool leases_drop_some(struct keyspace *ks, size_t n);
+/* The keyspace is open: nobody could keep a lease alive before, but those known from before it was closed go on. */
 void leases_restart(struct keyspace *ks);
 
 /* alarm.c */

@@ -5,6 +5,10 @@
 
 #include "keyspace/state.h"
 
+/* Values looked at to make room for one, and in a slice. */
+#define SHRINK_STEPS 64
+#define SHRINK_SLICE 1024
+
 struct cached_value {
         UT_hash_handle hh;
         TAILQ_ENTRY(cached_value) link; /* the clock's circle */
@@ -19,13 +23,21 @@ struct value_cache {
         size_t bytes, max_bytes, n_values;
         uint64_t n_hits, n_misses;
         TAILQ_HEAD(, cached_value) clock; /* the hand is at its head */
+        struct memory_cache memory;
+        struct loop_task slice; /* of making room for others */
 };
 
-struct value_cache *value_cache_new(size_t max_bytes) {
+static void on_told(struct loop_task *task);
+static void on_slice(struct loop_task *task);
+
+struct value_cache *value_cache_new(size_t max_bytes, struct memory *memory, struct loop *loop) {
         struct value_cache *c = new0(struct value_cache);
 
         c->max_bytes = max_bytes;
         TAILQ_INIT(&c->clock);
+        c->memory.task.run = on_told;
+        c->slice.run = on_slice;
+        memory_cache_add(memory, loop, &c->memory);
         return c;
 }
 
@@ -33,6 +45,9 @@ void value_cache_free(struct value_cache *c) {
         if (!c)
                 return;
         check(TAILQ_EMPTY(&c->clock));
+        if (c->memory.memory)
+                loop_unslice(c->memory.loop, &c->slice);
+        memory_cache_remove(&c->memory);
         free(c);
 }
 
@@ -59,14 +74,18 @@ static void evict(struct cached_value *v) {
         TAILQ_REMOVE(&c->clock, v, link);
         c->bytes -= cost(v->blob);
         c->n_values--;
+        memory_cache_set(&c->memory, c->bytes);
         blob_unref(v->blob);
         free(v);
 }
 
-static void make_room(struct value_cache *c, size_t bytes) {
+/* Makes room for so many more below the limit, in n steps at most; true: done. */
+static bool shrink(struct value_cache *c, size_t bytes, size_t limit, size_t n) {
         struct cached_value *v;
 
-        while (c->bytes + bytes > c->max_bytes && (v = TAILQ_FIRST(&c->clock))) {
+        while (c->bytes + bytes > limit && (v = TAILQ_FIRST(&c->clock))) {
+                if (n-- == 0)
+                        return false;
                 if (v->used) {
                         v->used = false;
                         TAILQ_REMOVE(&c->clock, v, link);
@@ -74,6 +93,28 @@ static void make_room(struct value_cache *c, size_t bytes) {
                 } else
                         evict(v);
         }
+        return true;
+}
+
+/* What the budget leaves is come down to by and by, the cache's own size at once. */
+static void make_room(struct value_cache *c, size_t bytes) {
+        (void)shrink(c, bytes, memory_cache_most(&c->memory), SHRINK_STEPS);
+        (void)shrink(c, bytes, c->max_bytes, SIZE_MAX);
+}
+
+static void on_slice(struct loop_task *task) {
+        struct value_cache *c = container_of(task, struct value_cache, slice);
+
+        if (!shrink(c, 0, memory_cache_most(&c->memory), SHRINK_SLICE))
+                loop_slice(c->memory.loop, task);
+}
+
+/* Keyspaces need what values have. */
+static void on_told(struct loop_task *task) {
+        struct value_cache *c = container_of(task, struct value_cache, memory.task);
+
+        memory_cache_told(&c->memory);
+        loop_slice(c->memory.loop, &c->slice);
 }
 
 void values_init(struct values *values, struct value_cache *cache) {
@@ -142,7 +183,7 @@ void values_put(struct values *values, uint64_t seq, struct blob *blob) {
         struct value_cache *c = values->cache;
         struct cached_value *v;
 
-        if (cost(blob) > c->max_bytes || find(values, seq))
+        if (cost(blob) > min_of(c->max_bytes, memory_cache_most(&c->memory)) || find(values, seq))
                 return;
         make_room(c, cost(blob));
         v = new0(struct cached_value);
@@ -153,6 +194,7 @@ void values_put(struct values *values, uint64_t seq, struct blob *blob) {
         TAILQ_INSERT_TAIL(&c->clock, v, link);
         c->bytes += cost(blob);
         c->n_values++;
+        memory_cache_set(&c->memory, c->bytes);
 }
 
 void values_drop(struct values *values, uint64_t seq) {
@@ -160,6 +202,17 @@ void values_drop(struct values *values, uint64_t seq) {
 
         if (v)
                 evict(v);
+}
+
+bool values_drop_some(struct values *values, size_t n) {
+        struct cached_value *v, *next;
+
+        HASH_ITER(hh, values->table, v, next) {
+                if (n-- == 0)
+                        return false;
+                evict(v);
+        }
+        return true;
 }
 
 /* One question to the datastore. Its blobs are made on the worker's thread and handed over with the job. */

@@ -34,6 +34,8 @@ void values_unlink(struct key_entry *entry);
 /* Before all entries go. */
 void values_unlink_all(struct values *values);
 void values_drop(struct values *values, uint64_t seq);
+/* Drops about n, whichever they are; true: none is left. */
+bool values_drop_some(struct values *values, size_t n);
 
 /* Values that are to be read; owned by whoever asked, alive until done was called or fetch_cancel() returned. */
 struct fetch {

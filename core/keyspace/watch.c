@@ -303,8 +303,12 @@ static void on_created(struct loop_task *task) {
         struct watch_hub *hub = &ks->hub;
         struct watcher *w;
 
-        if (ks->closing || ks->condition == KEYSPACE_HISTORY_LOST) {
-                watch_end_all(ks, ks->closing ? KEYSPACE_STOPPED : KEYSPACE_LOST);
+        if (ks->closing || keyspace_is_over(ks)) {
+                watch_end_all(ks, ks->closing ? KEYSPACE_STOPPED : keyspace_over_result(ks));
+                return;
+        }
+        if (!ks->open && idle_is_refused(ks)) {
+                watch_end_all(ks, KEYSPACE_UNAVAILABLE);
                 return;
         }
         if (!ks->open) {
@@ -352,6 +356,7 @@ int keyspace_watch(struct keyspace *ks, const struct watcher_config *config, str
         w->config.range = w->range;
         TAILQ_INSERT_TAIL(&ks->hub.watchers, w, link);
         ks->hub.n_watchers++;
+        memory_used(ks->memory, loop_now_ns(ks->loop));
         ks->hub.created_task.run = on_created;
         loop_defer(ks->loop, &ks->hub.created_task);
 
@@ -367,6 +372,7 @@ void watcher_free(struct watcher *w) {
         hub = &w->ks->hub;
         w->freed = true;
         hub->n_watchers--;
+        memory_used(w->ks->memory, loop_now_ns(w->ks->loop)); /* it was, until now */
         if (w->state == WATCHER_SYNCED)
                 hub->stale = true;
         fetch_done(&w->fetch);

@@ -205,6 +205,12 @@ void grpc_server_set_serving(struct grpc_server *s, bool serving) {
         health_changed(s);
 }
 
+void grpc_server_refuse(struct grpc_server *s, enum grpc_code code, const char *message) {
+        s->refusal = message;
+        s->refusal_code = code;
+        grpc_server_set_serving(s, false);
+}
+
 /* The end. */
 
 static void on_drained(struct loop_task *task) {

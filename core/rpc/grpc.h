@@ -114,6 +114,8 @@ int grpc_server_new(const struct grpc_server_config *config, struct grpc_server 
 int grpc_server_add(struct grpc_server *server, const struct grpc_service *service, struct bytes descriptor);
 /* Health as told by grpc.health.v1.Health; true at first. */
 void grpc_server_set_serving(struct grpc_server *server, bool serving);
+/* From now on calls are answered so, unread, unless the server has a method of that name; health says that it is not serving. message: borrowed for ever. */
+void grpc_server_refuse(struct grpc_server *server, enum grpc_code code, const char *message);
 /* Takes over a connected socket (see rpc/listener.h). */
 int grpc_server_accept(struct grpc_server *server, int fd);
 size_t grpc_server_n_connections(const struct grpc_server *server);

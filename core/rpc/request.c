@@ -176,6 +176,10 @@ void call_on_headers_end(struct grpc_call *call) {
         }
         call->method = server_method_find(s, call->path);
         method = call->method->method;
+        if (!method && s->refusal) {
+                call_end(call, s->refusal_code, s->refusal, NULL);
+                return;
+        }
         if (!method) {
                 char *text = server_method_unknown(s, call->path, &call->arena);
 

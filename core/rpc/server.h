@@ -64,6 +64,8 @@ struct grpc_server {
         bool zombie;    /* freed from within an event */
         bool busy;      /* as told to on_busy */
         bool serving;
+        const char *refusal; /* NULL: none */
+        enum grpc_code refusal_code;
         TAILQ_HEAD(, health_watch) health_watches;
 
         bool draining, drained;

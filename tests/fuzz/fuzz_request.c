@@ -117,7 +117,7 @@ static void check_put(const struct txn_op *op) {
 }
 
 static void check_ops(const struct txn_op *ops, size_t n) {
-        check(n <= ETCD_MAX_TXN_OPS);
+        check(n <= keyspace_default_limits.txn_operations);
         for (size_t i = 0; i < n; i++)
                 switch (ops[i].kind) {
                 case OP_RANGE:
@@ -147,7 +147,7 @@ static bool slow_check(const struct txn_op *ops, size_t n) {
 static void try_txn(struct arena *arena, struct bytes message) {
         struct txn txn = {};
         bool read_only = false;
-        enum etcd_status status = convert_txn(arena, message, &txn, &read_only);
+        enum etcd_status status = convert_txn(arena, message, &keyspace_default_limits, &txn, &read_only);
 
         /* It is the last check, with everything converted; sizes are not reached by inputs as short as these. */
         if (status != ETCD_OK && status != ETCD_DUPLICATE_KEY)
@@ -213,11 +213,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 try_range(&arena, message);
                 break;
         case 1:
-                if (convert_put(&arena, message, &op) == ETCD_OK)
+                if (convert_put(&arena, message, &keyspace_default_limits, &op) == ETCD_OK)
                         check_put(&op);
                 break;
         case 2:
-                if (convert_delete(&arena, message, &op) == ETCD_OK)
+                if (convert_delete(&arena, message, &keyspace_default_limits, &op) == ETCD_OK)
                         check(op.kind == OP_DELETE && op.delete.range.key.size);
                 break;
         case 3:

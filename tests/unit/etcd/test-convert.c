@@ -143,38 +143,38 @@ static void put_is_refused_as_by_etcd(void **state) {
         struct txn_op op;
 
         (void)state;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_EMPTY_KEY);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_EMPTY_KEY);
         pb.key = BIN("k");
         pb.value = BIN("v");
         pb.ignore_value = true;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_VALUE_PROVIDED);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_VALUE_PROVIDED);
         pb.ignore_value = false;
         pb.ignore_lease = true;
         pb.lease = 5;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_LEASE_PROVIDED);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_LEASE_PROVIDED);
         pb.ignore_lease = false;
         pb.prev_kv = true;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_OK);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_OK);
         assert_int_equal(op.kind, OP_PUT);
         assert_true(bytes_equal(op.put.key, bytes_of_string("k")));
         assert_true(bytes_equal(op.put.value, bytes_of_string("v")));
         assert_int_equal(op.put.lease, 5);
         assert_true(op.put.prev_kv);
-        assert_int_equal(convert_put(&arena, bytes_of("\x0a\x05k", 3), &op), ETCD_MALFORMED);
+        assert_int_equal(convert_put(&arena, bytes_of("\x0a\x05k", 3), &keyspace_default_limits, &op), ETCD_MALFORMED);
 }
 
 static void a_write_over_the_maximum_is_too_large(void **state) {
         Etcdserverpb__PutRequest pb = ETCDSERVERPB__PUT_REQUEST__INIT;
-        size_t n = ETCD_MAX_REQUEST_BYTES;
+        size_t n = keyspace_default_limits.request_bytes;
         struct txn_op op;
 
         (void)state;
         pb.key = BIN("k");
         pb.value.data = arena_alloc0(&arena, n);
         pb.value.len = n - 64;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_OK);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_OK);
         pb.value.len = n - 16;
-        assert_int_equal(convert_put(&arena, packed(&pb.base), &op), ETCD_REQUEST_TOO_LARGE);
+        assert_int_equal(convert_put(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_REQUEST_TOO_LARGE);
 }
 
 static void delete_is_refused_as_by_etcd(void **state) {
@@ -182,11 +182,11 @@ static void delete_is_refused_as_by_etcd(void **state) {
         struct txn_op op;
 
         (void)state;
-        assert_int_equal(convert_delete(&arena, packed(&pb.base), &op), ETCD_EMPTY_KEY);
+        assert_int_equal(convert_delete(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_EMPTY_KEY);
         pb.key = BIN("k");
         pb.range_end = BIN("\0");
         pb.prev_kv = true;
-        assert_int_equal(convert_delete(&arena, packed(&pb.base), &op), ETCD_OK);
+        assert_int_equal(convert_delete(&arena, packed(&pb.base), &keyspace_default_limits, &op), ETCD_OK);
         assert_int_equal(op.kind, OP_DELETE);
         assert_int_equal(op.delete.range.end.size, 1);
         assert_true(op.delete.prev_kv);
@@ -265,7 +265,51 @@ static Etcdserverpb__Compare *compare_new(Etcdserverpb__TxnRequest *txn) {
 static enum etcd_status convert(Etcdserverpb__TxnRequest *pb, struct txn *ret) {
         bool read_only;
 
-        return convert_txn(&arena, packed(&pb->base), ret, &read_only);
+        return convert_txn(&arena, packed(&pb->base), &keyspace_default_limits, ret, &read_only);
+}
+
+static void limits_are_settings(void **state) {
+        struct keyspace_limits limits = keyspace_default_limits;
+        Etcdserverpb__TxnRequest *pb = NULL;
+        struct txn txn;
+        bool read_only;
+
+        (void)state;
+        limits.txn_nesting = 3;
+        limits.txn_operations = 5;
+        for (unsigned level = 0; level <= 4; level++) {
+                Etcdserverpb__TxnRequest *outer = txn_new();
+
+                SUCCESS(outer, pb ? op_txn(pb) : op_put("k"));
+                pb = outer;
+                assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only),
+                        level <= 3 ? ETCD_OK : ETCD_MALFORMED);
+        }
+        pb = txn_new();
+        for (unsigned i = 0; i < 6; i++) {
+                static const char *const keys[] = {"a", "b", "c", "d", "e", "f"};
+
+                SUCCESS(pb, op_put(keys[i]));
+                assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only),
+                        i < 5 ? ETCD_OK : ETCD_TOO_MANY_OPS);
+        }
+        limits = keyspace_default_limits;
+        limits.request_bytes = 64;
+        pb = txn_new();
+        SUCCESS(pb, op_put("a"));
+        assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only), ETCD_OK);
+        SUCCESS(pb, op_put("a key that is longer than sixty-four bytes, or nearly so, with what else there is"));
+        assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only), ETCD_REQUEST_TOO_LARGE);
+        /* The most that a setting may allow must get past the decoder. */
+        pb = NULL;
+        for (unsigned level = 0; level <= keyspace_default_limits.txn_nesting + 1; level++) {
+                Etcdserverpb__TxnRequest *outer = txn_new();
+
+                SUCCESS(outer, pb ? op_txn(pb) : op_put("k"));
+                pb = outer;
+                assert_int_equal(convert_txn(&arena, packed(&pb->base), &keyspace_default_limits, &txn, &read_only),
+                        level <= keyspace_default_limits.txn_nesting ? ETCD_OK : ETCD_MALFORMED);
+        }
 }
 
 static void an_update_of_kubernetes_is_understood(void **state) {
@@ -470,6 +514,7 @@ int main(void) {
                 TEST(put_is_refused_as_by_etcd),
                 TEST(a_write_over_the_maximum_is_too_large),
                 TEST(delete_is_refused_as_by_etcd),
+                TEST(limits_are_settings),
                 TEST(an_update_of_kubernetes_is_understood),
                 TEST(operations_are_counted_by_level),
                 TEST(operations_are_checked_at_each_depth),

@@ -120,7 +120,7 @@ static int begin(void **state) {
         run();
         assert_int_equal(create.result, 0);
 
-        f.cache = value_cache_new(16 << 20);
+        f.cache = value_cache_new(16 << 20, NULL, NULL);
         keyspace.datastore = f.datastore;
         keyspace.loop = f.loop;
         keyspace.cache = f.cache;

@@ -149,7 +149,7 @@ static void on_reloaded(void *userdata, const char *const *errors, size_t n_erro
 
 static void reload(struct running *r) {
         r->done = false;
-        fleet_reload(r->fleet, on_reloaded, r);
+        fleet_reload(r->fleet, false, on_reloaded, r);
         assert_false(r->done);
         world_run(r->w, &r->done);
         world_run_ms(r->w, 400);

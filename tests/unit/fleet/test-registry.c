@@ -157,7 +157,7 @@ static void test_bad_file_is_refused(void **state) {
                 assert_non_null(f);
                 fputs(bad[i], f);
                 fclose(f);
-                assert_int_equal(registry_new(w->loop, dir, w->daemon, &r, &err), -EBADMSG);
+                assert_int_equal(registry_new(w->loop, dir, w->daemon, &world_formats, &r, &err), -EBADMSG);
                 assert_non_null(strstr(error_text(&err), "registry.json"));
         }
         free(path);
@@ -178,8 +178,9 @@ static void test_bad_records_are_told(void **state) {
                 cleanup(error_done) struct error err = {};
                 struct registry_record *record = NULL;
 
-                assert_int_equal(
-                        registry_record_parse(bytes_of_string("a"), bytes_of_string(bad[i]), &record, &err), -EBADMSG);
+                assert_int_equal(registry_record_parse(
+                                         bytes_of_string("a"), bytes_of_string(bad[i]), &world_formats, &record, &err),
+                        -EBADMSG);
                 assert_null(record);
         }
 }

@@ -1,6 +1,7 @@
 /* If these fail, a daemon runs with settings that its operator did not write, or does not say what is wrong with them. */
 #include "folder.h"
 
+#include "fleet/machine.h"
 #include "fleet/settings.h"
 
 static struct folder folder;
@@ -48,9 +49,18 @@ static void check_config_defaults(const struct settings *s) {
         assert_int_equal(s->auto_compaction_ns, 300 * NSEC_PER_SEC);
         assert_int_equal(s->progress_notify_ns, 5 * NSEC_PER_SEC);
         assert_int_equal(s->socket_mode, 0660);
+        assert_int_equal(s->memory_bytes, machine_memory("") / 2);
+        assert_int_equal(s->idle_close_ns, 600 * NSEC_PER_SEC);
+        assert_int_equal(s->quarantine_ns, 3600 * NSEC_PER_SEC);
         assert_int_equal(s->limits.request_bytes, 1536 << 10);
+        assert_int_equal(s->limits.txn_operations, 128);
+        assert_int_equal(s->limits.txn_nesting, 48);
         assert_int_equal(s->limits.streams, 65536);
         assert_int_equal(s->limits.connections, 65536);
+        assert_int_equal(s->limits.watches, 200000);
+        assert_int_equal(s->limits.stream_watches, 100000);
+        assert_int_equal(s->limits.watch_bytes, 1 << 20);
+        assert_int_equal(s->limits.leases, 100000);
 }
 
 /* The file that is installed says what is so anyway: as it is, and with every setting in it switched on. */
@@ -108,7 +118,7 @@ static void test_root(void **state) {
         folder_write(&folder, "stokehold.yaml",
                 "paths:\n  state: disk/\n  runtime: /elsewhere\ndrivers:\n  experimental: [NATS, etcd]\nshards: 3\ncache: 64Mi\n"
                 "log:\n  level: debug\n  slowRequest: off\nmetrics:\n  listen: unix:/x/metrics.sock\ntenants:\n  quota: 0\n"
-                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\nlimits: {requestBytes: 3Mi, connections: 7}\ncontrol:\n");
+                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\n  idleClose: off\n  quarantine: 2h\nlimits: {requestBytes: 3Mi, connections: 7, leases: 9, watches: 8, txnNesting: 2}\ncontrol:\nmemory: 64Mi\n");
         options.plugins = "/my/plugins/";
         s = load_ok(&options);
         assert_string_equal(s->file, folder_path(&folder, "stokehold.yaml"));
@@ -129,6 +139,12 @@ static void test_root(void **state) {
         assert_int_equal(s->socket_mode, 0600);
         assert_int_equal(s->limits.request_bytes, 3 << 20);
         assert_int_equal(s->limits.connections, 7);
+        assert_int_equal(s->limits.leases, 9);
+        assert_int_equal(s->limits.watches, 8);
+        assert_int_equal(s->limits.txn_nesting, 2);
+        assert_int_equal(s->memory_bytes, 64 << 20);
+        assert_int_equal(s->idle_close_ns, 0);
+        assert_int_equal(s->quarantine_ns, 7200 * NSEC_PER_SEC);
         assert_int_equal(s->limits.streams, 65536);
         settings_free(s);
 }
@@ -158,6 +174,9 @@ static const struct {
         {"metrics:\n  listen: tcp:0.0.0.0:9379\n",
                 "2: metrics.listen: must be tcp:127.0.0.1:PORT, tcp:[::1]:PORT, unix:/PATH or off (on loopback only, as "
                 "it has no TLS)"},
+        {"memory: 1Mi\n", "1: memory: must be half, off, or a size of at least 8Mi"},
+        {"limits:\n  txnNesting: 49\n", "2: limits.txnNesting: must be from 1 to 48"},
+        {"limits:\n  watchBytes: 1Ki\n", "2: limits.watchBytes: must be from 512Ki to 64Mi"},
         {"limits:\n  streams: 0\n", "2: limits.streams: must be from 1 to 1048576"},
         {"limits:\n  requestBytes: 1Gi\n", "2: limits.requestBytes: must be from 64Ki to 64Mi"},
         {"- a\n", "1: must be a mapping of settings"},
@@ -259,11 +278,53 @@ static void test_truncated(void **state) {
         free(text);
 }
 
+static void make_all(const char *name) {
+        char path[256];
+
+        snprintf(path, sizeof(path), "%s", name);
+        for (char *slash = strchr(path, '/');; slash = strchr(slash + 1, '/')) {
+                if (slash)
+                        *slash = '\0';
+                (void)mkdir(folder_path(&folder, path), 0700);
+                if (!slash)
+                        return;
+                *slash = '/';
+        }
+}
+
+/* Half of the machine's memory is too much in a container that may have a tenth of it. */
+static void test_machine(void **state) {
+        (void)state;
+        make_all("m/proc/self");
+        folder_write(&folder, "m/proc/meminfo", "MemTotal:        2048 kB\nMemFree: 17 kB\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 2 << 20);
+        make_all("m/sys/fs/cgroup/a/b");
+        folder_write(&folder, "m/proc/self/cgroup", "0::/a/b\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 2 << 20);
+        folder_write(&folder, "m/sys/fs/cgroup/a/b/memory.max", "max\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 2 << 20);
+        folder_write(&folder, "m/sys/fs/cgroup/a/memory.max", "1048576\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 1 << 20);
+        folder_write(&folder, "m/sys/fs/cgroup/a/b/memory.max", "65536\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 65536);
+        /* In a container its own group is often the root. */
+        folder_write(&folder, "m/proc/self/cgroup", "0::/\n");
+        folder_write(&folder, "m/sys/fs/cgroup/memory.max", "32768\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 32768);
+        /* Version 1. */
+        make_all("m/sys/fs/cgroup/memory/x");
+        folder_write(&folder, "m/proc/self/cgroup", "11:cpu:/y\n4:memory:/x\n");
+        folder_write(&folder, "m/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "16384\n");
+        assert_int_equal(machine_memory(folder_path(&folder, "m")), 16384);
+        assert_int_equal(machine_memory("/nonexistent"), 0);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_shipped_file, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_root, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_mistakes, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_machine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_fixed_changes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_truncated, setup, teardown),

@@ -195,11 +195,35 @@ unsigned world_count_keyspaces(struct world *w, const char *name) {
 
 /* ---- registries */
 
+static void on_begin(void *userdata) {
+        (void)userdata;
+}
+
 static void on_record(void *userdata, struct registry_record *record) {
         (void)userdata;
         assert_true(world_n_records < n_elements(world_records));
         world_records[world_n_records++] = record;
 }
+
+static void on_gone(void *userdata, const char *name, int64_t revision) {
+        (void)userdata;
+        (void)name;
+        (void)revision;
+}
+
+static void on_value(void *userdata, const char *key, struct bytes value, int64_t mod_revision) {
+        (void)userdata;
+        (void)key;
+        (void)value;
+        (void)mod_revision;
+}
+
+static void on_lost(void *userdata, const char *reason) {
+        (void)userdata;
+        fail_msg("%s", reason);
+}
+
+const struct format_range world_formats = {1, 1};
 
 static void on_result(void *userdata, int result, const char *reason) {
         struct world *w = userdata;
@@ -216,7 +240,14 @@ static void on_closed(void *userdata) {
 }
 
 struct registry *world_open_registry(struct world *w) {
-        const struct registry_open open = {.on_record = on_record, .done = on_result, .userdata = w};
+        const struct registry_open open = {.listener = {.on_begin = on_begin,
+                                                   .on_record = on_record,
+                                                   .on_gone = on_gone,
+                                                   .on_value = on_value,
+                                                   .on_listed = on_begin,
+                                                   .on_lost = on_lost},
+                .done = on_result,
+                .userdata = w};
         cleanup(error_done) struct error err = {};
         char *state = world_path(w, "state");
         struct registry *r = NULL;
@@ -224,7 +255,7 @@ struct registry *world_open_registry(struct world *w) {
         for (size_t i = 0; i < world_n_records; i++)
                 registry_record_free(world_records[i]);
         world_n_records = 0;
-        if (registry_new(w->loop, state, w->daemon, &r, &err) < 0)
+        if (registry_new(w->loop, state, w->daemon, &world_formats, &r, &err) < 0)
                 fail_msg("%s", error_text(&err));
         w->done = false;
         registry_open(r, w->ds, &open);
@@ -257,6 +288,7 @@ void world_write(struct world *w, struct registry *r, struct registry_record *re
         w->done = false;
         registry_write(r, &write);
         world_run(w, &w->done);
+        registry_record_free(write.newer);
 }
 
 struct registry_record *world_record(const char *name, enum registry_phase phase) {
@@ -265,6 +297,8 @@ struct registry_record *world_record(const char *name, enum registry_phase phase
         record->name = strdup(name);
         record->datastore = strdup("embedded");
         record->source = strdup("stokectl");
+        record->host = strdup("");
+        record->host_name = strdup("");
         uuid_make(record->incarnation);
         record->phase = phase;
         record->created = 1700000000;

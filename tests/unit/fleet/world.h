@@ -41,6 +41,7 @@ void world_close_datastore(struct world *w);
 void world_make_keyspace(struct world *w, const char *name, const uint8_t incarnation[16]);
 unsigned world_count_keyspaces(struct world *w, const char *name);
 
+extern const struct format_range world_formats;
 /* A registry on the open datastore: opened, with its records; closed. */
 struct registry *world_open_registry(struct world *w);
 void world_close_registry(struct world *w, struct registry *r);

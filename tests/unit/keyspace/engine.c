@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 
-static bool flag_done;
+static __thread bool flag_done;
 
 struct stopper {
         struct loop_timer timer;
@@ -54,29 +54,10 @@ static void create_done(struct datastore_job *job) {
         container_of(job, struct create_job, job)->done = true;
 }
 
-void engine_open(struct engine *e, const struct stoke_driver *driver, const char *const *settings, size_t cache_bytes) {
-        struct stoke_setting list[8];
-        struct datastore_config config = {.name = "test", .settings = list};
-        cleanup(error_done) struct error err = {};
+void engine_create(struct engine *e, const char *name) {
         struct create_job create = {};
-        size_t n = 0;
 
-        if (getenv("STOKEHOLD_TEST_LOG"))
-                log_set_level(LOG_LEVEL_DEBUG);
-        else
-                log_set_level(LOG_LEVEL_ERROR);
-        for (; settings[n * 2]; n++)
-                list[n] = (struct stoke_setting){settings[n * 2], settings[n * 2 + 1]};
-        config.n_settings = n;
-        e->plugin = (struct plugin){.driver = driver, .allowed = true};
-        config.plugin = &e->plugin;
-        assert_int_equal(loop_new("test", &e->loop), 0);
-        e->cache = value_cache_new(cache_bytes);
-        if (datastore_open(&config, &e->datastore, &err) < 0)
-                fail_msg("%s", error_text(&err));
-        memset(e->incarnation, 7, sizeof(e->incarnation));
-
-        create.name.name = "t";
+        create.name.name = name;
         memcpy(create.name.incarnation, e->incarnation, sizeof(e->incarnation));
         keyspace_first_record(e->incarnation, &create.first);
         create.job.class = JOB_BULK;
@@ -90,6 +71,30 @@ void engine_open(struct engine *e, const struct stoke_driver *driver, const char
         assert_int_equal(create.job.result, 0);
 }
 
+void engine_open(struct engine *e, const struct stoke_driver *driver, const char *const *settings, size_t cache_bytes) {
+        struct stoke_setting list[8];
+        struct datastore_config config = {.name = "test", .settings = list};
+        cleanup(error_done) struct error err = {};
+        size_t n = 0;
+
+        if (getenv("STOKEHOLD_TEST_LOG"))
+                log_set_level(LOG_LEVEL_DEBUG);
+        else
+                log_set_level(LOG_LEVEL_ERROR);
+        for (; settings[n * 2]; n++)
+                list[n] = (struct stoke_setting){settings[n * 2], settings[n * 2 + 1]};
+        config.n_settings = n;
+        e->plugin = (struct plugin){.driver = driver, .allowed = true};
+        config.plugin = &e->plugin;
+        assert_int_equal(loop_new("test", &e->loop), 0);
+        e->cache = value_cache_new(cache_bytes, e->memory, e->loop);
+        if (datastore_open(&config, &e->datastore, &err) < 0)
+                fail_msg("%s", error_text(&err));
+        memset(e->incarnation, 7, sizeof(e->incarnation));
+
+        engine_create(e, "t");
+}
+
 void engine_close(struct engine *e) {
         if (e->n_open) {
                 print_message("# a test ended with %u keyspaces open: its remains are left\n", e->n_open);
@@ -101,8 +106,12 @@ void engine_close(struct engine *e) {
 }
 
 struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon) {
+        return engine_keyspace_named(e, "t", daemon);
+}
+
+struct keyspace *engine_keyspace_named(struct engine *e, const char *name, uint8_t daemon) {
         struct keyspace_config config = {
-                .name = "t",
+                .name = name,
                 .datastore = e->datastore,
                 .loop = e->loop,
                 .cache = e->cache,
@@ -110,6 +119,9 @@ struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon) {
                 .quota_bytes = e->quota_bytes,
                 .known = e->known,
                 .recover_above = e->recover_above,
+                .idle_close_ns = e->idle_close_ns,
+                .limits = e->limits,
+                .memory = e->memory,
         };
         struct keyspace *ks;
 
@@ -140,7 +152,7 @@ static void on_done(struct keyspace_call *call, enum keyspace_result result) {
         flag_done = true;
 }
 
-static enum keyspace_result last_result;
+static __thread enum keyspace_result last_result;
 static void on_result(struct keyspace_call *call, enum keyspace_result result) {
         last_result = result;
         on_done(call, result);
@@ -295,6 +307,42 @@ enum keyspace_result engine_grant(struct engine *e, struct keyspace *ks, int64_t
         keyspace_lease_grant(ks, &c);
         wait_for(e, &flag_done);
         return last_result;
+}
+
+static enum keyspace_result lease(
+        struct engine *e, struct keyspace *ks, int64_t id, void (*ask)(struct keyspace *ks, struct lease_call *call)) {
+        struct lease_call c = {.id = id};
+
+        c.call.done = on_result;
+        c.call.deadline_ns = clock_now_ns() + 20 * NSEC_PER_SEC;
+        flag_done = false;
+        ask(ks, &c);
+        wait_for(e, &flag_done);
+        return last_result;
+}
+
+enum keyspace_result engine_revoke(struct engine *e, struct keyspace *ks, int64_t id) {
+        return lease(e, ks, id, keyspace_lease_revoke);
+}
+
+enum keyspace_result engine_keep_alive(struct engine *e, struct keyspace *ks, int64_t id) {
+        return lease(e, ks, id, keyspace_lease_keep_alive);
+}
+
+void engine_fill(struct engine *e, struct keyspace *ks, const char *prefix, size_t n) {
+        static __thread char keys[1000][64];
+        static __thread struct txn_op ops[1000];
+
+        for (size_t first = 0; first < n; first += n_elements(ops)) {
+                struct txn txn = {.success = ops, .n_success = min_of(n - first, n_elements(ops))};
+
+                for (size_t i = 0; i < txn.n_success; i++) {
+                        (void)snprintf(keys[i], sizeof(keys[i]), "%s%05zu", prefix, first + i);
+                        ops[i] = (struct txn_op){.kind = OP_PUT,
+                                .put = {.key = bytes_of_string(keys[i]), .value = bytes_of_string(keys[i])}};
+                }
+                assert_int_equal(engine_txn(e, ks, &txn).result, KEYSPACE_OK);
+        }
 }
 
 enum keyspace_result engine_compact(struct engine *e, struct keyspace *ks, int64_t revision) {

@@ -2,7 +2,7 @@
 
 /*
  * For the tests of the engine: keyspaces over a driver's store, and calls that wait for their answer by running the loop.
- * Everything here is for one thread.
+ * Each engine is for one thread.
  */
 
 #include <setjmp.h>
@@ -22,13 +22,16 @@ struct engine {
         struct datastore *datastore;
         struct value_cache *cache;
         uint8_t incarnation[16];
-        char directory[64];          /* SQLite */
-        uint64_t auto_compact_ns;    /* of keyspaces made from now on */
-        uint64_t quota_bytes;        /* likewise */
-        struct keyspace_known known; /* likewise, as the next two */
+        char directory[64];            /* SQLite */
+        uint64_t auto_compact_ns;      /* of keyspaces made from now on */
+        uint64_t quota_bytes;          /* likewise */
+        uint64_t idle_close_ns;        /* likewise */
+        struct keyspace_limits limits; /* likewise */
+        struct keyspace_known known;   /* likewise, as the next two */
         uint8_t recovery[16];
         int64_t recover_above;
-        unsigned n_open; /* keyspaces; a failed assertion leaves them so */
+        struct memory *memory; /* borrowed; set before engine_open(); NULL: no budget */
+        unsigned n_open;       /* keyspaces; a failed assertion leaves them so */
 };
 
 /* driver: the store's; settings: NULL-ended pairs of name and value. Creates keyspace "t". */
@@ -36,6 +39,9 @@ void engine_open(struct engine *e, const struct stoke_driver *driver, const char
 void engine_close(struct engine *e);
 /* Another daemon's view of the same keyspace, on the same store. */
 struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon);
+/* Further keyspaces beside "t". */
+void engine_create(struct engine *e, const char *name);
+struct keyspace *engine_keyspace_named(struct engine *e, const char *name, uint8_t daemon);
 void engine_keyspace_close(struct engine *e, struct keyspace *ks);
 /* Runs the loop for a time, or until *flag. */
 void engine_run(struct engine *e, uint64_t ms, bool *flag);
@@ -67,7 +73,11 @@ struct answer engine_get(struct engine *e, struct keyspace *ks, const char *key)
 struct answer engine_list(struct engine *e, struct keyspace *ks, const char *prefix, int64_t revision, int64_t limit);
 /* The lease's id is the caller's. */
 enum keyspace_result engine_grant(struct engine *e, struct keyspace *ks, int64_t id, int64_t ttl);
+enum keyspace_result engine_revoke(struct engine *e, struct keyspace *ks, int64_t id);
+enum keyspace_result engine_keep_alive(struct engine *e, struct keyspace *ks, int64_t id);
 enum keyspace_result engine_compact(struct engine *e, struct keyspace *ks, int64_t revision);
+/* Puts n keys PREFIX00000…, 1,000 a transaction, each with itself as its value. */
+void engine_fill(struct engine *e, struct keyspace *ks, const char *prefix, size_t n);
 struct key_range engine_prefix(const char *prefix, char *end, size_t size);
 
 /* Records what a watcher is told, as text: "put k=v", "delete k", each with "(prev v)"; "created", "synced", "cancelled". */

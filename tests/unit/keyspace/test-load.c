@@ -32,18 +32,7 @@ static int teardown(void **state) {
 static void fill(struct engine *e) {
         struct keyspace *ks = engine_keyspace(e, 1);
 
-        for (size_t first = 0; first < N_KEYS; first += 1000) {
-                static char keys[1000][16];
-                static struct txn_op ops[1000];
-                struct txn txn = {.success = ops, .n_success = n_elements(ops)};
-
-                for (size_t i = 0; i < n_elements(ops); i++) {
-                        (void)snprintf(keys[i], sizeof(keys[i]), "/l/k%05zu", first + i);
-                        ops[i] = (struct txn_op){.kind = OP_PUT,
-                                .put = {.key = bytes_of_string(keys[i]), .value = bytes_of_string(keys[i])}};
-                }
-                assert_int_equal(engine_txn(e, ks, &txn).result, KEYSPACE_OK);
-        }
+        engine_fill(e, ks, "/l/k", N_KEYS);
         engine_keyspace_close(e, ks);
 }
 

@@ -1,0 +1,3 @@
+#include "base/owner.h"
+
+__thread _Atomic uint32_t owner_now;

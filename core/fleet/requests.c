@@ -1,0 +1,255 @@
+#include "fleet/state.h"
+
+/*
+ * What the control service asks for: looked at here, answered at once where it cannot be, and handed to those who do it. Main loop only.
+ */
+
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+
+#include "fleet/uuid.h"
+
+/* An answer that is known at once, given later, so that done never comes from within. */
+struct prompt {
+        struct loop_task task;
+        fleet_done_fn done;
+        fleet_check_fn checked;
+        void *userdata;
+        int result;
+        char *reason;
+};
+
+static void on_prompt(struct loop_task *task) {
+        struct prompt *p = container_of(task, struct prompt, task);
+
+        if (p->done)
+                p->done(p->userdata, p->result, p->reason);
+        else
+                p->checked(p->userdata, p->result, p->reason, NULL, 0);
+        free(p->reason);
+        free(p);
+}
+
+static void refuse(struct fleet *fleet, fleet_done_fn done, fleet_check_fn checked, void *userdata, int result,
+        const char *format, ...) printf_like(6, 7);
+static void refuse(struct fleet *fleet, fleet_done_fn done, fleet_check_fn checked, void *userdata, int result,
+        const char *format, ...) {
+        struct prompt *p = new0(struct prompt);
+        va_list ap;
+
+        p->task.run = on_prompt;
+        p->done = done;
+        p->checked = checked;
+        p->userdata = userdata;
+        p->result = result;
+        va_start(ap, format);
+        if (vasprintf(&p->reason, format, ap) < 0)
+                check(false);
+        va_end(ap);
+        loop_defer(fleet->loop, &p->task);
+}
+
+static bool refuse_unless_running(struct fleet *fleet, fleet_done_fn done, void *userdata) {
+        if (fleet_is_running(fleet) && !fleet->unfit)
+                return false;
+        if (fleet->unfit)
+                refuse(fleet, done, NULL, userdata, -EBUSY, "%s", fleet->unfit);
+        else
+                refuse(fleet, done, NULL, userdata, -EAGAIN,
+                        fleet->stage == FLEET_OPENING ? "the registry is not open yet: %s"
+                                                      : "the daemon is being stopped%s",
+                        fleet->stage != FLEET_OPENING    ? ""
+                                : fleet->registry_reason ? fleet->registry_reason
+                                                         : "it is being opened");
+        return true;
+}
+
+struct assignment *fleet_assign(struct fleet *fleet, const char *name, const char *datastore, uint64_t quota_bytes,
+        bool retain, const char *source, bool from_file) {
+        struct registry_record *record = new0(struct registry_record);
+        struct fleet_store *store = fleet_find_store(fleet, datastore);
+        struct assignment *a = assignment_new(fleet, name);
+
+        record->name = strdup(name);
+        record->datastore = strdup(datastore);
+        record->source = strdup(source);
+        record->host = strdup("");
+        record->host_name = strdup("");
+        check(record->name && record->datastore && record->source && record->host && record->host_name);
+        uuid_make(record->incarnation);
+        record->phase = REGISTRY_PROVISIONING;
+        record->quota_bytes = quota_bytes;
+        record->retain = retain;
+        record->from_file = from_file;
+        record->created = time(NULL);
+        a->next = record;
+        if (store && store->ds && !store_is_shared(store))
+                assignment_claim_host(a, record);
+        assignment_update_manner(a);
+        fleet_settle(fleet);
+        return a;
+}
+
+void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
+        const char *datastore = create->datastore;
+        struct fleet_store *store;
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        if (!tenant_name_is_valid(create->name)) {
+                refuse(fleet, done, NULL, userdata, -EINVAL,
+                        "\"%.80s\" is no name for a tenant: 1 to 63 of a-z, 0-9 and \"-\", neither beginning nor ending with \"-\"",
+                        create->name);
+                return;
+        }
+        if (registry_keeps_name(create->name)) {
+                refuse(fleet, done, NULL, userdata, -EINVAL, "\"%s\" is the daemon's own keyspace", create->name);
+                return;
+        }
+        if (create->quota_bytes > INT64_MAX) {
+                refuse(fleet, done, NULL, userdata, -EINVAL, "quota is too large");
+                return;
+        }
+        a = fleet_find_assignment(fleet, create->name);
+        if (a) {
+                refuse(fleet, done, NULL, userdata, -EEXIST, "tenant %s exists already, on datastore %s", a->name,
+                        assignment_record(a) ? assignment_record(a)->datastore : "?");
+                return;
+        }
+        if (!datastore || !datastore[0])
+                datastore = fleet->definitions->default_datastore->base.name;
+        store = fleet_find_store(fleet, datastore);
+        if (!store || !store->wanted) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such datastore: %.253s", datastore);
+                return;
+        }
+        if (!store->ds && !store->leaving) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s is not ready: %s", datastore,
+                        store->validation.message);
+                return;
+        }
+        if (store->governance.state == GOVERNANCE_FOREIGN) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s: %s", datastore, governance_refusal(store));
+                return;
+        }
+        if (store_refusal(store)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY,
+                        "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
+                        store_refusal(store));
+                return;
+        }
+        a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
+        assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
+        assignment_step(a);
+}
+
+void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata) {
+        const struct registry_record *record;
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        a = fleet_find_assignment(fleet, name);
+        if (!a || a->gone) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+                return;
+        }
+        record = assignment_record(a);
+        if (fleet_is_declared(fleet, name)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s is declared in %s: remove it there", name,
+                        record->source);
+                return;
+        }
+        a->want_retain = keep_data || (a->want_delete ? a->want_retain : record->retain);
+        a->want_delete = true;
+        assignment_wait(a, WAIT_GONE, done, userdata);
+        assignment_hurry(a);
+}
+
+void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        const struct registry_record *record;
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        a = fleet_find_assignment(fleet, name);
+        record = a && !a->gone ? assignment_record(a) : NULL;
+        if (!record) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+                return;
+        }
+        if (record->phase != REGISTRY_RECOVERING && a->figures.condition != KEYSPACE_HISTORY_LOST) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s has not lost its history", name);
+                return;
+        }
+        a->want_recover = record->phase != REGISTRY_RECOVERING;
+        assignment_wait(a, WAIT_SERVED, done, userdata);
+        assignment_hurry(a);
+}
+
+void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return;
+        a = fleet_find_assignment(fleet, name);
+        if (!a || a->gone) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+                return;
+        }
+        if (!quarantine_reason(fleet->quarantine, name)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s is not quarantined", name);
+                return;
+        }
+        quarantine_forget(fleet->quarantine, name);
+        assignment_update_manner(a);
+        assignment_wait(a, WAIT_SERVED, done, userdata);
+        assignment_hurry(a);
+}
+
+void fleet_check_datastore(struct fleet *fleet, const char *name, fleet_check_fn done, void *userdata) {
+        struct fleet_store *store = fleet_find_store(fleet, name);
+
+        if (!store)
+                refuse(fleet, NULL, done, userdata, -ENOENT, "no such datastore: %.253s", name);
+        else if (!store->ds || store->leaving || fleet->stage >= FLEET_STOPPING)
+                refuse(fleet, NULL, done, userdata, -EAGAIN, "%s",
+                        store->ds ? "it is being closed" : store->validation.message);
+        else
+                store_check(store, done, userdata);
+}
+
+void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        struct fleet_store *store = fleet_find_store(fleet, name);
+
+        if (!store) {
+                refuse(fleet, done, NULL, userdata, -ENOENT, "no such datastore: %.253s", name);
+                return;
+        }
+        if (fleet->stage >= FLEET_STOPPING || !store->ds || store->leaving) {
+                refuse(fleet, done, NULL, userdata, -EAGAIN, "datastore %s is not open: %s", name,
+                        store->validation.message);
+                return;
+        }
+        if (!store_is_shared(store)) {
+                refuse(fleet, done, NULL, userdata, -EINVAL, "datastore %s serves one daemon alone, and needs no claim",
+                        name);
+                return;
+        }
+        if (fleet_is_running(fleet)) {
+                governance_claim(store, done, userdata);
+                return;
+        }
+        if (store != fleet->registry_store || !fleet->registry_is_foreign || fleet->registry_claim) {
+                refuse_unless_running(fleet, done, userdata);
+                return;
+        }
+        /* The registry's own: the next opening does it. */
+        fleet->registry_claim = new0(struct claim_waiter);
+        fleet->registry_claim->done = done;
+        fleet->registry_claim->userdata = userdata;
+        fleet->claim_registry = true;
+        fleet_registry_hurry(fleet);
+}
