@@ -364,6 +364,7 @@ struct fleet {
         struct loop_timer collect_timer;
         size_t n_collecting;
         struct value_cache_figures *shard_cache; /* owned: as last collected, one a shard */
+        uint64_t given_back;                     /* of memory_figures.freed_bytes */
 };
 
 /* A tenant that is new: its record, in phase Provisioning, is what is to be written first. */

@@ -88,8 +88,13 @@ static void node_free(struct index *index, struct index_node *node) {
         free(node);
 }
 
+/* With what malloc adds. */
+static size_t entry_bytes(size_t key_size) {
+        return (sizeof(struct key_entry) + key_size + 8 + 15) / 16 * 16;
+}
+
 static void entry_free(struct index *index, struct key_entry *e) {
-        index->bytes -= sizeof(*e) + e->key_size;
+        index->bytes -= entry_bytes(e->key_size);
         free(e->older);
         free(e);
 }
@@ -263,7 +268,7 @@ struct key_entry *index_get(struct index *index, struct bytes key) {
         e->key_size = (uint32_t)key.size;
         if (key.size)
                 memcpy(e->key, key.data, key.size);
-        index->bytes += sizeof(*e) + key.size;
+        index->bytes += entry_bytes(key.size);
         index->n_entries++;
 
         if (!index->root)

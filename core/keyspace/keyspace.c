@@ -349,6 +349,7 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         loop_timer_clear(&ks->pause_timer);
         auto_compaction_stop(ks);
         idle_stop(ks);
+        load_on_closing(ks);
         call_list_end(&ks->opening, KEYSPACE_STOPPED);
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);

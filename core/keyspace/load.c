@@ -292,7 +292,7 @@ static void on_slice(struct loop_task *task) {
         struct load *l = container_of(task, struct load, slice);
         struct keyspace *ks = l->ks;
 
-        if (l->waits)
+        if (l->waits && !ks->closing)
                 return;
         if (ks->closing || l->broken || l->refused)
                 load_stop(l);
@@ -360,6 +360,11 @@ void load_on_room(struct keyspace *ks, bool granted) {
         l->waits = false;
         l->refused = !granted;
         loop_slice(ks->loop, &l->slice);
+}
+
+void load_on_closing(struct keyspace *ks) {
+        if (ks->load && ks->load->waits)
+                loop_slice(ks->loop, &ks->load->slice);
 }
 
 static void submit(struct keyspace *ks, bool all) {

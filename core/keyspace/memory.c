@@ -32,7 +32,7 @@ struct memory_user {
 
 struct memory {
         uint64_t max_bytes, idle_ns;
-        _Atomic uint64_t state_bytes, value_bytes, n_closed, n_refused;
+        _Atomic uint64_t state_bytes, value_bytes, n_closed, n_refused, freed_bytes;
         _Atomic uint64_t next_round_ns; /* growth alone asks again from then on */
 
         pthread_mutex_t mutex;
@@ -79,6 +79,7 @@ void memory_get_figures(const struct memory *m, struct memory_figures *ret) {
         ret->value_bytes = get(&m->value_bytes);
         ret->n_closed = get(&m->n_closed);
         ret->n_refused = get(&m->n_refused);
+        ret->freed_bytes = get(&m->freed_bytes);
 }
 
 /* The share of the caches that no state may take. */
@@ -266,6 +267,8 @@ void memory_set(struct memory_user *u, size_t bytes, bool exactly) {
                 return;
         atomic_store_explicit(&u->published, bytes, memory_order_relaxed);
         add(&m->state_bytes, bytes - before);
+        if (bytes < before && !u->open) /* of which nobody but this thread tells */
+                add(&m->freed_bytes, before - bytes);
         if (bytes < before || get(&m->state_bytes) + get(&m->value_bytes) <= m->max_bytes)
                 return;
         if (clock_now_ns() >= get(&m->next_round_ns)) {

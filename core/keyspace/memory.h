@@ -26,8 +26,9 @@ DEFINE_FREEP(memory)
 
 struct memory_figures {
         uint64_t max_bytes, state_bytes, value_bytes;
-        uint64_t n_closed;  /* keyspaces that made room */
-        uint64_t n_refused; /* openings */
+        uint64_t n_closed;    /* keyspaces that made room */
+        uint64_t n_refused;   /* openings */
+        uint64_t freed_bytes; /* that keyspaces had which were closed, since the start */
 };
 /* Any thread. NULL: all zero. */
 void memory_get_figures(const struct memory *memory, struct memory_figures *ret);

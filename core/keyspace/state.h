@@ -340,6 +340,8 @@ void load_again(struct keyspace *ks);
 void commit_recovery(struct keyspace *ks);
 /* The answer to a load that waits for memory. */
 void load_on_room(struct keyspace *ks, bool granted);
+/* The keyspace is closed for good: one that waits need not any more. */
+void load_on_closing(struct keyspace *ks);
 
 /* barrier.c */
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);

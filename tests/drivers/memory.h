@@ -47,6 +47,8 @@ void memory_fail_next(const char *instance, enum memory_function function, unsig
 void memory_cut_next_load(const char *instance, size_t n);
 /* The next append is answered STOKE_UNKNOWN and stays in limbo until memory_land(). */
 void memory_limbo_next(const char *instance);
+/* Whether something is, on this keyspace. */
+bool memory_in_limbo(const char *instance, const char *keyspace);
 /* Lands what is in limbo on this keyspace where the end is still the one it named; true: it landed. */
 bool memory_land(const char *instance, const char *keyspace);
 /* Cuts the last n records off (a replica that lagged behind was promoted). */

@@ -66,6 +66,18 @@ static struct log *find_name(struct instance *i, const char *keyspace) {
         return NULL;
 }
 
+bool memory_in_limbo(const char *name, const char *keyspace) {
+        struct instance *i = memory_instance_get(name);
+        struct log *log;
+        bool pending;
+
+        pthread_mutex_lock(&i->mutex);
+        log = find_name(i, keyspace);
+        pending = log && log->limbo.pending;
+        pthread_mutex_unlock(&i->mutex);
+        return pending;
+}
+
 bool memory_land(const char *name, const char *keyspace) {
         struct instance *i = memory_instance_get(name);
         struct log *log;

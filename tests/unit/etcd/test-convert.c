@@ -268,6 +268,50 @@ static enum etcd_status convert(Etcdserverpb__TxnRequest *pb, struct txn *ret) {
         return convert_txn(&arena, packed(&pb->base), &keyspace_default_limits, ret, &read_only);
 }
 
+static void limits_are_settings(void **state) {
+        struct keyspace_limits limits = keyspace_default_limits;
+        Etcdserverpb__TxnRequest *pb = NULL;
+        struct txn txn;
+        bool read_only;
+
+        (void)state;
+        limits.txn_nesting = 3;
+        limits.txn_operations = 5;
+        for (unsigned level = 0; level <= 4; level++) {
+                Etcdserverpb__TxnRequest *outer = txn_new();
+
+                SUCCESS(outer, pb ? op_txn(pb) : op_put("k"));
+                pb = outer;
+                assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only),
+                        level <= 3 ? ETCD_OK : ETCD_MALFORMED);
+        }
+        pb = txn_new();
+        for (unsigned i = 0; i < 6; i++) {
+                static const char *const keys[] = {"a", "b", "c", "d", "e", "f"};
+
+                SUCCESS(pb, op_put(keys[i]));
+                assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only),
+                        i < 5 ? ETCD_OK : ETCD_TOO_MANY_OPS);
+        }
+        limits = keyspace_default_limits;
+        limits.request_bytes = 64;
+        pb = txn_new();
+        SUCCESS(pb, op_put("a"));
+        assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only), ETCD_OK);
+        SUCCESS(pb, op_put("a key that is longer than sixty-four bytes, or nearly so, with what else there is"));
+        assert_int_equal(convert_txn(&arena, packed(&pb->base), &limits, &txn, &read_only), ETCD_REQUEST_TOO_LARGE);
+        /* The most that a setting may allow must get past the decoder. */
+        pb = NULL;
+        for (unsigned level = 0; level <= keyspace_default_limits.txn_nesting + 1; level++) {
+                Etcdserverpb__TxnRequest *outer = txn_new();
+
+                SUCCESS(outer, pb ? op_txn(pb) : op_put("k"));
+                pb = outer;
+                assert_int_equal(convert_txn(&arena, packed(&pb->base), &keyspace_default_limits, &txn, &read_only),
+                        level <= keyspace_default_limits.txn_nesting ? ETCD_OK : ETCD_MALFORMED);
+        }
+}
+
 static void an_update_of_kubernetes_is_understood(void **state) {
         Etcdserverpb__TxnRequest *pb = txn_new();
         Etcdserverpb__Compare *c = compare_new(pb);
@@ -470,6 +514,7 @@ int main(void) {
                 TEST(put_is_refused_as_by_etcd),
                 TEST(a_write_over_the_maximum_is_too_large),
                 TEST(delete_is_refused_as_by_etcd),
+                TEST(limits_are_settings),
                 TEST(an_update_of_kubernetes_is_understood),
                 TEST(operations_are_counted_by_level),
                 TEST(operations_are_checked_at_each_depth),

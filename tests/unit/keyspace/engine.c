@@ -309,15 +309,24 @@ enum keyspace_result engine_grant(struct engine *e, struct keyspace *ks, int64_t
         return last_result;
 }
 
-enum keyspace_result engine_keep_alive(struct engine *e, struct keyspace *ks, int64_t id) {
+static enum keyspace_result lease(
+        struct engine *e, struct keyspace *ks, int64_t id, void (*ask)(struct keyspace *ks, struct lease_call *call)) {
         struct lease_call c = {.id = id};
 
         c.call.done = on_result;
         c.call.deadline_ns = clock_now_ns() + 20 * NSEC_PER_SEC;
         flag_done = false;
-        keyspace_lease_keep_alive(ks, &c);
+        ask(ks, &c);
         wait_for(e, &flag_done);
         return last_result;
+}
+
+enum keyspace_result engine_revoke(struct engine *e, struct keyspace *ks, int64_t id) {
+        return lease(e, ks, id, keyspace_lease_revoke);
+}
+
+enum keyspace_result engine_keep_alive(struct engine *e, struct keyspace *ks, int64_t id) {
+        return lease(e, ks, id, keyspace_lease_keep_alive);
 }
 
 void engine_fill(struct engine *e, struct keyspace *ks, const char *prefix, size_t n) {

@@ -73,6 +73,7 @@ struct answer engine_get(struct engine *e, struct keyspace *ks, const char *key)
 struct answer engine_list(struct engine *e, struct keyspace *ks, const char *prefix, int64_t revision, int64_t limit);
 /* The lease's id is the caller's. */
 enum keyspace_result engine_grant(struct engine *e, struct keyspace *ks, int64_t id, int64_t ttl);
+enum keyspace_result engine_revoke(struct engine *e, struct keyspace *ks, int64_t id);
 enum keyspace_result engine_keep_alive(struct engine *e, struct keyspace *ks, int64_t id);
 enum keyspace_result engine_compact(struct engine *e, struct keyspace *ks, int64_t revision);
 /* Puts n keys PREFIX00000…, 1,000 a transaction, each with itself as its value. */

@@ -8,6 +8,8 @@
 #define BATCH_BYTES 4096
 
 static struct stoke_driver small;
+static unsigned n_granted, n_refused;
+static bool enough;
 
 static int setup(void **state) {
         struct engine *e = new0(struct engine);
@@ -83,10 +85,42 @@ static void several_that_do_not_fit_together(void **state) {
         engine_keyspace_close(e, ks);
 }
 
+static void on_granted(struct keyspace_call *call, enum keyspace_result result) {
+        (void)call;
+        n_granted += result == KEYSPACE_OK;
+        n_refused += result == KEYSPACE_TOO_MANY_REQUESTS;
+        enough = n_granted + n_refused == 6;
+}
+
+/* Also when they come all at once. */
+static void no_more_than_allowed(void **state) {
+        struct engine *e = *state;
+        struct lease_call calls[6] = {};
+        struct keyspace *ks;
+
+        e->limits.leases = 4;
+        ks = engine_keyspace(e, 1);
+        for (size_t i = 0; i < n_elements(calls); i++) {
+                calls[i].id = (int64_t)i + 1;
+                calls[i].ttl = 100;
+                calls[i].call.done = on_granted;
+                calls[i].call.deadline_ns = UINT64_MAX;
+                keyspace_lease_grant(ks, &calls[i]);
+        }
+        engine_run(e, 20000, &enough);
+        assert_int_equal(n_granted, 4);
+        assert_int_equal(n_refused, 2);
+        assert_int_equal(engine_grant(e, ks, 9, 100), KEYSPACE_TOO_MANY_REQUESTS);
+        assert_int_equal(engine_revoke(e, ks, 1), KEYSPACE_OK);
+        assert_int_equal(engine_grant(e, ks, 9, 100), KEYSPACE_OK);
+        engine_keyspace_close(e, ks);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(one_that_no_append_can_hold, setup, teardown),
                 cmocka_unit_test_setup_teardown(several_that_do_not_fit_together, setup, teardown),
+                cmocka_unit_test_setup_teardown(no_more_than_allowed, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -420,9 +420,10 @@ static void landed_and_compacted(void **state) {
         engine_put(&other, a, "/k", "0");
         assert_int_equal(engine_get(e, b, "/k").count, 1);
         memory_limbo_next("shared");
-        memory_fail_next("shared", MEMORY_LOAD, 100, -EIO);
+        memory_fail_next("shared", MEMORY_LOAD, 1000000, -EIO);
         l = start_put(b, "/k", "mine", 20000);
-        engine_run(e, 200, NULL);
+        for (int i = 0; i < 100 && !memory_in_limbo("shared", "t"); i++)
+                engine_run(e, 100, NULL);
         assert_false(l->done);
         memory_fail_next("shared", MEMORY_LOAD, 0, 0);
         assert_true(memory_land("shared", "t"));

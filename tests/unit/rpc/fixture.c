@@ -202,6 +202,7 @@ void fixture_start(struct fixture *f, const struct grpc_limits *limits) {
         if (r < 0)
                 fprintf(stderr, "%s\n", error_text(&err));
         check(r == 0);
+        loop_track_owners(f->loop); /* as shards do */
         r = loop_start_thread(f->loop);
         check(r == 0);
 }

@@ -265,15 +265,16 @@ func (c *checker) explain(s state, rev int64, events []Event, owner map[string]*
 				return
 			}
 		}
+		// A deletion of unknown outcome may have done the same; then neither is wrong.
+		if slices.ContainsFunc(unsure, func(u *Call) bool { return c.fits(s, u, rev, events) }) {
+			delete(ended, lease)
+			return
+		}
 		if at, alive := c.aliveUntil(lease, c.seen[rev]); alive && c.seen[rev] < at {
 			c.say("lease %x ended early, at revision %d, %.3f s before its time", lease, rev, float64(at-c.seen[rev])/1e9)
 		}
 		c.nExpired++
-		// A deletion of unknown outcome may have done the same; then neither is wrong.
-		delete(ended, lease)
-		if !slices.ContainsFunc(unsure, func(u *Call) bool { return c.fits(s, u, rev, events) }) {
-			ended[lease] = rev
-		}
+		ended[lease] = rev
 		return
 	}
 	for _, call := range unsure {
