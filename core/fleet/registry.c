@@ -146,6 +146,17 @@ bool registry_keeps_name(const char *name) {
         return strcmp(name, REGISTRY_KEYSPACE) == 0 || strcmp(name, GOVERNOR_KEYSPACE) == 0;
 }
 
+struct keyspace_known registry_known(struct registry *r) {
+        struct keyspace_status status;
+
+        if (!r->keyspace)
+                return (struct keyspace_known){};
+        keyspace_get_status(r->keyspace, &status);
+        if (status.condition != KEYSPACE_SERVING && status.condition != KEYSPACE_UNREACHABLE)
+                return (struct keyspace_known){};
+        return (struct keyspace_known){status.end, status.revision};
+}
+
 uint32_t registry_format_parse(struct bytes text) {
         uint32_t n = 0;
 
@@ -226,9 +237,47 @@ static void on_meta_done(struct keyspace_call *call, enum keyspace_result result
         registry_follow(r);
 }
 
+static void open_keyspace(struct registry *r);
+
+static void on_reopen(struct loop_task *task) {
+        struct registry *r = container_of(task, struct registry, reopen);
+
+        r->closing_lost = false;
+        keyspace_free(r->keyspace);
+        r->keyspace = NULL;
+        if (r->closing)
+                r->closed(r->closed_userdata);
+        else
+                open_keyspace(r);
+}
+
+static void on_lost_closed(void *userdata) {
+        struct registry *r = userdata;
+
+        r->reopen.run = on_reopen;
+        loop_defer(r->loop, &r->reopen);
+}
+
+/* One that was found lost or gone stays so: it is looked at anew by another. True: that is under way. */
+static bool let_go_of_lost(struct registry *r) {
+        struct keyspace_status status;
+
+        if (!r->keyspace)
+                return false;
+        keyspace_get_status(r->keyspace, &status);
+        if (status.condition != KEYSPACE_HISTORY_LOST && status.condition != KEYSPACE_DROPPED)
+                return false;
+        registry_unfollow(r);
+        r->closing_lost = true;
+        keyspace_close(r->keyspace, on_lost_closed, r);
+        return true;
+}
+
 static void open_keyspace(struct registry *r) {
         uint8_t id[16];
 
+        if (let_go_of_lost(r))
+                return;
         if (!r->keyspace) {
                 struct keyspace_config config = {
                         .name = REGISTRY_KEYSPACE,
@@ -236,6 +285,7 @@ static void open_keyspace(struct registry *r) {
                         .loop = r->loop,
                         .cache = r->cache,
                         .auto_compact_ns = 3600 * NSEC_PER_SEC,
+                        .known = r->opening.known,
                 };
                 int k;
 
@@ -557,6 +607,6 @@ void registry_close(struct registry *r, void (*done)(void *userdata), void *user
         r->closed_userdata = userdata;
         r->opening.done = NULL;
         registry_unfollow(r);
-        if (!r->job_running) /* its end goes on here */
+        if (!r->job_running && !r->closing_lost) /* the end of either goes on here */
                 close_keyspace(r);
 }

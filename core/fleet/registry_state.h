@@ -48,11 +48,12 @@ struct registry {
         bool listing;
         struct watcher *watcher; /* owned; NULL: not yet, or it is being listed anew */
         struct loop_timer relist;
+        struct loop_task reopen; /* the keyspace was lost: another one is made of it */
         int64_t revision;
 
         void (*closed)(void *userdata);
         void *closed_userdata;
-        bool closing;
+        bool closing, closing_lost;
 };
 
 /* registry_follow.c: lists, then watches. Ends an opening that is under way. */

@@ -278,6 +278,36 @@ def test_registry_away(server):
         assert etcdctl(local, "get", "k", "--print-value-only").stdout == "v\n"
 
 
+def test_registry_gone_back(server):
+    """An old backup of the registry is restored: tenants that it does not know are not made anew, empty, before somebody has said so."""
+    with several(1, shared(server)) as (d,):
+        d.start()
+        etcdctl(d.tenant("early"), "put", "k", "v")
+        table = server.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'stokehold' AND tablename LIKE 'registry-%'", database="stokehold")[0]
+        end = int(server.sql(f'SELECT max(seq) FROM stokehold."{table}"', database="stokehold")[0])
+        d.define("t.yaml", TENANT % ("filed", "1Gi"))
+        assert d.reload_errors() == []
+        etcdctl(d.wait_tenant("filed"), "put", "k", "v")
+        before = tenants(d)["filed"]["incarnation"]
+        time.sleep(6)  # what is known is written down every few seconds
+        for running_ in (True, False):
+            if not running_:
+                d.stop()
+            server.sql(f'DELETE FROM stokehold."{table}" WHERE seq > {end}', database="stokehold")
+            if not running_:
+                d.start()
+            wait_for("it is noticed", lambda: "registry:" in problems(d) and "nothing can be changed" in problems(d), 30)
+            assert etcdctl(d.endpoint("filed"), "get", "k", "--print-value-only").stdout == "v\n"
+            assert tenants(d)["filed"]["incarnation"] == before
+            assert d.stokectl("tenant", "create", "x", check=False).returncode == 6
+        assert d.stokectl("registry", "recover", check=False).returncode == 2
+        d.stokectl("registry", "recover", "--accept-loss")
+        wait_for("the definition's tenant is made anew", lambda: tenants(d)["filed"]["incarnation"] != before and tenants(d)["filed"]["phase"] == "Ready")
+        assert etcdctl(d.endpoint("filed"), "get", "k", "--print-value-only").stdout == ""
+        assert etcdctl(d.endpoint("early"), "get", "k", "--print-value-only").stdout == "v\n"
+        assert d.stokectl("registry", "recover", "--accept-loss", check=False).returncode == 4
+
+
 def test_renewal_is_cheap(server):
     """Daemons that do nothing write no more than a small record each in ten seconds."""
     with several(2, shared(server)) as found:

@@ -72,6 +72,7 @@ struct host {
         char value[256];
         struct registry_write write;
         struct registry_put put;
+        struct keyspace_known known;
 };
 
 static struct registry_record **find(struct host *h, const char *name) {
@@ -177,6 +178,7 @@ static void host_begin(struct host *h, bool claim) {
                                                    .on_lost = on_lost,
                                                    .userdata = h},
                 .claim = claim,
+                .known = h->known,
                 .done = on_opened,
                 .userdata = h};
 
@@ -659,6 +661,41 @@ static void test_formats(void **state) {
         registry_record_free(record);
 }
 
+static bool is_lost(void *userdata) {
+        return strncmp(((struct host *)userdata)->reason, "lost: ", 6) == 0;
+}
+
+/* A backup is restored. Whoever runs notices, and whoever starts and has known more; an operator may have it taken as it is. */
+static void test_gone_back(void **state) {
+        struct registry_record *early = record_new("early"), *late = record_new("late");
+        struct host a;
+
+        (void)state;
+        host_init(&a);
+        assert_int_equal(host_open(&a, false), 0);
+        assert_int_equal(write_record(&a, early, false), 0);
+        assert_int_equal(write_record(&a, late, false), 0);
+        a.known = registry_known(a.registry);
+        assert_true(a.known.end.seq > 3);
+        memory_forget(INSTANCE, REGISTRY_KEYSPACE, 1);
+        wait_until(is_lost, &a);
+
+        /* While it runs, and after a restart. */
+        assert_int_equal(host_open(&a, false), -EBADMSG);
+        assert_non_null(strstr(a.reason, "was known to record"));
+        host_close(&a);
+        assert_int_equal(host_open(&a, false), -EBADMSG);
+        a.known = (struct keyspace_known){};
+        assert_int_equal(host_open(&a, false), 0);
+        assert_int_equal(a.n_records, 1);
+        assert_string_equal(a.records[0]->name, "early");
+        late->mod_revision = 0;
+        assert_int_equal(write_record(&a, late, false), 0);
+        host_done(&a);
+        registry_record_free(early);
+        registry_record_free(late);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_one_registry_for_all, setup, teardown),
@@ -669,6 +706,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_others_are_followed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_conflicts, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_formats, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_gone_back, setup, teardown),
         };
 
         return cmocka_run_group_tests_name("fleet-shared-registry", tests, NULL, NULL);
