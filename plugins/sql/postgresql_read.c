@@ -393,6 +393,8 @@ int pg_server_limits(struct stoke_session *session, const struct stoke_keyspace 
                 return r;
         *ret = pg_limits;
         r = pg_place(session, keyspace, call, &pg);
+        if (r == STOKE_MISSING) /* to be made, on the same server */
+                r = pg_centre(session, call, &pg);
         /* A batch that is larger than work_mem goes through a temporary file. */
         if (r == 0)
                 r = pg_query(session, pg, call, "SELECT setting FROM pg_settings WHERE name = 'temp_file_limit'", NULL,
