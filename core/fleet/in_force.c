@@ -183,7 +183,7 @@ void in_force_differences(const struct in_force *force, const struct in_force *f
                         tell(visit, userdata, a, "is in force, and in no file here");
                 else if (order > 0)
                         tell(visit, userdata, b, "is in a file here, and not in force");
-                else if (a->fingerprint != b->fingerprint)
+                else if (a && b && a->fingerprint != b->fingerprint)
                         tell(visit, userdata, a, "says something else here than what is in force");
                 i += order <= 0;
                 k += order >= 0;
