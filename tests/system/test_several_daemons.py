@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import random
 import re
+import signal
 import subprocess
 import time
 
@@ -333,6 +334,27 @@ def test_registry_gone_back(postgresql):
         assert etcdctl(d.endpoint("filed"), "get", "k", "--print-value-only").stdout == ""
         assert etcdctl(d.endpoint("early"), "get", "k", "--print-value-only").stdout == "v\n"
         assert d.stokectl("registry", "recover", "--accept-loss", check=False).returncode == 4
+
+
+@pytest.mark.long
+def test_away_longer_than_its_lease(postgresql):
+    """A daemon that stood still for a minute is dead to the others, and one of them again when it moves; what was deleted meanwhile it serves no more."""
+    with several(2, shared(postgresql)) as (a, b):
+        started([a, b])
+        a.tenant("one")
+        a.tenant("two")
+        b.wait_tenant("two")
+        b.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_for("its lease has ended", lambda: len(a.status()["daemons"]) == 1, 90)
+            a.stokectl("tenant", "delete", "one", "--yes")
+            a.tenant("three")
+        finally:
+            b.process.send_signal(signal.SIGCONT)
+        wait_for("it is back", lambda: len(a.status()["daemons"]) == 2, 30)
+        wait_for("it has caught up", lambda: set(tenants(b)) == {"two", "three"} and all(t["phase"] == "Ready" for t in tenants(b).values()))
+        etcdctl(b.endpoint("three"), "put", "k", "v")
+        has_no_noise([a, b])
 
 
 def test_renewal_is_cheap(postgresql):
