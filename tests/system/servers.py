@@ -271,8 +271,8 @@ class PgBouncer(Server):
 class PooledPostgreSQL(PostgreSQL):
     """With a pooler before it, which dies with every other crash."""
 
-    def __init__(self, **options):
-        super().__init__(**options)
+    def __init__(self, settings=None, **options):
+        super().__init__(settings, **options)
         self.pooler = PgBouncer(self, pool_size=8)
         self.crashes = 0
 
