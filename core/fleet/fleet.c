@@ -8,10 +8,8 @@
  */
 
 #include <dirent.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"

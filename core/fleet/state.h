@@ -207,6 +207,12 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
 void assignment_take(struct assignment *a, struct registry_record *record, int64_t revision);
 /* Answers those who wait for something up to `what` (all: for anything): a tenant that is served is recorded too. */
 void assignment_answer(struct assignment *a, bool all, int what, int result, const char *reason);
+/* The step has failed: it is tried again after a pause, and those who wait hear why. */
+void assignment_fail(struct assignment *a, const char *reason);
+/* assignment_serve.c: busy until it is back, and the next step is taken. */
+void assignment_start(struct assignment *a, struct fleet_store *store);
+void assignment_stop(struct assignment *a);
+void assignment_recover(struct assignment *a, struct fleet_store *store);
 /* Nothing is wrong with it. */
 void assignment_well(struct assignment *a);
 /* Takes what was said while it was busy. */

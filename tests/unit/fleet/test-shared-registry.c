@@ -264,12 +264,17 @@ static void on_put(struct registry_put *p, int result, const char *reason) {
         h->written = true;
 }
 
-static int put(struct host *h, const char *key, const char *value) {
+static int put_if(struct host *h, const char *key, const char *value, const struct compare *condition) {
         h->written = false;
-        h->put = (struct registry_put){.key = key, .value = value, .done = on_put};
+        h->put = (struct registry_put){
+                .key = key, .value = value, .conditions = condition, .n_conditions = condition != NULL, .done = on_put};
         registry_put(h->registry, &h->put);
         wait_until(is_written, h);
         return h->result;
+}
+
+static int put(struct host *h, const char *key, const char *value) {
+        return put_if(h, key, value, NULL);
 }
 
 static struct registry_record *record_new(const char *name) {
@@ -661,6 +666,49 @@ static void test_formats(void **state) {
         registry_record_free(record);
 }
 
+/* What an upgrade stands on: the format is raised only if no daemon has come since it was looked, and a daemon comes only if it has not been raised. */
+static void test_guards(void **state) {
+        static const struct key_range daemons = {
+                {(const uint8_t *)REGISTRY_DAEMONS_PREFIX, sizeof(REGISTRY_DAEMONS_PREFIX) - 1},
+                {(const uint8_t *)REGISTRY_DAEMONS_END, sizeof(REGISTRY_DAEMONS_END) - 1}};
+        struct compare nobody_new = {.result = COMPARE_LESS, .target = COMPARE_MOD, .range = daemons};
+        struct compare same = {.result = COMPARE_EQUAL,
+                .target = COMPARE_MOD,
+                .range = {.key = {(const uint8_t *)REGISTRY_FORMAT_KEY, sizeof(REGISTRY_FORMAT_KEY) - 1}}};
+        struct host a, b;
+        int64_t format;
+
+        (void)state;
+        host_init(&a);
+        host_init(&b);
+        a.formats = b.formats = (struct format_range){1, 9};
+        assert_int_equal(host_open(&a, false), 0);
+        assert_int_equal(host_open(&b, false), 0);
+        assert_int_equal(put(&a, REGISTRY_FORMAT_KEY, "8"), 0);
+        format = a.put.mod_revision;
+
+        nobody_new.number = registry_revision(a.registry) + 2;
+        assert_int_equal(put_if(&a, REGISTRY_FORMAT_KEY, "7", &nobody_new), 0); /* there is nobody at all */
+        format = a.put.mod_revision;
+        assert_int_equal(put(&b, "/daemons/b", "x"), 0);
+        nobody_new.number = b.put.mod_revision; /* as it was just before */
+        assert_int_equal(put_if(&a, REGISTRY_FORMAT_KEY, "9", &nobody_new), -ESTALE);
+        assert_int_equal(a.put.mod_revision, format);
+        nobody_new.number = b.put.mod_revision + 1;
+        assert_int_equal(put_if(&a, REGISTRY_FORMAT_KEY, "9", &nobody_new), 0);
+        same.number = format;
+        format = a.put.mod_revision;
+        assert_int_equal(put_if(&b, "/daemons/c", "x", &same), -ESTALE);
+        assert_int_equal(b.put.mod_revision, 0);
+        same.number = format;
+        assert_int_equal(put_if(&b, "/daemons/c", "x", &same), 0);
+        /* Again, as after an outcome that was not known: it has landed. */
+        same.number = 1;
+        assert_int_equal(put_if(&b, "/daemons/c", "x", &same), 0);
+        host_done(&a);
+        host_done(&b);
+}
+
 static bool is_lost(void *userdata) {
         return strncmp(((struct host *)userdata)->reason, "lost: ", 6) == 0;
 }
@@ -706,6 +754,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_others_are_followed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_conflicts, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_formats, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_guards, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_gone_back, setup, teardown),
         };
 
