@@ -79,8 +79,9 @@ static int load_page(struct load *l, size_t *ret_n) {
         /* The first row of the first page is the record that the host knows. */
         my_text_format(text, "SELECT %s%s FROM ", columns, l->begun ? "" : ", " MY_WRITABLE);
         add_table(text, l->place);
-        my_text_format(text, " WHERE seq %s %llu ORDER BY seq LIMIT %d",
-                l->begun ? ">" : ">=", (unsigned long long)(l->begun ? l->loading.end.seq : l->after->seq), PAGE);
+        my_text_format(text, " WHERE seq %s %llu AND seq <= %llu ORDER BY seq LIMIT %d",
+                l->begun ? ">" : ">=", (unsigned long long)(l->begun ? l->loading.end.seq : l->after->seq),
+                (unsigned long long)l->last, PAGE);
         r = my_stream(l->session, l->call, &stream);
         if (r < 0)
                 return missing_or(l->session, r);

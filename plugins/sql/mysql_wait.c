@@ -158,6 +158,11 @@ static int beat(struct stoke_session *session, struct stoke_call *call) {
         my_text_hex(text, gone.daemon, 16);
         my_text_format(text, " AND beat = %llu AND counter = %llu", (unsigned long long)gone.beat,
                 (unsigned long long)gone.counter);
+        r = my_query(session, call);
+        if (r < 0)
+                return r;
+        my_catalogue_text(session, "DELETE FROM @.settled WHERE daemon = ");
+        my_text_hex(text, gone.daemon, 16);
         return my_query(session, call);
 }
 

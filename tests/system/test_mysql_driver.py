@@ -251,6 +251,49 @@ def test_restart_between_two_appends_is_not_unknown(fresh):
         assert s.ok("load 1 r/1").startswith("11 records")
 
 
+def test_what_was_told_outlives_a_crash(fresh):
+    """InnoDB shows commits before they are on disk: no reader may be told of one that the server's death undoes."""
+    names = [f"told-{c}/{c}" for c in "abcd"]
+    with shell(fresh.endpoint) as first:
+        first.ok("connect 1")
+        for name in names:
+            first.ok(f"create 1 {name}")
+    for _ in range(12):
+        with contextlib.ExitStack() as stack:
+            writers = [stack.enter_context(shell(fresh.endpoint, daemon=c)) for c in "wxyz"]
+            readers = [stack.enter_context(shell(fresh.endpoint, daemon=c)) for c in "mn"]
+            told = [{name: 0 for name in names} for _ in readers]
+
+            def write(s, name):
+                s.ok("connect 1")
+                s.ok(f"load 1 {name}")
+                while s.ask(f"append 1 {name} 1 300").result == 0:
+                    pass
+
+            def read(s, ends, how):
+                s.ok("connect 1")
+                while True:
+                    for name in names:
+                        answer = s.ask(f"{how} 1 {name}")
+                        if answer.result != 0:
+                            return
+                        ends[name] = max(ends[name], int(answer.text.split(":" if how == "ends" else "end ")[-1]))
+            threads = [threading.Thread(target=write, args=x) for x in zip(writers, names)]
+            threads += [threading.Thread(target=read, args=x) for x in zip(readers, told, ["ends", "load"])]
+            for t in threads:
+                t.start()
+            time.sleep(0.5)
+            fresh.kill()
+            for t in threads:
+                t.join()
+            fresh.start()
+            with shell(fresh.endpoint) as after:
+                after.ok("connect 1")
+                for name in names:
+                    end = int(after.ok(f"ends 1 {name}").split(":")[1])
+                    assert all(ends[name] <= end for ends in told), (name, told, end)
+
+
 def test_crowded(fresh):
     with shell(fresh.endpoint) as s:
         s.ok("connect 1")
