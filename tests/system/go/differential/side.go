@@ -19,7 +19,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -226,17 +228,30 @@ func (s *side) catchUp() error {
 		if !anySpread {
 			break
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-		defer cancel()
-		c, err := s.client(i)
-		if err != nil {
-			return err
-		}
-		if err := c.Invoke(ctx, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: resetKey}, &pb.RangeResponse{}); err != nil {
-			return fmt.Errorf("%s: %s: %w", s.name, s.endpoints[i], err)
+		for begun := time.Now(); ; {
+			err := s.read(i)
+			if err == nil {
+				break
+			}
+			// A daemon that waits in vain for its datastore says so after some seconds; under a heavy load that need not mean much.
+			if status.Code(err) != codes.Unavailable || time.Since(begun) > settleTimeout {
+				return fmt.Errorf("%s: %s: after %s: %w", s.name, s.endpoints[i], time.Since(begun), err)
+			}
+			time.Sleep(50 * time.Millisecond)
+			fmt.Printf("%s: %s: after %s: %v; asked again\n", s.name, s.endpoints[i], time.Since(begun), err)
 		}
 	}
 	return nil
+}
+
+func (s *side) read(client int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	c, err := s.client(client)
+	if err != nil {
+		return err
+	}
+	return c.Invoke(ctx, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: resetKey}, &pb.RangeResponse{})
 }
 
 // reset brings all sides to the same state. fresh: they are new, and are taken as they are.
