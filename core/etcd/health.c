@@ -55,9 +55,9 @@ static void health(void *userdata, const char *query, struct http1_response *res
                 reason = etcd_status_text(ETCD_TIMEOUT);
                 break;
         case KEYSPACE_UNREACHABLE:
+        case KEYSPACE_DROPPED:
         case KEYSPACE_NO_MEMORY:
         case KEYSPACE_QUARANTINED:
-        case KEYSPACE_DROPPED:
                 reason = etcd_status_text(ETCD_UNHEALTHY);
                 break;
         case KEYSPACE_HISTORY_LOST:

@@ -185,7 +185,7 @@ struct keep_alive {
         struct keep_alive_stream *stream;
         struct lease_call lease;
         struct arena arena; /* the call's own would grow as long as the stream lives */
-        int64_t revision;   /* when it came: a later one could be that of the lease's end */
+        int64_t revision; /* when it came; of one that was kept alive: then or later. Of one that was not, a later one could be its end's */
         bool done;
         enum keyspace_result result;
 };
@@ -247,8 +247,9 @@ static void keep_alive_done(struct keyspace_call *kc, enum keyspace_result resul
 
         k->done = true;
         k->result = result;
-        if (k->revision == 0) /* the keyspace was not open yet */
-                k->revision = kc->revision;
+        if (k->revision == 0 ||
+                result == KEYSPACE_OK) /* the keyspace was not open yet; or others have written meanwhile */
+                k->revision = max_of(k->revision, kc->revision);
         stream_flush(k->stream);
 }
 

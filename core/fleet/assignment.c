@@ -458,8 +458,9 @@ static void farewell(struct assignment *a) {
         struct log_context context = {.tenant = a->name};
         bool was_there = a->record;
 
-        if (was_there && !assignment_is_elsewhere(a)) {
+        if (was_there)
                 quarantine_forget(fleet->quarantine, a->name);
+        if (was_there && !assignment_is_elsewhere(a)) {
                 tenant_remove_paths(fleet->tenants_dir, a->name);
                 known_logs_forget(fleet->known, a->name);
                 log_at(LOG_LEVEL_NOTICE, &context, "deleted%s",
@@ -682,12 +683,12 @@ void assignment_step(struct assignment *a) {
         }
         switch (a->record->phase) {
         case REGISTRY_PROVISIONING:
-                if (assignment_is_left(a))
-                        break;
                 if (a->wanted.quarantined) {
                         rest(a);
                         break;
                 }
+                if (assignment_is_left(a))
+                        break;
                 store = safe_store_of(a);
                 if (store) {
                         a->made_here = true;

@@ -20,8 +20,8 @@
 
 #define REGISTRY_RETRY_NS (2 * NSEC_PER_SEC)
 #define CLOSE_GRACE_NS (2 * NSEC_PER_SEC)
-#define MEMORY_IDLE_NS NSEC_PER_SEC         /* a keyspace used since is not closed for another's sake */
 #define COPY_PATIENCE_NS (3 * NSEC_PER_SEC) /* for the registry, before tenants are served from its copy */
+#define MEMORY_IDLE_NS NSEC_PER_SEC         /* a keyspace used since is not closed for another's sake */
 
 /* ---- settling */
 
@@ -317,25 +317,6 @@ static void on_apply(struct loop_task *task) {
                 fleet_apply_tenants(fleet);
 }
 
-/* How the last daemon ended, and with whom. */
-static int open_crashes(struct fleet *fleet, struct error *reterr) {
-        const struct settings *settings = fleet->config.settings;
-        const struct crash_config config = {
-                .state_dir = settings->state_dir,
-                .vmstat = "/proc/vmstat",
-                .boot_id = "/proc/sys/kernel/random/boot_id",
-        };
-        struct crash_report report;
-        int r;
-
-        r = crash_table_open(&config, &report, &fleet->crashes, reterr);
-        if (r < 0)
-                return r;
-        fleet->quarantine = quarantine_new(fleet->loop, settings->state_dir, &settings->quarantine_ns, &report);
-        crash_report_done(&report);
-        return 0;
-}
-
 /* What this daemon is among others, and what it remembers of the registry. */
 static int know_oneself(struct fleet *fleet, struct error *reterr) {
         static const struct format_range built = {STOKE_FORMAT_OLDEST, STOKE_FORMAT_CURRENT};
@@ -366,6 +347,25 @@ static int know_oneself(struct fleet *fleet, struct error *reterr) {
                 fleet->agreement.agreed_generation = fleet->copy.agreed_generation;
                 fleet->agreement.agreed_fingerprint = fleet->copy.agreed_fingerprint;
         }
+        return 0;
+}
+
+/* How the last daemon ended, and with whom. */
+static int open_crashes(struct fleet *fleet, struct error *reterr) {
+        const struct settings *settings = fleet->config.settings;
+        const struct crash_config config = {
+                .state_dir = settings->state_dir,
+                .vmstat = "/proc/vmstat",
+                .boot_id = "/proc/sys/kernel/random/boot_id",
+        };
+        struct crash_report report;
+        int r;
+
+        r = crash_table_open(&config, &report, &fleet->crashes, reterr);
+        if (r < 0)
+                return r;
+        fleet->quarantine = quarantine_new(fleet->loop, settings->state_dir, &settings->quarantine_ns, &report);
+        crash_report_done(&report);
         return 0;
 }
 
@@ -457,10 +457,10 @@ void fleet_free(struct fleet *fleet) {
                 shard_free(fleet->shards[i]);
         free(fleet->shards);
         free(fleet->shard_cache);
-        memory_free(fleet->memory);
         members_free(fleet->members);
         agreement_done(fleet);
         registry_copy_done(&fleet->copy);
+        memory_free(fleet->memory);
         registry_free(fleet->registry);
         host_done(&fleet->host);
         free(fleet->unfit);

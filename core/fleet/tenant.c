@@ -42,12 +42,12 @@ const char *tenant_condition_name(enum keyspace_condition condition) {
                 return "Unreachable";
         case KEYSPACE_HISTORY_LOST:
                 return "HistoryLost";
+        case KEYSPACE_DROPPED:
+                return "Dropped";
         case KEYSPACE_NO_MEMORY:
                 return "NoMemory";
         case KEYSPACE_QUARANTINED:
                 return "Quarantined";
-        case KEYSPACE_DROPPED:
-                return "Dropped";
         }
         return "Unknown";
 }

@@ -106,10 +106,10 @@ void keyspace_set_condition(struct keyspace *ks, enum keyspace_condition conditi
         else if (condition == KEYSPACE_HISTORY_LOST)
                 log_at(LOG_LEVEL_ERROR, &context, "keyspace is stopped, its history was lost: %s",
                         reason ? reason : "");
-        else if (condition == KEYSPACE_NO_MEMORY)
-                log_at(LOG_LEVEL_ERROR, &context, "keyspace is refused: %s", reason ? reason : "");
         else if (condition == KEYSPACE_DROPPED)
                 log_at(LOG_LEVEL_NOTICE, &context, "keyspace is stopped: %s", reason ? reason : "");
+        else if (condition == KEYSPACE_NO_MEMORY)
+                log_at(LOG_LEVEL_ERROR, &context, "keyspace is refused: %s", reason ? reason : "");
         else if (condition == KEYSPACE_SERVING && before != KEYSPACE_SERVING)
                 log_at(LOG_LEVEL_INFO, &context, "keyspace is open at revision %lld, %zu keys", (long long)ks->revision,
                         ks->index.n_alive);

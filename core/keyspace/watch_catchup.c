@@ -138,8 +138,10 @@ static void catch_up(struct watcher *w) {
                 event_list_done(&list);
                 if (!alive || w->paused)
                         return;
-        } else
+        } else {
+                event_list_done(&list); /* all that was in it may have been cut */
                 w->next = max_of(w->next, upto + 1);
+        }
 
         if (upto < ks->revision) {
                 watcher_catch_up(w);

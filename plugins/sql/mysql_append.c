@@ -257,8 +257,12 @@ int my_append(struct stoke_session *session, const struct stoke_keyspace *keyspa
                         r = guarded_outcome(session, n, call);
         }
         r = my_end(session, r);
-        if (r == 0)
+        if (r == 0) {
+                const struct stoke_record *last = &append->records[append->n_records - 1];
+
+                my_set_settled(session->store, keyspace, &(struct stoke_end){last->seq, last->origin});
                 my_news_grown(session->store, keyspace->name);
+        }
         return r;
 }
 

@@ -47,6 +47,9 @@ static int make(struct stoke_session *session, struct stoke_call *call) {
                 if (r < 0)
                         return r;
         }
+        r = my_make_settled(session, session->store->database, call);
+        if (r < 0)
+                return r;
         my_catalogue_text(session, "INSERT INTO @.format (one, current, min_reader) VALUES ");
         my_text_format(
                 &session->text, "(1, %d, %d) ON DUPLICATE KEY UPDATE one = one", SQL_SERVER_FORMAT, SQL_SERVER_FORMAT);
@@ -104,7 +107,7 @@ static bool is_id(const char *data, unsigned long size, uint8_t ret[16]) {
 }
 
 struct row {
-        bool there;
+        bool there, foreign; /* foreign: the incarnation is another keyspace's */
         enum my_state state;
         bool has_id;
         uint8_t id[16];
@@ -122,7 +125,7 @@ static int read_row(struct stoke_session *session, const struct stoke_keyspace *
 
         *ret = (struct row){};
         my_catalogue_text(session,
-                "SELECT k.state, k.install_id, own.how, asked.how FROM (SELECT 1 AS one) o "
+                "SELECT k.state, k.install_id, own.how, asked.how, k.name FROM (SELECT 1 AS one) o "
                 "LEFT JOIN @.keyspaces k ON k.incarnation = ");
         my_text_hex(text, keyspace->incarnation, 16);
         my_text_add(text, " LEFT JOIN ");
@@ -139,6 +142,7 @@ static int read_row(struct stoke_session *session, const struct stoke_keyspace *
         if (row) {
                 ret->there = row[0] != NULL;
                 ret->state = (enum my_state)my_number(row[0]);
+                ret->foreign = row[4] && strcmp(row[4], keyspace->name) != 0;
                 ret->has_id = is_id(row[1], sizes[1], ret->id);
                 ret->own_ended = (enum sql_ended)my_number(row[2]);
                 ret->ended = (enum sql_ended)my_number(row[3]);
@@ -154,6 +158,8 @@ int my_catalogue_find(struct stoke_session *session, const struct stoke_keyspace
 
         for (int tries = 0; tries < 2; tries++) {
                 r = read_row(session, keyspace, id, &row, call);
+                if (r == 0 && row.foreign)
+                        r = sql_fail(call, -EEXIST, "another keyspace has this incarnation");
                 if (r < 0)
                         return r;
                 /* Somebody decided, and did not come to do it. */

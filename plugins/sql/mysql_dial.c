@@ -64,7 +64,7 @@ static int read_secrets(const struct stoke_host *host, struct secrets *s, struct
 /* ---- what is at the other end */
 
 struct facts {
-        bool read_only, not_ready;
+        bool read_only, not_ready, binlog, statements;
 };
 
 static void take_fact(struct my_server *server, struct facts *facts, const char *name, const char *value) {
@@ -83,6 +83,10 @@ static void take_fact(struct my_server *server, struct facts *facts, const char 
                         server->mariadb = true;
         } else if (strcmp(name, "max_allowed_packet") == 0) {
                 server->packet = my_number(value);
+        } else if (strcmp(name, "log_bin") == 0) {
+                facts->binlog = on;
+        } else if (strcmp(name, "binlog_format") == 0) {
+                facts->statements = strcasecmp(value, "STATEMENT") == 0;
         } else if (strcmp(name, "wsrep_on") == 0) {
                 server->galera = on;
         } else if (strcmp(name, "wsrep_ready") == 0) {
@@ -121,12 +125,13 @@ static int set_up(struct stoke_session *session, struct stoke_call *call) {
         *server = (struct my_server){.packet = 1 << 20};
         r = take_facts(session,
                 "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'max_allowed_packet', "
-                "'read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on')",
+                "'read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on', 'log_bin', 'binlog_format')",
                 &facts, call);
         if (r == 0 && server->galera)
                 r = take_facts(session, "SHOW GLOBAL STATUS LIKE 'wsrep_ready'", &facts, call);
         if (r < 0)
                 return r;
+        server->unsettled = !facts.binlog && !server->galera;
         if (facts.read_only)
                 return sql_fail(call, -EROFS, "the server is read-only");
         if (facts.not_ready)
@@ -135,6 +140,9 @@ static int set_up(struct stoke_session *session, struct stoke_call *call) {
                 return sql_fail(call, -EPROTONOSUPPORT,
                         "the server is %s; MariaDB 10.3.3 or MySQL 8.0.19 is the oldest that the log can be written to",
                         server->version);
+        if (facts.binlog && facts.statements)
+                return sql_fail(call, -EINVAL,
+                        "binlog_format is STATEMENT, which takes no writes at READ COMMITTED: use ROW or MIXED");
         r = my_execute(session, SETTINGS, call);
         if (r == 0)
                 r = my_execute(session, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", call);
@@ -156,12 +164,15 @@ static int set_up(struct stoke_session *session, struct stoke_call *call) {
 static int options(MYSQL *mysql, const struct secrets *s, unsigned timeout_s) {
         unsigned infile = 0;
         unsigned long packet = 1ul << 30;
+        unsigned protocol = MYSQL_PROTOCOL_TCP;
         bool verify = s->ca.size > 0;
         int r = 0;
 
         r |= mysql_options(mysql, MYSQL_OPT_CONNECT_TIMEOUT, &timeout_s);
         r |= mysql_options(mysql, MYSQL_SET_CHARSET_NAME, "binary");
         r |= mysql_options(mysql, MYSQL_OPT_MAX_ALLOWED_PACKET, &packet);
+        /* Or "localhost" would be a Unix socket somewhere. */
+        r |= mysql_options(mysql, MYSQL_OPT_PROTOCOL, &protocol);
         /* A server may ask its client for files. */
         r |= mysql_options(mysql, MYSQL_OPT_LOCAL_INFILE, &infile);
         if (verify)

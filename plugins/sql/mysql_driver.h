@@ -47,6 +47,13 @@ enum my_state { MY_INSTALLING = 1, MY_LIVE = 2, MY_CREATING = 3 };
 
 struct my_news; /* mysql_wait.c, mysql_notify.c */
 
+/* An end of a log that is known to outlive the server: appended by us, or settled. */
+struct my_settled {
+        uint8_t incarnation[16];
+        struct stoke_end end;
+};
+#define MY_N_SETTLED 1024
+
 struct stoke_store {
         const struct stoke_host *host;
         char *database; /* owned */
@@ -60,8 +67,9 @@ struct stoke_store {
         pthread_t watch;
         pthread_cond_t watch_changed;
         bool watch_started, stopping;
-        uint64_t watch_next_ns; /* when the watch looks again by itself */
-        struct my_news *news;   /* owned */
+        uint64_t watch_next_ns;                  /* when the watch looks again by itself */
+        struct my_news *news;                    /* owned */
+        struct my_settled settled[MY_N_SETTLED]; /* by incarnation; one displaces another */
 };
 
 /* What the server at the other end is, as it was when it was dialled. */
@@ -69,6 +77,7 @@ struct my_server {
         char version[64];
         bool mariadb;
         bool galera;
+        bool unsettled;  /* others see a commit before it is durable: my_settle() */
         unsigned number; /* 101119 for 10.11.19 */
         uint64_t packet; /* max_allowed_packet */
 };
@@ -85,7 +94,8 @@ struct stoke_session {
         bool broken;  /* to be dialled anew */
         struct my_server server;
         struct my_text text;
-        unsigned error; /* the server's or the library's number of the last failure; 0: none */
+        struct stoke_call *call; /* the one that runs */
+        unsigned error;          /* the server's or the library's number of the last failure; 0: none */
 
         /* store->mutex */
         int fd; /* -1: no connection */
@@ -115,7 +125,7 @@ int my_place(const struct stoke_store *store, const struct stoke_keyspace *keysp
 int my_session_new(struct stoke_store *store, const struct stoke_keyspace *scope, struct stoke_session **ret);
 void my_session_free(struct stoke_session *session);
 /* Starts a call: bounds it, and connects if need be, as the definition's account if `own`, else as the session's. After 0 the call ends with
- * my_end(), which returns r. */
+ * my_end(), which returns r; if that is 0 there is no reason to tell. */
 int my_begin(struct stoke_session *session, bool own, struct stoke_call *call);
 int my_start(struct stoke_session *session, struct stoke_call *call); /* the same without connecting */
 int my_end(struct stoke_session *session, int r);
@@ -253,6 +263,19 @@ int my_rows_insert(struct stoke_session *session, const char *database, const ch
         const struct stoke_record *records, size_t n_records, struct stoke_call *call);
 /* What one statement may have of bytes. */
 size_t my_packet_room(const struct stoke_session *session);
+
+/* ---- mysql_settle.c: what was read is durable before it is told */
+
+/* With nothing in flight on the session: 0 once the given end, if another than before, is durable. */
+int my_settle(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *end,
+        struct stoke_call *call);
+/* Is it known to be? */
+bool my_is_settled(struct stoke_store *store, const struct stoke_keyspace *keyspace, const struct stoke_end *end);
+void my_set_settled(struct stoke_store *store, const struct stoke_keyspace *keyspace, const struct stoke_end *end);
+/* The write itself. */
+int my_settle_all(struct stoke_session *session, struct stoke_call *call);
+/* The table that it writes to. */
+int my_make_settled(struct stoke_session *session, const char *database, struct stoke_call *call);
 
 /* ---- news between daemons. mysql_notify.c: telling; mysql_wait.c: listening */
 

@@ -41,6 +41,7 @@ struct load {
         void *userdata;
         struct sql_loading loading;
         bool begun;
+        uint64_t last; /* what is behind it is not looked at */
 };
 
 static int on_row(struct load *l, MYSQL_ROW row, const unsigned long *sizes) {
@@ -96,6 +97,37 @@ static int load_page(struct load *l, size_t *ret_n) {
         return got < 0 ? got : r;
 }
 
+/* Where the log ends now, and that it will not end before that again. */
+static int find_end(struct load *l, const struct stoke_keyspace *keyspace) {
+        struct my_text *text = &l->session->text;
+        struct stoke_end end = {};
+        unsigned long *sizes;
+        MYSQL_RES *result;
+        MYSQL_ROW row;
+        int r;
+
+        l->last = INT64_MAX;
+        if (!l->session->server.unsettled)
+                return 0;
+        my_text_reset(text);
+        my_text_add(text, "SELECT seq, origin FROM ");
+        add_table(text, l->place);
+        my_text_add(text, " ORDER BY seq DESC LIMIT 1");
+        r = my_ask(l->session, l->call, &result);
+        if (r < 0)
+                return missing_or(l->session, r);
+        row = mysql_fetch_row(result);
+        if (row) {
+                sizes = mysql_fetch_lengths(result);
+                end.seq = my_number(row[0]);
+                if (!sql_origin_unpack(row[1], sizes[1], &end.origin))
+                        r = sql_fail(l->call, -EUCLEAN, "record %llu is damaged", (unsigned long long)end.seq);
+        }
+        mysql_free_result(result);
+        l->last = end.seq;
+        return r == 0 && row ? my_settle(l->session, keyspace, &end, l->call) : r;
+}
+
 int my_load(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
         bool with_values, struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record),
         void *userdata, struct stoke_end *ret_end) {
@@ -115,6 +147,7 @@ int my_load(struct stoke_session *session, const struct stoke_keyspace *keyspace
                 r = my_begin(session, false, call);
         if (r < 0)
                 return r;
+        r = find_end(&l, keyspace);
         while (r == 0 && n == PAGE)
                 r = load_page(&l, &n);
         if (r == 0 && !l.begun) {
@@ -270,6 +303,23 @@ static int ends_text(struct ends *e, size_t from, size_t n, bool *valid) {
         return 0;
 }
 
+/* One write for all of them. */
+static int settle_ends(struct ends *e, size_t from, size_t n, const bool *found, const struct stoke_end *ends) {
+        struct stoke_store *store = e->session->store;
+        bool settled = true;
+        int r;
+
+        for (size_t i = 0; i < n; i++)
+                settled = settled && (!found[i] || my_is_settled(store, &e->keyspaces[from + i], &ends[i]));
+        if (settled)
+                return 0;
+        r = my_settle_all(e->session, e->call);
+        for (size_t i = 0; r == 0 && i < n; i++)
+                if (found[i])
+                        my_set_settled(store, &e->keyspaces[from + i], &ends[i]);
+        return r;
+}
+
 /* One question. A table that is missing fails it as a whole: halved until that one is alone. */
 static int ask_ends(struct ends *e, size_t from, size_t n) {
         bool valid[N_ENDS], found[N_ENDS] = {};
@@ -283,7 +333,6 @@ static int ask_ends(struct ends *e, size_t from, size_t n) {
         if (r == 0)
                 r = my_ask(e->session, e->call, &result);
         if (r < 0 && my_is_missing(e->session)) {
-                e->call->reason[0] = '\0';
                 if (n == 1)
                         return e->visit(e->userdata, from, NULL) ? STOKE_STOPPED : 0;
                 r = ask_ends(e, from, n / 2);
@@ -308,6 +357,8 @@ static int ask_ends(struct ends *e, size_t from, size_t n) {
                 found[i] = true;
         }
         mysql_free_result(result);
+        if (r == 0)
+                r = settle_ends(e, from, n, found, ends);
         for (size_t i = 0; r == 0 && i < n; i++)
                 if (e->visit(e->userdata, from + i, found[i] ? &ends[i] : NULL))
                         r = STOKE_STOPPED;

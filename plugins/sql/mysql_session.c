@@ -182,6 +182,7 @@ int my_start(struct stoke_session *session, struct stoke_call *call) {
                 pthread_cond_signal(&store->watch_changed);
         pthread_mutex_unlock(&store->mutex);
         session->error = 0;
+        session->call = call;
         my_text_reset(&session->text);
         r = my_call_over(session, call);
         return r < 0 ? my_end(session, r) : 0;
@@ -211,6 +212,10 @@ int my_end(struct stoke_session *session, int r) {
         pthread_mutex_unlock(&session->store->mutex);
         if (was_cut || session->broken)
                 my_hang_up(session);
+        /* What was refused, and did no harm. */
+        if (r == 0 && session->call->reason && session->call->reason_size > 0)
+                session->call->reason[0] = '\0';
+        session->call = NULL;
         return r;
 }
 

@@ -16,6 +16,8 @@ size_t my_user_max(const struct my_server *server) {
         return server->mariadb ? 80 : 32;
 }
 
+#define GRANTED "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX"
+
 struct account {
         char database[SQL_UUID_DASHED], user[SQL_UUID_DASHED];
 };
@@ -79,7 +81,10 @@ int my_tenant_make(struct stoke_session *session, const uint8_t incarnation[16],
         r = my_query(session, call);
         if (r < 0)
                 return r;
-        write_statement(session, "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX ON @.* TO $", &account);
+        r = my_make_settled(session, account.database, call);
+        if (r < 0)
+                return r;
+        write_statement(session, "GRANT " GRANTED " ON @.* TO $", &account);
         return my_query(session, call);
 }
 
@@ -88,7 +93,8 @@ int my_tenant_drop(struct stoke_session *session, const uint8_t incarnation[16],
         int r;
 
         names(session, incarnation, &account);
-        write_statement(session, "REVOKE ALL PRIVILEGES ON @.* FROM $", &account);
+        /* Not ALL PRIVILEGES: only who has them all may take them all. */
+        write_statement(session, "REVOKE " GRANTED " ON @.* FROM $", &account);
         r = my_query(session, call);
         if (r < 0 && session->error != MY_ER_NONEXISTING_GRANT && session->error != ER_NO_SUCH_USER_TO_REVOKE &&
                 session->error != ER_NO_SUCH_USER)

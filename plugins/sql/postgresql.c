@@ -39,7 +39,7 @@ static void pg_store_close(struct stoke_store *store) {
         if (!store)
                 return;
         pg_notify_stop(store);
-        for (size_t i = 0; i < PG_TENANT_LINKS; i++)
+        for (size_t i = 0; i < PG_LINKS; i++)
                 pg_close(store->idle[i]);
         sql_endpoints_free(store->endpoints, store->n_endpoints);
         pthread_mutex_destroy(&store->mutex);

@@ -20,11 +20,24 @@
 #include "server.h"
 
 #define PG_IDENTIFIER_MAX 63
-#define PG_TENANT_LINKS 8 /* connections to tenants' own databases that are kept while nobody uses them */
+#define PG_LINKS 8 /* with dedicated credentials: connections that are kept, to whichever databases, for all sessions */
+#define PG_BULKY (4u << 20) /* libpq's buffers never shrink: after a message of this size the connection is not kept */
 #define PG_VERSION_MIN 120000
 #define PG_CHANNEL "stokehold"
+#define PG_TABLE_TEXT 96 /* "stokehold"."TABLE", quoted */
+#define PG_PREPARED 24   /* statements prepared on one connection */
 
 extern const struct stoke_limits pg_limits;
+
+/* What is asked of a keyspace all the time is parsed and planned once, where the server itself answers: half of what it costs there. */
+enum pg_prepared_kind { PG_PREPARED_APPEND, PG_PREPARED_END };
+struct pg_prepared {
+        enum pg_prepared_kind kind;
+        char table[PG_TABLE_TEXT];
+        unsigned uses;
+        uint64_t used; /* the connection's counter then: the least is the next to go */
+        unsigned name; /* 0: not prepared */
+};
 
 /* One connection. */
 struct pg {
@@ -34,8 +47,13 @@ struct pg {
         bool pooled; /* not the server itself answers: a pooler */
         bool lz4;    /* the server can compress with it */
         bool doomed; /* not to be used again */
+        bool bulky;  /* not to be kept when it is given back */
+        bool shared; /* one of the store's */
         bool listening;
         bool doubtful; /* a warning that a commit may not have been replicated, since pg_send() */
+        struct pg_prepared prepared[PG_PREPARED];
+        uint64_t n_uses;
+        unsigned last_name;
         /* To a tenant's own database: whose. */
         bool tenant;
         uint8_t incarnation[16];
@@ -52,9 +70,12 @@ struct stoke_store {
         bool dedicated;
         char daemon[SQL_UUID_TEXT];
         pthread_mutex_t mutex;
-        struct pg *idle[PG_TENANT_LINKS]; /* the last used first */
-        struct pg_notifier *notifier;     /* made by the first append */
+        /* With dedicated credentials sessions keep none: these are shared. Guarded by the mutex. */
+        struct pg *idle[PG_LINKS];    /* the last used first */
+        size_t n_links;               /* idle, or lent */
+        struct pg_notifier *notifier; /* made by the first append */
         bool warned_pooled;
+        atomic_bool multiplexed; /* a pooler that looked like the server itself was found out */
 };
 
 struct stoke_session {
@@ -62,7 +83,7 @@ struct stoke_session {
         int wake;              /* eventfd: readable once interrupted */
         pthread_mutex_t mutex; /* running, interrupted; never held across anything that waits */
         bool running, interrupted;
-        struct pg *pg; /* to the definition's database; NULL: dialled when needed */
+        struct pg *pg; /* to the definition's database; NULL: dialled when needed, or the store's are used */
 };
 
 /* ---- postgresql.c: sessions */
@@ -93,6 +114,8 @@ int pg_centre(struct stoke_session *session, struct stoke_call *call, struct pg 
 /* The connection to where the keyspace is: the same, or one to its own database. Give it back with pg_release(). STOKE_MISSING. */
 int pg_place(
         struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call, struct pg **ret);
+/* It is the session's alone from here on, not one of the store's. */
+void pg_keep(struct pg *pg);
 /* Keeps it if it can be used again. NULL is taken. */
 void pg_release(struct stoke_session *session, struct pg *pg);
 
@@ -129,6 +152,9 @@ int pg_query(struct stoke_session *session, struct pg *pg, struct stoke_call *ca
  * is lost or given up. */
 int pg_ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
         const struct pg_param *params, size_t n_params, PGresult **ret);
+/* The same of a statement that was prepared under this name. */
+int pg_ask_prepared(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *name,
+        const struct pg_param *params, size_t n_params, PGresult **ret);
 /* The errno for an answer that is an error. */
 int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call);
 /* "" if it has none. */
@@ -149,10 +175,26 @@ int pg_transaction(struct stoke_session *session, struct pg *pg, struct stoke_ca
 int pg_commit(struct stoke_session *session, struct pg *pg, struct stoke_call *call);
 /* After an error: rolls back, unless the connection is done for. Returns r, and leaves its reason. */
 int pg_rollback(struct stoke_session *session, struct pg *pg, int r);
+/* A division by zero on a standby: SQLSTATE 22012, which pg_fail() knows. */
+#define PG_ON_PRIMARY "(SELECT 1 / (1 - pg_is_in_recovery()::int)) = 1"
+/* "There is no such table" (r is STOKE_MISSING; anything else passes) counts only if a primary says it: behind a pooler or an address that
+ * moves a standby may answer, which has not heard of it yet. table: as pg_table() has it. */
+int pg_missing(struct stoke_session *session, struct pg *pg, const char *table, int r, struct stoke_call *call);
 int64_t pg_field_number(const struct pg_field *field);
 int64_t pg_result_number(const PGresult *res, int row, int column);
 /* The server's words in one line. */
 void pg_words(const char *message, char *ret, size_t size);
+
+/* ---- postgresql_prepared.c */
+
+/* The name under which such a statement is prepared, after it was asked for a few times; "" if it is not, and is to be sent as text. types: of
+ * its parameters; text makes it (free it; NULL: no memory). -errno: the connection is lost or given up, and nothing was sent. */
+#define PG_PREPARED_NAME 32
+int pg_prepared_get(struct stoke_session *session, struct pg *pg, enum pg_prepared_kind kind, const char *table,
+        const char *types, char *(*text)(const void *userdata, const char *table), const void *userdata,
+        struct stoke_call *call, char ret_name[PG_PREPARED_NAME]);
+/* The server says that there is no such statement: a pooler that was taken for the server itself. */
+void pg_prepared_failed(struct pg *pg);
 
 /* ---- postgresql_append.c */
 
@@ -188,8 +230,6 @@ int pg_server_limits(struct stoke_session *session, const struct stoke_keyspace 
 
 /* ---- postgresql_keyspace.c: the catalogue */
 
-/* "stokehold"."TABLE", quoted. */
-#define PG_TABLE_TEXT 96
 void pg_table(const struct stoke_keyspace *keyspace, bool installing, char ret[PG_TABLE_TEXT]);
 /* Makes what is missing of the schema and the catalogue. */
 int pg_catalogue_make(struct stoke_session *session, struct pg *pg, struct stoke_call *call);

@@ -128,7 +128,8 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
                 {"55P03", STOKE_STALE},
                 {"42P01", STOKE_MISSING},
                 {"3F000", STOKE_MISSING},
-                {"25006", 0}, /* read-only: before anything was written */
+                {"26000", STOKE_STALE}, /* no such prepared statement: nothing was run */
+                {"25006", 0},           /* read-only: before anything was written */
                 {"22012", 0},
                 {"42501", 0}, /* no permission */
                 {"53100", 0}, /* no room for the row; no room for the log crashes the server instead */
@@ -140,6 +141,8 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
         bool idle = PQstatus(pg->conn) == CONNECTION_OK && PQtransactionStatus(pg->conn) == PQTRANS_IDLE;
         int r = pg_fail(pg, res, call);
 
+        if (pg_is(res, "26000"))
+                pg_prepared_failed(pg);
         for (size_t i = 0; idle && i < sizeof(known) / sizeof(known[0]); i++)
                 if (pg_is(res, known[i].state))
                         return known[i].result ? known[i].result : r < 0 ? r : -EIO;
@@ -147,12 +150,59 @@ static int append_failed(struct pg *pg, const PGresult *res, struct stoke_call *
         return STOKE_UNKNOWN;
 }
 
+/*
+ * The settings hold for the transaction, which is this statement. A server-wide synchronous_commit=off would acknowledge what a crash loses; a
+ * snapshot older than the wait for the table's lock would slip behind a compaction's fence; and warnings that nobody sends are about
+ * commits that were not replicated. Free it.
+ */
+static char *append_text(const void *userdata, const char *table) {
+        const struct pg_rows *rows = userdata;
+        char *insert = pg_rows_insert(rows, table), *text = NULL;
+
+        if (!insert ||
+                asprintf(&text,
+                        "%s WHERE (SELECT seq = $5 AND origin = $6 FROM %s ORDER BY seq DESC LIMIT 1) "
+                        "AND (SELECT 1 / (current_setting('transaction_isolation') = 'read committed')::int "
+                        "+ CASE WHEN current_setting('synchronous_commit') = 'off' "
+                        "THEN length(set_config('synchronous_commit', 'on', true)) ELSE 0 END "
+                        "+ CASE WHEN current_setting('client_min_messages') = 'error' "
+                        "THEN length(set_config('client_min_messages', 'warning', true)) ELSE 0 END) > 0",
+                        insert, table) < 0)
+                text = NULL;
+        free(insert);
+        return text;
+}
+
+/* Sends it, once. */
+static int append_send(struct stoke_session *session, struct pg *pg, const struct pg_rows *rows, const char *table,
+        const struct pg_param *params, PGresult **ret, struct stoke_call *call) {
+        char name[PG_PREPARED_NAME] = "", *text;
+        int r = 0;
+
+        *ret = NULL;
+        if (rows->one_origin)
+                r = pg_prepared_get(session, pg, PG_PREPARED_APPEND, table,
+                        "int8[], bytea[], bytea[], bytea, int8, bytea", append_text, rows, call, name);
+        if (r < 0)
+                return r;
+        if (*name) {
+                r = pg_ask_prepared(session, pg, call, name, params, 6, ret);
+        } else {
+                text = append_text(rows, table);
+                if (!text)
+                        return -ENOMEM;
+                r = pg_ask(session, pg, call, text, params, 6, ret);
+                free(text);
+        }
+        return r < 0 ? STOKE_UNKNOWN : 0; /* given up, or cut off, after the first byte */
+}
+
 static int append_rows(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspace,
         struct stoke_append *append, struct stoke_call *call) {
-        uint8_t origin[SQL_ORIGIN_SIZE];
         struct pg_number seq = pg_number((int64_t)append->expected.seq);
+        uint8_t origin[SQL_ORIGIN_SIZE];
         struct pg_param params[6];
-        char table[PG_TABLE_TEXT], *insert, *sql = NULL;
+        char table[PG_TABLE_TEXT];
         struct pg_rows rows;
         PGresult *res = NULL;
         uint64_t n;
@@ -162,33 +212,14 @@ static int append_rows(struct stoke_session *session, struct pg *pg, const struc
         if (r < 0)
                 return r;
         pg_table(keyspace, false, table);
-        memcpy(params, rows.params, sizeof(rows.params));
         sql_origin_pack(&append->expected.origin, origin);
+        memcpy(params, rows.params, sizeof(rows.params));
         params[4] = (struct pg_param){PG_INT8, seq.bytes, sizeof(seq.bytes)};
         params[5] = (struct pg_param){PG_BYTEA, origin, sizeof(origin)};
-        insert = pg_rows_insert(&rows, table);
-        /*
-         * The settings hold for the transaction, which is this statement. A server-wide synchronous_commit=off would acknowledge
-         * what a crash loses; a snapshot older than the wait for the table's lock would slip behind a compaction's fence; and warnings
-         * that nobody sends are about commits that were not replicated.
-         */
-        r = insert &&
-                        asprintf(&sql,
-                                "%s WHERE (SELECT seq = $5 AND origin = $6 FROM %s ORDER BY seq DESC LIMIT 1) "
-                                "AND (SELECT 1 / (current_setting('transaction_isolation') = 'read committed')::int "
-                                "+ CASE WHEN current_setting('synchronous_commit') = 'off' "
-                                "THEN length(set_config('synchronous_commit', 'on', true)) ELSE 0 END "
-                                "+ CASE WHEN current_setting('client_min_messages') = 'error' "
-                                "THEN length(set_config('client_min_messages', 'warning', true)) ELSE 0 END) > 0",
-                                insert, table) > 0
-                ? 0
-                : -ENOMEM;
+        r = append_send(session, pg, &rows, table, params, &res, call);
         if (r == 0) {
-                r = pg_ask(session, pg, call, sql, params, 6, &res);
-                if (r < 0)
-                        r = STOKE_UNKNOWN; /* given up, or cut off, after the first byte */
-                else if (PQresultStatus(res) != PGRES_COMMAND_OK)
-                        r = append_failed(pg, res, call);
+                if (PQresultStatus(res) != PGRES_COMMAND_OK)
+                        r = pg_missing(session, pg, table, append_failed(pg, res, call), call);
                 else if (pg->doubtful)
                         r = sql_fail(call, STOKE_UNKNOWN, "the commit may not have been replicated");
                 else if ((n = strtoull(PQcmdTuples(res), NULL, 10)) == 0)
@@ -199,8 +230,6 @@ static int append_rows(struct stoke_session *session, struct pg *pg, const struc
                                 (unsigned long long)n, append->n_records);
         }
         PQclear(res);
-        free(sql);
-        free(insert);
         free(rows.buffer);
         return r;
 }
@@ -294,6 +323,7 @@ int pg_compact(struct stoke_session *session, const struct stoke_keyspace *keysp
                 r = fence(session, pg, table, call);
         if (r == 0)
                 r = delete_rows(session, pg, table, compact, call);
+        r = pg_missing(session, pg, table, r, call);
         pg_release(session, pg);
         return pg_end(session, r);
 }

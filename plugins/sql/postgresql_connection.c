@@ -147,7 +147,7 @@ static int examine(struct stoke_session *session, struct pg *pg, struct stoke_ca
                 NULL, 0, &res);
         if (r != 0)
                 return r;
-        pg->pooled = atoi(PQgetvalue(res, 0, 0)) != PQbackendPID(pg->conn);
+        pg->pooled = atoi(PQgetvalue(res, 0, 0)) != PQbackendPID(pg->conn) || atomic_load(&pg->store->multiplexed);
         pg->version = atoi(PQgetvalue(res, 0, 1));
         read_committed = PQgetvalue(res, 0, 2)[0] == 't';
         foreign = PQgetvalue(res, 0, 3)[0] == 't';
@@ -162,9 +162,13 @@ static int examine(struct stoke_session *session, struct pg *pg, struct stoke_ca
         if (!read_committed && pg->pooled)
                 return sql_fail(call, -EPROTONOSUPPORT,
                         "default_transaction_isolation is not \"read committed\", and behind a pooler it cannot be set");
-        if (!read_committed)
+        /* With a plan of its own for each set of parameters, a statement that is prepared would be planned each time all the same. */
+        /* And a plan that was made while a table was small must do when it is large. */
+        if (!pg->pooled)
                 r = pg_query(session, pg, call,
-                        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED", NULL, 0, NULL);
+                        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+                        "SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; SET jit TO off",
+                        NULL, 0, NULL);
         return r == 0 ? pg_catalogue_check(session, pg, call) : r;
 }
 
@@ -312,15 +316,74 @@ static int make_database(struct stoke_session *session, struct stoke_call *call)
         return r;
 }
 
-int pg_centre(struct stoke_session *session, struct stoke_call *call, struct pg **ret) {
+/* One of the store's that nobody uses. Or else, with the place in its count taken, NULL. */
+static struct pg *borrow(struct stoke_store *store, const struct stoke_keyspace *keyspace) {
+        struct pg *pg = NULL, *last = NULL;
+        size_t i;
+
+        pthread_mutex_lock(&store->mutex);
+        for (i = 0; i < PG_LINKS && store->idle[i] && !pg; i++)
+                if (keyspace ? store->idle[i]->tenant &&
+                                        memcmp(store->idle[i]->incarnation, keyspace->incarnation, 16) == 0
+                             : !store->idle[i]->tenant) {
+                        pg = store->idle[i];
+                        memmove(&store->idle[i], &store->idle[i + 1], (PG_LINKS - 1 - i) * sizeof(store->idle[0]));
+                        store->idle[PG_LINKS - 1] = NULL;
+                }
+        if (!pg && store->n_links >= PG_LINKS && i > 0) { /* the one not used for longest makes room */
+                last = store->idle[i - 1];
+                store->idle[i - 1] = NULL;
+                store->n_links--;
+        }
+        if (!pg)
+                store->n_links++;
+        pthread_mutex_unlock(&store->mutex);
+        pg_close(last);
+        return pg;
+}
+
+static void give_back(struct stoke_store *store, struct pg *pg, bool keep) {
+        pthread_mutex_lock(&store->mutex);
+        keep = keep && store->n_links <= PG_LINKS;
+        if (keep) {
+                memmove(&store->idle[1], &store->idle[0], (PG_LINKS - 1) * sizeof(store->idle[0]));
+                store->idle[0] = pg;
+        } else {
+                store->n_links--;
+        }
+        pthread_mutex_unlock(&store->mutex);
+        if (!keep)
+                pg_close(pg);
+}
+
+/* With dedicated credentials: to the keyspace's database, or (NULL) the definition's. */
+static int lend(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
+        int (*dial)(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
+                struct pg **ret),
+        struct pg **ret) {
+        struct pg *pg;
+        int r;
+
+        while ((pg = borrow(session->store, keyspace)) && !pg_alive(pg))
+                give_back(session->store, pg, false);
+        if (!pg) {
+                r = dial(session, keyspace, call, &pg);
+                if (r != 0) {
+                        give_back(session->store, NULL, false);
+                        return r;
+                }
+                pg->shared = true;
+        }
+        *ret = pg;
+        return 0;
+}
+
+static int dial_centre(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
+        struct pg **ret) {
         const struct pg_account account = {.database = session->store->database, .application = "stokehold"};
         int r;
 
-        *ret = session->pg;
-        session->pg = NULL;
-        if (*ret && pg_alive(*ret))
-                return 0;
-        pg_close(*ret);
+        (void)keyspace;
         r = pg_dial(session, &account, call, ret);
         if (r == STOKE_MISSING) {
                 r = make_database(session, call);
@@ -332,47 +395,45 @@ int pg_centre(struct stoke_session *session, struct stoke_call *call, struct pg 
         return r;
 }
 
+int pg_centre(struct stoke_session *session, struct stoke_call *call, struct pg **ret) {
+        *ret = session->pg;
+        session->pg = NULL;
+        if (*ret && pg_alive(*ret))
+                return 0;
+        pg_close(*ret);
+        *ret = NULL;
+        return session->store->dedicated ? lend(session, NULL, call, dial_centre, ret)
+                                         : dial_centre(session, NULL, call, ret);
+}
+
 int pg_place(struct stoke_session *session, const struct stoke_keyspace *keyspace, struct stoke_call *call,
         struct pg **ret) {
-        struct stoke_store *store = session->store;
-        struct pg *pg = NULL;
+        return session->store->dedicated ? lend(session, keyspace, call, pg_tenant_dial, ret)
+                                         : pg_centre(session, call, ret);
+}
 
-        if (!store->dedicated)
-                return pg_centre(session, call, ret);
-        pthread_mutex_lock(&store->mutex);
-        for (size_t i = 0; i < PG_TENANT_LINKS && store->idle[i] && !pg; i++) {
-                if (memcmp(store->idle[i]->incarnation, keyspace->incarnation, 16) != 0)
-                        continue;
-                pg = store->idle[i];
-                memmove(&store->idle[i], &store->idle[i + 1], (PG_TENANT_LINKS - 1 - i) * sizeof(store->idle[0]));
-                store->idle[PG_TENANT_LINKS - 1] = NULL;
-        }
-        pthread_mutex_unlock(&store->mutex);
-        if (pg && pg_alive(pg)) {
-                *ret = pg;
-                return 0;
-        }
-        pg_close(pg);
-        return pg_tenant_dial(session, keyspace, call, ret);
+void pg_keep(struct pg *pg) {
+        if (!pg->shared)
+                return;
+        pthread_mutex_lock(&pg->store->mutex);
+        pg->store->n_links--;
+        pthread_mutex_unlock(&pg->store->mutex);
+        pg->shared = false;
 }
 
 void pg_release(struct stoke_session *session, struct pg *pg) {
-        struct stoke_store *store = session->store;
-        struct pg *last = NULL;
+        bool keep;
 
         if (!pg)
                 return;
-        if (pg->doomed || PQstatus(pg->conn) != CONNECTION_OK || PQtransactionStatus(pg->conn) != PQTRANS_IDLE) {
-                pg_close(pg);
-        } else if (!pg->tenant) {
+        keep = !pg->doomed && !pg->bulky && PQstatus(pg->conn) == CONNECTION_OK &&
+                PQtransactionStatus(pg->conn) == PQTRANS_IDLE;
+        if (pg->shared) {
+                give_back(session->store, pg, keep);
+        } else if (keep) {
                 pg_close(session->pg);
                 session->pg = pg;
         } else {
-                pthread_mutex_lock(&store->mutex);
-                last = store->idle[PG_TENANT_LINKS - 1];
-                memmove(&store->idle[1], &store->idle[0], (PG_TENANT_LINKS - 1) * sizeof(store->idle[0]));
-                store->idle[0] = pg;
-                pthread_mutex_unlock(&store->mutex);
-                pg_close(last);
+                pg_close(pg);
         }
 }

@@ -132,6 +132,7 @@ static int centre_ended(
         if (r == 0 && PQntuples(res) == 1)
                 *ret = pg_result_number(res, 0, 0) == SQL_COMMITTED ? SQL_COMMITTED : SQL_ABORTED;
         PQclear(res);
+        r = pg_missing(session, pg, "stokehold.installations", r, call);
         pg_release(session, pg);
         return r == STOKE_MISSING ? 0 : r; /* no catalogue yet */
 }
@@ -251,13 +252,21 @@ int pg_create_log(struct stoke_session *session, struct pg *pg, const struct sto
                 .octet_length = "octet_length",
                 .numbered = true,
                 .table_suffix = ""};
-        char table[PG_TABLE_TEXT], *text;
+        char table[PG_TABLE_TEXT], *text, *sql = NULL;
         int r = -ENOMEM;
 
         pg_table(keyspace, installing, table);
         text = sql_statement_text(&dialect, SQL_CREATE_LOG, table);
-        if (text)
-                r = pg_query(session, pg, call, text, NULL, 0, NULL);
+        /* No plan depends on what is in these columns, and sampling them costs. */
+        if (text &&
+                asprintf(&sql,
+                        "%s; ALTER TABLE %s ALTER value SET STATISTICS 0, ALTER \"key\" SET STATISTICS 0, "
+                        "ALTER origin SET STATISTICS 0, ALTER hash SET STATISTICS 0, ALTER revision SET STATISTICS 0, "
+                        "ALTER create_revision SET STATISTICS 0, ALTER version SET STATISTICS 0, "
+                        "ALTER lease SET STATISTICS 0, ALTER kind SET STATISTICS 0",
+                        text, table) > 0)
+                r = pg_query(session, pg, call, sql, NULL, 0, NULL);
+        free(sql);
         free(text);
         return r;
 }
@@ -376,6 +385,7 @@ int pg_list(struct stoke_session *session, struct stoke_call *call,
                 r = pg_query(session, pg, call,
                         "SELECT incarnation, name, state::int8, install_id FROM stokehold.keyspaces WHERE state > $1",
                         &param, 1, &res);
+        r = pg_missing(session, pg, "stokehold.keyspaces", r, call);
         if (r == STOKE_MISSING) /* no catalogue yet */
                 r = 0;
         pg_release(session, pg);

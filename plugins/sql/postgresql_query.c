@@ -138,34 +138,49 @@ static int gather(struct stoke_session *session, struct pg *pg, struct stoke_cal
         return r;
 }
 
-static int dispatch(
-        struct pg *pg, const char *sql, const struct pg_param *params, size_t n_params, struct stoke_call *call) {
-        const char *values[8];
-        int lengths[8], formats[8], ok;
-        Oid types[8];
+/* sql: the text, or with `prepared` the name of a statement. */
+static int dispatch(struct pg *pg, const char *sql, bool prepared, const struct pg_param *params, size_t n_params,
+        struct stoke_call *call) {
+        const char *values[8] = {};
+        int lengths[8] = {}, formats[8] = {}, ok;
+        Oid types[8] = {};
+        size_t size = 0;
 
         pg->doubtful = false;
-        if (n_params == 0) {
-                ok = PQsendQuery(pg->conn, sql);
-        } else {
-                for (size_t i = 0; i < n_params; i++) {
-                        types[i] = params[i].type;
-                        values[i] = params[i].data;
-                        lengths[i] = (int)params[i].size;
-                        formats[i] = 1;
-                }
-                ok = PQsendQueryParams(pg->conn, sql, (int)n_params, types, values, lengths, formats, 1);
+        for (size_t i = 0; i < n_params; i++) {
+                size += params[i].size;
+                types[i] = params[i].type;
+                values[i] = params[i].data;
+                lengths[i] = (int)params[i].size;
+                formats[i] = 1;
         }
+        if (prepared)
+                ok = PQsendQueryPrepared(pg->conn, sql, (int)n_params, values, lengths, formats, 1);
+        else if (n_params > 0)
+                ok = PQsendQueryParams(pg->conn, sql, (int)n_params, types, values, lengths, formats, 1);
+        else
+                ok = PQsendQuery(pg->conn, sql);
+        pg->bulky = pg->bulky || size > PG_BULKY;
         return ok ? 0 : lost(pg, call);
 }
 
-int pg_ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
+static int ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql, bool prepared,
         const struct pg_param *params, size_t n_params, PGresult **ret) {
         int r;
 
         *ret = NULL;
-        r = dispatch(pg, sql, params, n_params, call);
+        r = dispatch(pg, sql, prepared, params, n_params, call);
         return r < 0 ? r : gather(session, pg, call, ret);
+}
+
+int pg_ask(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
+        const struct pg_param *params, size_t n_params, PGresult **ret) {
+        return ask(session, pg, call, sql, false, params, n_params, ret);
+}
+
+int pg_ask_prepared(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *name,
+        const struct pg_param *params, size_t n_params, PGresult **ret) {
+        return ask(session, pg, call, name, true, params, n_params, ret);
 }
 
 int pg_query(struct stoke_session *session, struct pg *pg, struct stoke_call *call, const char *sql,
@@ -210,6 +225,7 @@ int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call) {
                 {"40", -EBUSY, false},           /* deadlock, serialization */
                 {"55P03", -EBUSY, false},        /* a lock was not to be had */
                 {"55006", -EBUSY, false},        /* object in use */
+                {"26000", -EBUSY, false},        /* pg_prepared_failed() */
                 {"23505", -EBUSY, false},        /* somebody else has just done it */
                 {"53100", -ENOSPC, false},
                 {"53200", -ENOMEM, false},
@@ -237,6 +253,23 @@ int pg_fail(struct pg *pg, const PGresult *res, struct stoke_call *call) {
                 }
         return sql_fail(call, r, "%s (SQLSTATE %s)",
                 strcmp(state, "22012") == 0 ? "the server is a standby now" : words, state);
+}
+
+int pg_missing(struct stoke_session *session, struct pg *pg, const char *table, int r, struct stoke_call *call) {
+        PGresult *res = NULL;
+        char *sql = NULL;
+
+        if (r != STOKE_MISSING || !pg)
+                return r;
+        r = asprintf(&sql, "SELECT to_regclass('%s') IS NULL WHERE " PG_ON_PRIMARY, table) > 0
+                ? pg_query(session, pg, call, sql, NULL, 0, &res)
+                : -ENOMEM;
+        if (r == 0)
+                r = PQgetvalue(res, 0, 0)[0] == 't' ? STOKE_MISSING
+                                                    : sql_fail(call, -EBUSY, "%s was not there, and is now", table);
+        PQclear(res);
+        free(sql);
+        return r;
 }
 
 /* ---- rows in bulk */
@@ -275,7 +308,7 @@ int pg_copy(struct stoke_session *session, struct pg *pg, struct stoke_call *cal
         char *row = NULL;
         int r;
 
-        r = dispatch(pg, sql, NULL, 0, call);
+        r = dispatch(pg, sql, false, NULL, 0, call);
         if (r == 0)
                 r = await(session, pg, call);
         if (r < 0)
@@ -306,6 +339,7 @@ int pg_copy(struct stoke_session *session, struct pg *pg, struct stoke_call *cal
                 }
                 if (n < 0)
                         break;
+                pg->bulky = pg->bulky || (size_t)n > PG_BULKY;
                 data = (const uint8_t *)row;
                 if (first)
                         offset = COPY_HEADER;

@@ -14,8 +14,6 @@
 
 #define LOAD_ROWS 20000
 #define ENDS_TABLES 50
-/* A division by zero on a standby: SQLSTATE 22012, which pg_fail() knows. */
-#define ON_PRIMARY "(SELECT 1 / (1 - pg_is_in_recovery()::int)) = 1"
 
 /* ---- load */
 
@@ -78,7 +76,7 @@ static int load(struct stoke_session *session, struct pg *pg, const struct stoke
                         return sql_fail(call, -ETIMEDOUT, "the deadline has passed while loading");
                 if (asprintf(&sql,
                             "COPY (SELECT seq, revision, kind, create_revision, version, lease, origin, hash, \"key\", %s "
-                            "FROM %s WHERE seq >= %" PRIu64 " AND " ON_PRIMARY " ORDER BY seq LIMIT %d) "
+                            "FROM %s WHERE seq >= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq LIMIT %d) "
                             "TO STDOUT (FORMAT binary)",
                             l->with_values ? "value" : "octet_length(value)::int8", table, from, LOAD_ROWS) < 0)
                         return -ENOMEM;
@@ -88,7 +86,7 @@ static int load(struct stoke_session *session, struct pg *pg, const struct stoke
         } while (r == 0 && l->n == LOAD_ROWS);
         if (r == 0 && !l->begun)
                 r = STOKE_COMPACTED; /* beyond the end */
-        return r;
+        return pg_missing(session, pg, table, r, call);
 }
 
 int pg_load(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
@@ -167,12 +165,12 @@ int pg_values(struct stoke_session *session, const struct stoke_keyspace *keyspa
                 fprintf(f, "COPY (SELECT seq, value FROM %s WHERE seq = ANY ('{", table);
                 for (size_t i = 0; i < n_seqs; i++)
                         fprintf(f, "%s%" PRIu64, i ? "," : "", seqs[i]);
-                fputs("}'::int8[]) AND " ON_PRIMARY " ORDER BY seq) TO STDOUT (FORMAT binary)", f);
+                fputs("}'::int8[]) AND " PG_ON_PRIMARY " ORDER BY seq) TO STDOUT (FORMAT binary)", f);
                 if (fclose(f) != 0 && r == 0)
                         r = -ENOMEM;
         }
         if (r == 0)
-                r = pg_copy(session, pg, call, sql, 2, on_value, &v);
+                r = pg_missing(session, pg, table, pg_copy(session, pg, call, sql, 2, on_value, &v), call);
         if (r == 0)
                 r = tell_missing(&v, UINT64_MAX);
         free(sql);
@@ -182,28 +180,61 @@ int pg_values(struct stoke_session *session, const struct stoke_keyspace *keyspa
 
 /* ---- ends */
 
-/* One question about n keyspaces that are in one database. A table that is missing fails it as a whole: STOKE_MISSING. */
-static int ask_ends(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspaces,
-        const size_t *indices, size_t n, struct stoke_end *ends, struct stoke_call *call) {
-        char table[PG_TABLE_TEXT], *sql = NULL;
-        const struct pg_param one = {PG_INT8, (const uint8_t[8]){}, 8}; /* for an answer in binary */
-        PGresult *res = NULL;
+static char *end_text(const void *userdata, const char *table) {
+        char *text;
+
+        (void)userdata;
+        if (asprintf(&text, "SELECT $1 AS i, seq, origin FROM %s WHERE " PG_ON_PRIMARY " ORDER BY seq DESC LIMIT 1",
+                    table) < 0)
+                return NULL;
+        return text;
+}
+
+static char *ends_text(const struct stoke_keyspace *keyspaces, const size_t *indices, size_t n) {
+        char table[PG_TABLE_TEXT], *text = NULL;
         size_t size = 0;
         FILE *f;
-        int r;
 
-        f = open_memstream(&sql, &size);
+        f = open_memstream(&text, &size);
         if (!f)
-                return -ENOMEM;
+                return NULL;
         fputs("SELECT * FROM (", f);
         for (size_t i = 0; i < n; i++) {
                 pg_table(&keyspaces[indices[i]], false, table);
                 fprintf(f, "%s(SELECT %zu + $1 AS i, seq, origin FROM %s ORDER BY seq DESC LIMIT 1)",
                         i ? " UNION ALL " : "", i, table);
         }
-        fputs(") AS e WHERE " ON_PRIMARY, f);
-        r = fclose(f) == 0 ? pg_query(session, pg, call, sql, &one, 1, &res) : -ENOMEM;
-        free(sql);
+        fputs(") AS e WHERE " PG_ON_PRIMARY, f);
+        if (fclose(f) != 0) {
+                free(text);
+                return NULL;
+        }
+        return text;
+}
+
+/* One question about n keyspaces that are in one database. A table that is missing fails it as a whole: STOKE_MISSING. */
+static int ask_ends(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspaces,
+        const size_t *indices, size_t n, struct stoke_end *ends, struct stoke_call *call) {
+        const struct pg_param zero = {PG_INT8, (const uint8_t[8]){}, 8}; /* for an answer in binary */
+        char name[PG_PREPARED_NAME] = "", table[PG_TABLE_TEXT], *sql;
+        PGresult *res = NULL;
+        int r = 0;
+
+        pg_table(&keyspaces[indices[0]], false, table);
+        if (n == 1)
+                r = pg_prepared_get(session, pg, PG_PREPARED_END, table, "int8", end_text, NULL, call, name);
+        if (r == 0 && *name) {
+                r = pg_ask_prepared(session, pg, call, name, &zero, 1, &res);
+                if (r == 0 && PQresultStatus(res) != PGRES_TUPLES_OK) {
+                        if (pg_is(res, "26000"))
+                                pg_prepared_failed(pg);
+                        r = pg_fail(pg, res, call);
+                }
+        } else if (r == 0) {
+                sql = n == 1 ? end_text(NULL, table) : ends_text(keyspaces, indices, n);
+                r = sql ? pg_query(session, pg, call, sql, &zero, 1, &res) : -ENOMEM;
+                free(sql);
+        }
         for (size_t i = 0; i < n; i++)
                 ends[indices[i]].seq = 0;
         for (int row = 0; r == 0 && row < PQntuples(res); row++) {
@@ -244,7 +275,7 @@ static int find_tables(struct stoke_session *session, struct pg *pg, const struc
                 fprintf(f, "%s(%zu, '%s')", i ? ", " : "", i, name);
         }
         fputs(") AS v(i, t) JOIN pg_class c ON c.relname = v.t AND c.relkind IN ('r', 'p') "
-              "JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'stokehold' WHERE " ON_PRIMARY,
+              "JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'stokehold' WHERE " PG_ON_PRIMARY,
                 f);
         r = fclose(f) == 0 ? pg_query(session, pg, call, sql, NULL, 0, &res) : -ENOMEM;
         free(sql);
@@ -336,7 +367,7 @@ int pg_stat(struct stoke_session *session, const struct stoke_keyspace *keyspace
                 ? pg_place(session, keyspace, call, &pg)
                 : -ENOMEM;
         if (r == 0)
-                r = pg_query(session, pg, call, sql, NULL, 0, &res);
+                r = pg_missing(session, pg, table, pg_query(session, pg, call, sql, NULL, 0, &res), call);
         if (r == 0) {
                 uint64_t counted = strtoull(PQgetvalue(res, 0, 0), NULL, 10),
                          estimated = strtoull(PQgetvalue(res, 0, 1), NULL, 10);

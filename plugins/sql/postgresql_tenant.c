@@ -72,7 +72,7 @@ static int look(struct stoke_session *session, struct pg *pg, const char *name, 
 
         r = pg_query(session, pg, call,
                 "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)::int::int8, "
-                "EXISTS (SELECT FROM pg_database WHERE datname = $1)::int::int8",
+                "EXISTS (SELECT FROM pg_database WHERE datname = $1)::int::int8 WHERE " PG_ON_PRIMARY,
                 &param, 1, &res);
         if (r == 0) {
                 *ret_user = pg_result_number(res, 0, 0) != 0;
@@ -158,19 +158,20 @@ int pg_tenant_make(struct stoke_session *session, const struct stoke_keyspace *k
 
 /* Ours to it, which would be in the way. */
 static void close_idle(struct stoke_store *store, const struct stoke_keyspace *keyspace) {
-        struct pg *found[PG_TENANT_LINKS] = {};
+        struct pg *found[PG_LINKS] = {};
         size_t kept = 0, n = 0;
 
         pthread_mutex_lock(&store->mutex);
-        for (size_t i = 0; i < PG_TENANT_LINKS; i++) {
+        for (size_t i = 0; i < PG_LINKS; i++) {
                 struct pg *pg = store->idle[i];
 
                 store->idle[i] = NULL;
-                if (pg && memcmp(pg->incarnation, keyspace->incarnation, 16) == 0)
+                if (pg && pg->tenant && memcmp(pg->incarnation, keyspace->incarnation, 16) == 0)
                         found[n++] = pg;
                 else if (pg)
                         store->idle[kept++] = pg;
         }
+        store->n_links -= n;
         pthread_mutex_unlock(&store->mutex);
         while (n > 0)
                 pg_close(found[--n]);

@@ -233,6 +233,9 @@ static int begin_listening(struct stoke_session *session, struct pg *pg, struct 
                 session->store->daemon);
         r = pg_query(session, pg, call, sql, NULL, 0, NULL);
         pg->listening = r == 0;
+        pg->doomed = r != 0; /* it may call itself a listener and be none */
+        if (r == 0)
+                pg_keep(pg);
         return r;
 }
 

@@ -29,7 +29,8 @@ COMPLAINTS = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSani
 
 def program(name):
     """Beside each other in the build folder, or where meson puts them by default."""
-    for place in (BUILD / name, BUILD / "core" / name, BUILD / "core" / "ctl" / name, TOOLS / name):
+    for place in (BUILD / name, BUILD / "core" / name, BUILD / "core" / "ctl" / name, BUILD / "tests" / name,
+                  BUILD / "tests" / "drivers" / name, TOOLS / name):
         if place.is_file():
             return str(place)
     raise FileNotFoundError(f"{name}: neither in {BUILD} nor in {TOOLS} (tests/run builds it)")
@@ -69,11 +70,12 @@ def wait_for(what, condition, timeout=20.0, pause=0.05):
 class Daemon:
     """One `stokehold --root`; made stopped."""
 
-    def __init__(self, root, arguments=(), plugins=None, environment=None):
+    def __init__(self, root, arguments=(), plugins=None, environment=None, executable="stokehold"):
         self.root = pathlib.Path(root)
         self.arguments = list(arguments)
         self.plugins = pathlib.Path(plugins) if plugins else plugins_directory()
         self.environment = environment or {}
+        self.executable = executable
         self.process = None
         self.notified = None
         self.log_path = self.root / "daemon.log"
@@ -99,7 +101,7 @@ class Daemon:
         environment["NOTIFY_SOCKET"] = str(notify)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [program("stokehold"), "--root", str(self.root), "--plugins", str(self.plugins), *self.arguments],
+                [program(self.executable), "--root", str(self.root), "--plugins", str(self.plugins), *self.arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
         if wait:
             self.wait_ready()

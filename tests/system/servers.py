@@ -59,6 +59,14 @@ class Server:
             [str(c) for c in command], check=True, cwd=self.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, **self.as_user, **options)
 
+    def keep(self, file, name):
+        """A copy of a file in the server's folder, readable by it alone."""
+        copy = self.root / name
+        shutil.copyfile(file, copy)
+        copy.chmod(0o600)
+        if self.as_user:
+            os.chown(copy, self.as_user["user"], self.as_user["group"])
+
     def spawn(self, *command):
         log = open(self.log_path, "a", encoding="utf-8")
         self.process = subprocess.Popen(
@@ -115,8 +123,14 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
+        while any(self._runs(pid) for pid in pids):
             time.sleep(0.01)
+
+    @staticmethod
+    def _runs(pid):
+        with contextlib.suppress(OSError, IndexError):
+            return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
 
     def stop(self, number=signal.SIGTERM, timeout=30):
         if not self.process:
@@ -174,11 +188,11 @@ class PostgreSQL(Server):
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "max_connections": 60,
             "shared_buffers": "32MB", "hot_standby": "on", "log_min_messages": "warning"}
         if self.tls:
-            settings |= {"ssl": "on", "ssl_cert_file": self.tls.server_certificate, "ssl_key_file": self.tls.server_key,
-                         "ssl_ca_file": self.tls.ca}
-            for file in (self.tls.server_key, self.tls.server_certificate, self.tls.ca):
-                if self.as_user:
-                    os.chown(file, self.as_user["user"], self.as_user["group"])
+            for name, file in (("server.crt", self.tls.server_certificate), ("server.key", self.tls.server_key),
+                               ("ca.crt", self.tls.ca)):
+                self.keep(file, name)
+            settings |= {"ssl": "on", "ssl_cert_file": self.root / "server.crt", "ssl_key_file": self.root / "server.key",
+                         "ssl_ca_file": self.root / "ca.crt"}
         settings |= self.settings
         with open(self.data / "postgresql.conf", "a", encoding="utf-8") as f:
             f.writelines(f"{k} = '{v}'\n" for k, v in settings.items())
@@ -225,13 +239,26 @@ class PgBouncer(Server):
         self.pool_mode = pool_mode
         self.pool_size = pool_size
 
-    def start(self):
+    def move_to(self, server, database="stokehold"):
+        """As a virtual address does: the clients' connections stay."""
+        self.before = server
+        self._configure()
+        self.process.send_signal(signal.SIGHUP)
+        self.wait_until(lambda: subprocess.run(
+            ["psql", "-XAtq", "-d", f"host=127.0.0.1 port={self.port} user=admin password=secret dbname={database}", "-c",
+             "SELECT inet_server_port()"], check=False, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True).stdout.strip() == str(server.port))
+
+    def _configure(self):
         (self.root / "users").write_text('"admin" "secret"\n', encoding="utf-8")
         (self.root / "pgbouncer.ini").write_text(
             f"[databases]\n* = host=127.0.0.1 port={self.before.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {self.root}/users\n"
             f"pool_mode = {self.pool_mode}\ndefault_pool_size = {self.pool_size}\nmax_client_conn = 200\n"
             "server_login_retry = 1\n", encoding="utf-8")
+
+    def start(self):
+        self._configure()
         self.spawn("/usr/sbin/pgbouncer", self.root / "pgbouncer.ini")
 
         def answers():
@@ -239,6 +266,34 @@ class PgBouncer(Server):
                 return True
             return False
         self.wait_until(answers)
+
+
+class PooledPostgreSQL(PostgreSQL):
+    """With a pooler before it, which dies with every other crash."""
+
+    def __init__(self, settings=None, **options):
+        super().__init__(settings, **options)
+        self.pooler = PgBouncer(self, pool_size=8)
+        self.crashes = 0
+
+    @property
+    def endpoint(self):
+        return self.pooler.endpoint
+
+    def start(self):
+        super().start()
+        if not self.pooler.process:
+            self.pooler.start()
+
+    def kill(self):
+        super().kill()
+        self.crashes += 1
+        if self.crashes % 2:
+            self.pooler.kill()
+
+    def close(self):
+        self.pooler.close()
+        super().close()
 
 
 class Certificates:

@@ -2,6 +2,7 @@
 Real MariaDB servers for tests, as servers.py has PostgreSQL: alone, as a replica of another, or as the nodes of a Galera cluster.
 """
 
+import contextlib
 import pathlib
 import shutil
 import subprocess
@@ -39,7 +40,7 @@ class MariaDB(Server):
         if self.of:
             options |= {"server-id": 1000 + self.port, "read-only": "ON", "log-bin": "binlog", "log-slave-updates": "ON"}
         if self.tls:
-            options |= {"ssl-ca": self.tls.ca, "ssl-cert": self.tls.server_certificate, "ssl-key": self.tls.server_key}
+            options |= {"ssl-ca": self.root / "ca.crt", "ssl-cert": self.root / "server.crt", "ssl-key": self.root / "server.key"}
         return options | {k.replace("_", "-"): v for k, v in self.settings.items()}
 
     def make(self):
@@ -57,9 +58,10 @@ class MariaDB(Server):
     def start(self, *more):
         if not self.data.exists():
             self.make()
-            if self.tls and self.as_user:
-                for file in (self.tls.server_key, self.tls.server_certificate, self.tls.ca):
-                    shutil.chown(file, self.user)
+            for file in (self.tls.server_key, self.tls.server_certificate, self.tls.ca) if self.tls else ():
+                shutil.copy(file, self.root)
+                if self.as_user:
+                    shutil.chown(self.root / file.name, self.user)
         arguments = [f"--{k}={v}" for k, v in self.options().items()]
         self.spawn("mariadbd", "--no-defaults", *arguments, *more)
         self.wait_until(self.answers)
@@ -85,6 +87,27 @@ class MariaDB(Server):
             raise RuntimeError(f"{text}: {done.stderr}")
         return done.stdout.splitlines()
 
+    def hold(self):
+        """A client that does nothing but hold a connection."""
+        return subprocess.Popen(["mariadb", *self.credentials(), "-e", "SELECT SLEEP(1000)"], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @contextlib.contextmanager
+    def transaction(self, statement):
+        """A transaction that stays open, having run the statement."""
+        client = subprocess.Popen(["mariadb", *self.credentials(), "-N", "--unbuffered"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        client.stdin.write(f"START TRANSACTION; {statement}; SELECT 'ready';\n")
+        client.stdin.flush()
+        while client.stdout.readline().strip() != "ready":
+            if client.poll() is not None:
+                raise RuntimeError(f"{statement}: the client ended")
+        try:
+            yield
+        finally:
+            client.stdin.close()
+            client.wait(10)
+
     def promote(self):
         self.sql("STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = OFF")
 
@@ -108,7 +131,7 @@ class GaleraNode(MariaDB):
             "wsrep-sst-receive-address": f"127.0.0.1:{free_port()}", "wsrep-node-address": f"127.0.0.1:{self.galera_port}",
             "wsrep-provider-options":
                 f"gmcast.listen_addr=tcp://127.0.0.1:{self.galera_port};ist.recv_addr=127.0.0.1:{self.ist_port};"
-                "gcache.size=32M;pc.recovery=false;evs.keepalive_period=PT0.5S;evs.suspect_timeout=PT2S;evs.inactive_timeout=PT4S",
+                "gcache.size=32M;pc.recovery=false",
             "binlog-format": "ROW", "innodb-autoinc-lock-mode": 2}
 
     @classmethod

@@ -54,8 +54,9 @@ def test_tenant_of_a_file_is_not_deleted_by_hand(daemon):
     assert daemon.stokectl("tenant", "create", "filed", check=False).returncode == 4
 
 
-COMMANDS = ["status", "reload", "log-level", "driver", "driver list", "datastore", "datastore list", "datastore show", "datastore check", "tenant",
-            "tenant list", "tenant show", "tenant create", "tenant delete", "tenant resume", ""]
+COMMANDS = ["status", "reload", "log-level", "driver", "driver list", "datastore", "datastore list", "datastore show", "datastore check",
+            "datastore claim", "upgrade", "upgrade finalize", "tenant",
+            "tenant list", "tenant show", "tenant create", "tenant delete", "tenant recover", "tenant resume", ""]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,9 +16,10 @@ import subprocess
 import pytest
 
 from conftest import TREE, program, real_etcd, running
+from test_sql_servers import DIALECTS, daemons, datastore, server_of
 
 FAULTS = re.findall(r'^\t\{"([a-z-]+)"', (TREE / "tests/system/go/differential/fault.go").read_text(), re.M)
-SECONDS = int(os.environ.get("STOKEHOLD_DIFFERENTIAL_SECONDS", "20"))
+SECONDS = int(os.environ.get("STOKEHOLD_DIFFERENTIAL_SECONDS", "18"))
 BATCH = 300
 
 
@@ -60,3 +61,12 @@ def test_clients_on_several_endpoints(shared, etcd, seed, tmp_path):
 def test_finds(shared, etcd, seed, tmp_path, name):
     """A comparison that finds nothing, or shows a page of steps, would be of no use: mistakes put in on purpose are found and made small."""
     differential(tmp_path, "-seed", str(seed), "-seconds", "120", "-fault", name, etcd, shared.tenant(f"fault-{name}"), timeout=300)
+
+
+@pytest.mark.parametrize("driver", DIALECTS)
+def test_clients_on_two_daemons(driver, etcd, seed, tmp_path):
+    """Clients of one tenant at two daemons, on a database server: still one etcd."""
+    with server_of(driver) as server, daemons(2, datastore(driver, [server.endpoint], more="  system: true\n")) as found:
+        first = found[0].tenant("demo")
+        found[1].restart()
+        differential(tmp_path, "-seed", str(seed), "-programs", "8", etcd, f"{first},{found[1].wait_tenant('demo')}", timeout=300)

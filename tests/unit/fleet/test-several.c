@@ -24,13 +24,44 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "fleet/crash.h"
 #include "fleet/fleet.h"
 #include "fleet/registry.h"
 #include "fleet/settings.h"
 #include "fleet/uuid.h"
 
-/* The metrics of a process are of one daemon; here several use the same ones. */
-void __real_metric_drop(const char *label, const char *value);
+/* Metrics and the table of crashes are one a process, as a daemon is; here several use the same metrics, and none has the table. */
+int __wrap_crash_table_open(const struct crash_config *config, struct crash_report *ret_report,
+        struct crash_table **ret, struct error *reterr);
+int __wrap_crash_table_open(const struct crash_config *config, struct crash_report *ret_report,
+        struct crash_table **ret, struct error *reterr) {
+        (void)config;
+        (void)reterr;
+        *ret_report = (struct crash_report){};
+        *ret = NULL;
+        return 0;
+}
+void __wrap_crash_table_close(struct crash_table *table);
+void __wrap_crash_table_close(struct crash_table *table) {
+        (void)table;
+}
+uint32_t __wrap_crash_table_enter(struct crash_table *table, const char *name);
+uint32_t __wrap_crash_table_enter(struct crash_table *table, const char *name) {
+        (void)table;
+        (void)name;
+        return 0;
+}
+void __wrap_crash_table_leave(struct crash_table *table, uint32_t owner);
+void __wrap_crash_table_leave(struct crash_table *table, uint32_t owner) {
+        (void)table;
+        (void)owner;
+}
+_Atomic uint32_t *__wrap_crash_table_opening(struct crash_table *table, uint32_t owner);
+_Atomic uint32_t *__wrap_crash_table_opening(struct crash_table *table, uint32_t owner) {
+        (void)table;
+        (void)owner;
+        return NULL;
+}
 void __wrap_metric_drop(const char *label, const char *value);
 void __wrap_metric_drop(const char *label, const char *value) {
         (void)label;

@@ -175,6 +175,50 @@ static void a_key_that_comes_and_goes_at_once(void **state) {
         free(late);
 }
 
+/* A key that one transaction deletes and makes anew outlives a compaction at its revision. (etcd loses the value, and dies when it is read.) */
+static void made_anew_and_compacted(void **state) {
+        struct engine *e = *state;
+        struct keyspace *ks = engine_keyspace(e, 1);
+        struct txn_op ops[] = {
+                {.kind = OP_DELETE, .delete = {.range = all_from("k")}},
+                {.kind = OP_PUT, .put = {.key = bytes_of_string("k"), .value = bytes_of_string("anew")}},
+        };
+        struct txn_op back[] = {ops[1], ops[0]};
+        struct recorder *r = new0(struct recorder);
+        struct answer a;
+
+        engine_put(e, ks, "k", "old");
+        a = run_ops(e, ks, ops, 2);
+        assert_int_equal(a.revision, 3);
+        assert_int_equal(engine_compact(e, ks, 3), KEYSPACE_OK);
+        for (int i = 0; i < 2; i++) {
+                a = engine_get(e, ks, "k");
+                assert_int_equal(a.n_kvs, 1);
+                assert_string_equal(a.kvs[0].value, "anew");
+                assert_int_equal(a.kvs[0].create, 3);
+                assert_int_equal(a.kvs[0].version, 1);
+                engine_put(e, ks, "z", "1");
+                assert_int_equal(engine_compact(e, ks, 4 + i), KEYSPACE_OK);
+                engine_run(e, 100, NULL);
+                engine_keyspace_close(e, ks);
+                ks = engine_keyspace(e, 2);
+        }
+        assert_int_equal(run_ops(e, ks, back, 2).revision, 6);
+        assert_int_equal(engine_compact(e, ks, 6), KEYSPACE_OK);
+        assert_int_equal(engine_get(e, ks, "k").n_kvs, 0);
+        engine_put(e, ks, "k", "last");
+        assert_int_equal(engine_compact(e, ks, 7), KEYSPACE_OK);
+        engine_run(e, 100, NULL);
+        engine_keyspace_close(e, ks);
+        ks = engine_keyspace(e, 1);
+        assert_string_equal(engine_get(e, ks, "k").kvs[0].value, "last");
+        engine_watch(e, ks, r, "k", 7, false);
+        engine_run(e, 5000, &r->synced);
+        assert_string_equal(r->text, "put k=last\n");
+        engine_keyspace_close(e, ks);
+        free(r);
+}
+
 int main(void) {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
         const struct CMUnitTest tests[] = {
@@ -184,6 +228,7 @@ int main(void) {
                 TEST(a_target_without_an_order),
                 TEST(keys_alone_have_no_leases),
                 TEST(a_key_that_comes_and_goes_at_once),
+                TEST(made_anew_and_compacted),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@ package main
 // What is compared, and what is known to differ and may: each with its reason. Everything else that differs is a mistake.
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -59,6 +60,8 @@ const (
 //     forgets it; on a stream with a watch that was cancelled by compaction it never answers. Stokehold decides behind its read barrier.
 //   - Which compaction HashKV names at the compacted revision: etcd answers what it remembers of it, with the one before.
 //   - How much of a lease's time is left, as far as it is the time that the program takes.
+//   - With several endpoints: the revision in headers of what is answered without asking the others, as by members of an etcd that are behind;
+//     and serializable reads are sent as others.
 //   - Not asked for: what would change the etcd for good (AuthEnable with a root user, MemberAdd, Downgrade to the version before).
 
 // unsent tells why a request is sent to no side; "" if it is sent.
@@ -90,22 +93,36 @@ func (s *side) comparesChosen(t *pb.TxnRequest) bool {
 	})
 }
 
-// deadly: etcd dies of such a transaction for good, since its log has it: a put that takes over a value or a lease which a delete before it
-// has removed. Only deletes "from a key on" get that far; others are refused as overlaps.
+// deadly: a put behind a delete of its key in the same transaction; of deletes only those "from a key on" get that far, others are refused as
+// overlaps. If the put takes over a value or a lease, etcd dies at once, and whenever it reads its log; and the value of any is lost if
+// the transaction's revision is compacted at, and etcd dies when the key is read.
 func deadly(t *pb.TxnRequest) bool {
-	var deletes, keeps bool
-	var look func(t *pb.TxnRequest)
-	look = func(t *pb.TxnRequest) {
-		for _, op := range slices.Concat(t.Success, t.Failure) {
-			deletes = deletes || string(op.GetRequestDeleteRange().GetRangeEnd()) == "\x00"
-			keeps = keeps || op.GetRequestPut().GetIgnoreValue() || op.GetRequestPut().GetIgnoreLease()
-			if op.GetRequestTxn() != nil {
-				look(op.GetRequestTxn())
+	var dies bool
+	var look func(ops []*pb.RequestOp, from []byte) []byte
+	look = func(ops []*pb.RequestOp, from []byte) []byte {
+		least := func(key []byte) {
+			if key != nil && (from == nil || bytes.Compare(key, from) < 0) {
+				from = key
 			}
 		}
+		for _, op := range ops {
+			if d := op.GetRequestDeleteRange(); string(d.GetRangeEnd()) == "\x00" {
+				least(d.Key)
+			}
+			if p := op.GetRequestPut(); p != nil && from != nil && bytes.Compare(p.Key, from) >= 0 {
+				dies = true
+			}
+			if nested := op.GetRequestTxn(); nested != nil {
+				success, failure := look(nested.Success, from), look(nested.Failure, from)
+				least(success)
+				least(failure)
+			}
+		}
+		return from
 	}
-	look(t)
-	return deletes && keeps
+	look(t.Success, nil)
+	look(t.Failure, nil)
+	return dies
 }
 
 // normalised writes an answer without what differs between any two servers.
@@ -127,7 +144,7 @@ func (s *side) normalised(call string, response proto.Message) string {
 		text: func(text string) string { return strings.ReplaceAll(text, fmt.Sprint(s.member), "MEMBER") },
 	}
 	if r, ok := response.(interface{ GetHeader() *pb.ResponseHeader }); ok {
-		s.normaliseHeader(r.GetHeader())
+		s.normaliseHeader(r.GetHeader(), call)
 	}
 	for _, f := range fields {
 		if f.call == call {
@@ -150,9 +167,12 @@ func (s *side) normalised(call string, response proto.Message) string {
 }
 
 // normaliseHeader puts the same into every header that names this cluster and member and any term.
-func (s *side) normaliseHeader(h *pb.ResponseHeader) {
+func (s *side) normaliseHeader(h *pb.ResponseHeader, call string) {
 	if h == nil {
 		return
+	}
+	if anySpread && !strings.HasPrefix(call, "KV/") {
+		h.Revision = 0
 	}
 	if h.ClusterId == s.cluster && s.cluster != 0 {
 		h.ClusterId = 1

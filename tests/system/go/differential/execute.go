@@ -174,13 +174,15 @@ func (s *side) unary(each *step) []string {
 		return []string{s.fault.onError(outcome(err))}
 	}
 	s.fault.onResponse(each.call, response)
-	s.learn(each, request, response, sent)
+	if err := s.learn(each, request, response, sent); err != nil {
+		return []string{"harness: " + err.Error()}
+	}
 	orderTies(request, response)
 	return []string{s.normalised(each.call, response)}
 }
 
 // learn keeps what later steps need.
-func (s *side) learn(each *step, request, response proto.Message, sent time.Time) {
+func (s *side) learn(each *step, request, response proto.Message, sent time.Time) error {
 	if r, ok := response.(interface{ GetHeader() *pb.ResponseHeader }); ok {
 		s.revision = max(s.revision, r.GetHeader().GetRevision())
 	}
@@ -188,6 +190,9 @@ func (s *side) learn(each *step, request, response proto.Message, sent time.Time
 	case *pb.CompactionResponse:
 		s.compacted = max(s.compacted, request.(*pb.CompactionRequest).Revision)
 		s.compactions[s.compacted] = true
+		if err := s.catchUp(); err != nil {
+			return err
+		}
 	case *pb.LeaseGrantResponse:
 		if request.(*pb.LeaseGrantRequest).ID == 0 {
 			s.slots[each.slot], s.slotOf[r.ID] = r.ID, each.slot
@@ -200,6 +205,7 @@ func (s *side) learn(each *step, request, response proto.Message, sent time.Time
 	case *pb.LeaseRevokeResponse:
 		delete(s.short, request.(*pb.LeaseRevokeRequest).ID)
 	}
+	return nil
 }
 
 // ---- streams of answers

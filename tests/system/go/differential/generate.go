@@ -68,8 +68,11 @@ func generate(seed uint64) *program {
 			}
 		}
 	}
-	if g.IntN(12) == 0 {
+	if g.one(12) {
 		g.expiry()
+	}
+	if g.one(25) {
+		g.largeEvents()
 	}
 	return g.p
 }

@@ -37,6 +37,27 @@ func (g *generator) watch() {
 	}
 }
 
+// largeEvents makes more events than go into a response, for a watch that wants fragments and one that does not.
+func (g *generator) largeEvents() {
+	for _, key := range []string{"a", "b", "a", "b"} {
+		put := &pb.PutRequest{Key: []byte(key), Value: large(400000 + g.IntN(700000))}
+		g.add("KV/Put", put)
+	}
+	if g.one(2) {
+		g.add("KV/Txn", &pb.TxnRequest{Success: []*pb.RequestOp{
+			{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("a"), Value: large(700000)}}},
+			{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("b"), Value: large(700000)}}}}})
+	}
+	for _, fragment := range []bool{true, false} {
+		s := g.add(callWatch, &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+			Key: []byte("a"), RangeEnd: []byte("c"), StartRevision: baseRevision + 1 + g.Int64N(3), PrevKv: true, Fragment: fragment}}})
+		s.stream = nStreams + 1
+		s.client = s.stream % nClients
+	}
+	s := g.add("KV/RangeStream", &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
+	s.client = 0
+}
+
 func (g *generator) watchCreate(stream int) *pb.WatchCreateRequest {
 	r := &pb.WatchCreateRequest{Key: g.key(), PrevKv: g.one(2), ProgressNotify: g.one(4), Fragment: g.one(4)}
 	r.RangeEnd = g.span(r.Key)

@@ -253,6 +253,9 @@ func (w *watchStream) send(r *pb.WatchRequest) error {
 
 func (w *watchStream) create(r *pb.WatchCreateRequest) error {
 	s := w.side
+	if anySpread && r.StartRevision == 0 { // what is "now" at an endpoint that is behind is its own
+		r.StartRevision = s.revision + 1
+	}
 	created := &watch{request: r, from: r.StartRevision}
 	if r.StartRevision <= 0 {
 		created.from = s.revision + 1
