@@ -474,6 +474,38 @@ static void claim_datastore(struct grpc_call *call, struct bytes data) {
         fleet_claim_datastore(control->config.fleet, request->name, on_claimed, answer_new(control, op, NULL));
 }
 
+static void on_registry_recovered(void *userdata, int result, const char *reason) {
+        Stokehold__Control__V1__RecoverRegistryResponse response =
+                STOKEHOLD__CONTROL__V1__RECOVER_REGISTRY_RESPONSE__INIT;
+        struct answer *answer = userdata;
+
+        if (result < 0)
+                operation_fail(answer->op, code_of(result), "%s", reason);
+        else
+                finish(answer->op, &response);
+        answer_free(answer);
+}
+
+static void recover_registry(struct grpc_call *call, struct bytes data) {
+        struct control *control = grpc_call_server_userdata(call);
+        Stokehold__Control__V1__RecoverRegistryRequest *request;
+        struct operation *op;
+
+        request = enter(call, data, &stokehold__control__v1__recover_registry_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "recover the registry, accepting what is lost");
+        if (!request->accept_loss) {
+                operation_fail(op, GRPC_INVALID_ARGUMENT,
+                        "accept_loss must be set: tenants that were made since are not known any more");
+                return;
+        }
+        fleet_recover_registry(control->config.fleet, on_registry_recovered, answer_new(control, op, NULL));
+}
+
 static void on_finalized(void *userdata, int result, const char *reason) {
         Stokehold__Control__V1__FinalizeUpgradeResponse response =
                 STOKEHOLD__CONTROL__V1__FINALIZE_UPGRADE_RESPONSE__INIT;
@@ -547,6 +579,7 @@ static const struct grpc_method methods[] = {
         METHOD("ResumeTenant", resume_tenant),
         METHOD("Reload", reload),
         METHOD("ClaimDatastore", claim_datastore),
+        METHOD("RecoverRegistry", recover_registry),
         METHOD("FinalizeUpgrade", finalize_upgrade),
         METHOD("SetLogLevel", set_log_level),
 };

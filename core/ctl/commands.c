@@ -184,6 +184,23 @@ static int run_finalize(struct ctl *ctl) {
         return CTL_OK;
 }
 
+static int run_recover(struct ctl *ctl) {
+        Stokehold__Control__V1__RecoverRegistryRequest request = STOKEHOLD__CONTROL__V1__RECOVER_REGISTRY_REQUEST__INIT;
+        const ProtobufCMessage *m;
+        int r;
+
+        if (!ctl->accept_loss)
+                return ctl_fail(CTL_USAGE,
+                        "registry recover: tenants that were made since are not known any more; say --accept-loss");
+        request.accept_loss = true;
+        r = ctl_call(ctl, "RecoverRegistry", CTL_TIMEOUT_CHANGE, &request.base,
+                &stokehold__control__v1__recover_registry_response__descriptor, &m);
+        if (r != CTL_OK)
+                return r;
+        puts("The registry is open as it is.");
+        return CTL_OK;
+}
+
 static int run_log_level(struct ctl *ctl) {
         Stokehold__Control__V1__SetLogLevelRequest request = STOKEHOLD__CONTROL__V1__SET_LOG_LEVEL_REQUEST__INIT;
         Stokehold__Control__V1__StatusRequest status = STOKEHOLD__CONTROL__V1__STATUS_REQUEST__INIT;
@@ -232,6 +249,12 @@ const struct ctl_command ctl_commands_daemon[] = {
                 "this command on, and a daemon of the old version serves nothing then. It is refused while a\n"
                 "daemon lives that cannot do the new format.\n",
                 0, 0, 0, run_finalize},
+        {"registry", "recover", "", "Go on with a registry that is not the one that was known",
+                "A replica that lagged was promoted, or a backup restored, and the registry has gone back. The\n"
+                "daemon serves what it knew and changes nothing. With --accept-loss the registry is taken as it\n"
+                "is: tenants that were made since are forgotten (their data stays in the datastore, and those of\n"
+                "definitions are made anew, empty). Each daemon is to be told.\n",
+                0, 0, OPTION_ACCEPT_LOSS, run_recover},
         {"driver", "list", "", "Drivers that are loaded, and files that were refused", NULL, 0, 0, OPTION_FORMAT,
                 run_driver_list},
         {},

@@ -123,9 +123,13 @@ static bool may_be_put(const struct fleet *fleet) {
 
         if (ag->enforce)
                 return true;
-        if (ag->force.generation == 0 || ag->agreed_generation == ag->force.generation)
+        if (ag->force.generation == 0 ||
+                (ag->agreed_generation == ag->force.generation &&
+                        ag->agreed_fingerprint == in_force_fingerprint(&ag->force)))
                 return ag->complete || alone;
-        return alone && !(ag->agreed_generation && ag->agreed_fingerprint == in_force_fingerprint(&ag->mine));
+        return alone &&
+                !(ag->agreed_generation && ag->agreed_generation < ag->force.generation &&
+                        ag->agreed_fingerprint == in_force_fingerprint(&ag->mine));
 }
 
 static void on_time(struct loop_timer *timer) {

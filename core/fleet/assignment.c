@@ -14,46 +14,13 @@
  */
 
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
-#include "base/metrics.h"
-#include "base/owner.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
-#define DRAIN_TIMEOUT_NS (10 * NSEC_PER_SEC)
 #define RETRY_MIN_NS (NSEC_PER_SEC)
 #define RETRY_MAX_NS (60 * NSEC_PER_SEC)
-
-void tenant_manner_done(struct tenant_manner *manner) {
-        free(manner->tcp);
-        free(manner->peers);
-        *manner = (struct tenant_manner){};
-}
-
-static void tenant_manner_copy(struct tenant_manner *to, const struct tenant_manner *from) {
-        tenant_manner_done(to);
-        *to = *from;
-        if (from->tcp) {
-                to->tcp = strdup(from->tcp);
-                check(to->tcp);
-        }
-        if (from->n_peers) {
-                to->peers = reallocarray(NULL, from->n_peers, sizeof(*to->peers));
-                check(to->peers);
-                memcpy(to->peers, from->peers, from->n_peers * sizeof(*to->peers));
-        }
-}
-
-bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_manner *b) {
-        return a->quota_bytes == b->quota_bytes && a->auto_compact_ns == b->auto_compact_ns &&
-                a->progress_notify_ns == b->progress_notify_ns && a->idle_close_ns == b->idle_close_ns &&
-                a->quarantined == b->quarantined && a->slow_ns == b->slow_ns && a->socket_mode == b->socket_mode &&
-                a->owner == b->owner && a->group == b->group &&
-                strcmp(a->tcp ? a->tcp : "", b->tcp ? b->tcp : "") == 0 && a->n_peers == b->n_peers &&
-                (a->n_peers == 0 || memcmp(a->peers, b->peers, a->n_peers * sizeof(*a->peers)) == 0);
-}
 
 static void on_retry(struct loop_timer *timer) {
         struct assignment *a = container_of(timer, struct assignment, retry);
@@ -156,7 +123,7 @@ void assignment_well(struct assignment *a) {
         a->reason = NULL;
 }
 
-static void fail(struct assignment *a, const char *reason) {
+void assignment_fail(struct assignment *a, const char *reason) {
         struct log_context context = {.tenant = a->name};
         uint64_t pause = RETRY_MIN_NS << min_of(a->n_failures, 6U);
 
@@ -204,7 +171,7 @@ static void on_written(struct registry_write *w, int result, const char *reason)
                 }
                 if (asprintf(&text, "registry: %s", reason) < 0)
                         check(false);
-                fail(a, text);
+                assignment_fail(a, text);
                 return;
         }
 
@@ -262,7 +229,7 @@ static void on_job_done(struct datastore_job *job) {
 
                 if (asprintf(&text, "datastore %s: %s", a->record->datastore, reason) < 0)
                         check(false);
-                fail(a, text);
+                assignment_fail(a, text);
                 return;
         }
 
@@ -307,148 +274,6 @@ static void submit(struct assignment *a, struct fleet_store *store, const uint8_
                 .done = done,
         };
         datastore_submit(store->ds, &a->job);
-}
-
-/* ---- the shard. Between sending and coming back the assignment is busy, so that it stays and its manner does not change. */
-
-static void start_there(struct errand *errand) {
-        struct assignment *a = errand->userdata;
-        const struct fleet_config *config = &a->fleet->config; /* what is read of it never changes */
-        cleanup(error_done) struct error err = {};
-        struct tenant_config tenant = {
-                .name = a->name,
-                .datastore = a->store->ds,
-                .known = a->known,
-                .quota_bytes = a->manner.quota_bytes,
-                .auto_compact_ns = a->manner.auto_compact_ns,
-                .progress_notify_ns = a->manner.progress_notify_ns,
-                .slow_ns = a->manner.slow_ns,
-                .runtime_dir = a->fleet->tenants_dir,
-                .socket_mode = a->manner.socket_mode,
-                .owner = a->manner.owner,
-                .group = a->manner.group,
-                .tcp = a->manner.tcp,
-                .peers = a->manner.peers,
-                .n_peers = a->manner.n_peers,
-                .services = &config->services,
-                .limits = a->fleet->limits,
-                .keyspace_limits = a->fleet->keyspace_limits,
-                .idle_close_ns = a->manner.idle_close_ns,
-                .quarantined = a->manner.quarantined,
-                .opening = crash_table_opening(a->fleet->crashes, a->owner),
-                .loop = a->shard->loop,
-                .cache = a->shard->cache,
-                .memory = a->fleet->memory,
-        };
-
-        memcpy(tenant.incarnation, a->record->incarnation, 16);
-        memcpy(tenant.daemon, config->daemon, 16);
-        owner_set(a->owner); /* and so is whatever follows from it */
-        errand->result = tenant_open(&tenant, &a->started, &err);
-        if (errand->result < 0)
-                snprintf(errand->reason, sizeof(errand->reason), "%s", error_text(&err));
-        errand_return(errand);
-}
-
-static void leave_shard(struct assignment *a) {
-        a->shard->n_tenants--;
-        a->shard = NULL;
-        a->store = NULL;
-}
-
-static void start_back(struct errand *errand) {
-        struct assignment *a = errand->userdata;
-        struct log_context context = {.tenant = a->name, .datastore = a->record->datastore};
-
-        a->busy = false;
-        if (errand->result < 0) {
-                leave_shard(a);
-                fail(a, errand->reason);
-                return;
-        }
-        a->serving = a->started;
-        memcpy(a->served, a->record->incarnation, 16);
-        memcpy(a->served_recovery, a->record->recovery, 16);
-        assignment_well(a);
-        a->settled = true;
-        log_at(LOG_LEVEL_INFO, &context, "served at %s/%s.sock", a->fleet->tenants_dir, a->name);
-        assignment_answer(a, false, WAIT_SERVED, 0, "");
-        assignment_step(a);
-}
-
-static struct shard *least_shard(struct fleet *fleet) {
-        struct shard *least = fleet->shards[0];
-
-        for (size_t i = 1; i < fleet->n_shards; i++)
-                if (fleet->shards[i]->n_tenants < least->n_tenants)
-                        least = fleet->shards[i];
-        return least;
-}
-
-static void start(struct assignment *a, struct fleet_store *store) {
-        struct fleet *fleet = a->fleet;
-
-        tenant_manner_copy(&a->manner, &a->wanted);
-        a->known = known_logs_get(fleet->known, a->name, a->record->incarnation, a->record->recovery);
-        a->busy = true;
-        a->store = store;
-        a->shard = least_shard(fleet);
-        a->shard->n_tenants++;
-        errand_send(a->shard->loop, fleet->loop, start_there, start_back, a);
-}
-
-static void on_closed(void *userdata) {
-        errand_return(userdata);
-}
-
-static void stop_there(struct errand *errand) {
-        struct assignment *a = errand->userdata;
-
-        owner_set(a->owner);
-        tenant_get_figures(a->serving, &a->last);
-        tenant_close(a->serving, DRAIN_TIMEOUT_NS, on_closed, errand);
-}
-
-static void stop_back(struct errand *errand) {
-        struct assignment *a = errand->userdata;
-
-        a->busy = false;
-        a->serving = NULL;
-        collect_known(a, &a->last);
-        a->figures = (struct tenant_figures){};
-        leave_shard(a);
-        assignment_step(a);
-}
-
-static void stop(struct assignment *a) {
-        a->busy = true;
-        errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
-}
-
-static void recovery_back(struct errand *errand) {
-        struct assignment *a = errand->userdata;
-        cleanup(freep) char *text = NULL;
-
-        a->busy = false;
-        leave_shard(a);
-        if (errand->result < 0) {
-                check(asprintf(&text, "its log could not be continued yet: %s", errand->reason) > 0);
-                fail(a, text);
-                return;
-        }
-        assignment_well(a);
-        known_logs_forget(a->fleet->known, a->name);
-        a->next = registry_record_copy(a->record);
-        a->next->phase = REGISTRY_READY;
-        assignment_step(a);
-}
-
-static void recover(struct assignment *a, struct fleet_store *store) {
-        a->busy = true;
-        a->store = store;
-        a->shard = least_shard(a->fleet);
-        a->shard->n_tenants++;
-        errand_send(a->shard->loop, a->fleet->loop, recovery_there, recovery_back, a);
 }
 
 /* ---- choosing */
@@ -496,7 +321,7 @@ static struct fleet_store *store_of(struct assignment *a) {
         else
                 n = asprintf(&text, "datastore %s is not defined", a->record->datastore);
         check(n > 0);
-        fail(a, text);
+        assignment_fail(a, text);
         return NULL;
 }
 
@@ -516,7 +341,7 @@ static struct fleet_store *safe_store_of(struct assignment *a) {
                 return store && store->check && store->validation.status == FLEET_UNKNOWN ? NULL : store;
         check(asprintf(&text, "datastore %s is refused, %s; allowUnsafe in its definition would accept it", store->name,
                       store_refusal(store)) > 0);
-        fail(a, text);
+        assignment_fail(a, text);
         return NULL;
 }
 
@@ -605,12 +430,12 @@ static void step_from_copy(struct assignment *a) {
         if (!store || (store->check && store->validation.status == FLEET_UNKNOWN))
                 return; /* goes on when that has ended */
         if (copy_is_safe(store)) {
-                start(a, store);
+                assignment_start(a, store);
                 return;
         }
         check(asprintf(&text, "the registry cannot be reached, and its copy is not enough for datastore %s: %s",
                       store->name, store->unsafe ? store->unsafe : store->validation.message) > 0);
-        fail(a, text);
+        assignment_fail(a, text);
 }
 
 static void sweep(struct assignment *a) {
@@ -647,7 +472,7 @@ void assignment_step(struct assignment *a) {
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
                 if (a->serving)
-                        stop(a);
+                        assignment_stop(a);
                 else
                         fleet_settle(a->fleet);
                 return;
@@ -659,7 +484,7 @@ void assignment_step(struct assignment *a) {
         if (!fleet_is_running(a->fleet))
                 return;
         if (a->serving && is_served_wrongly(a)) {
-                stop(a);
+                assignment_stop(a);
                 return;
         }
         if (a->sweep) {
@@ -699,7 +524,7 @@ void assignment_step(struct assignment *a) {
                 if (!a->serving) {
                         store = safe_store_of(a);
                         if (store)
-                                start(a, store);
+                                assignment_start(a, store);
                 } else
                         fleet_settle(a->fleet);
                 break;
@@ -708,11 +533,11 @@ void assignment_step(struct assignment *a) {
                         break;
                 store = safe_store_of(a);
                 if (store)
-                        recover(a, store);
+                        assignment_recover(a, store);
                 break;
         case REGISTRY_DELETING:
                 if (a->serving)
-                        stop(a);
+                        assignment_stop(a);
                 else if (a->wanted.quarantined && !a->want_delete)
                         rest(a); /* not before it is asked for again */
                 else if (assignment_is_left(a))

@@ -156,6 +156,18 @@ void collect_known(struct assignment *a, const struct tenant_figures *figures) {
                 known_logs_set(a->fleet->known, a->name, a->record->incarnation, a->record->recovery, &known);
 }
 
+/* Of the registry's log as well: a registry that went back would have tenants made anew that exist. */
+void collect_registry(struct fleet *fleet) {
+        static const uint8_t no_recovery[16];
+        struct keyspace_known known = {};
+
+        if (fleet_is_running(fleet))
+                known = registry_known(fleet->registry);
+        if (known.end.seq)
+                known_logs_set(
+                        fleet->known, REGISTRY_KEYSPACE, registry_incarnation(fleet->registry), no_recovery, &known);
+}
+
 void collect_save(struct fleet *fleet) {
         cleanup(error_done) struct error err = {};
 
@@ -276,6 +288,7 @@ static void on_periodic(void *userdata) {
         LIST_FOREACH(a, &fleet->assignments, entry)
                 n += a->serving != NULL;
         members_tell(fleet->members, n);
+        collect_registry(fleet);
         collect_save(fleet);
         if (fleet->stage == FLEET_OPENING || fleet->stage == FLEET_RUNNING)
                 loop_timer_set(fleet->loop, &fleet->collect_timer, clock_now_ns() + COLLECT_INTERVAL_NS);

@@ -8,10 +8,8 @@
  */
 
 #include <dirent.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -19,6 +17,7 @@
 #include "fleet/uuid.h"
 
 #define REGISTRY_RETRY_NS (2 * NSEC_PER_SEC)
+#define REGISTRY_LOST_RETRY_NS (30 * NSEC_PER_SEC)
 #define CLOSE_GRACE_NS (2 * NSEC_PER_SEC)
 #define COPY_PATIENCE_NS (3 * NSEC_PER_SEC) /* for the registry, before tenants are served from its copy */
 #define MEMORY_IDLE_NS NSEC_PER_SEC         /* a keyspace used since is not closed for another's sake */
@@ -154,9 +153,9 @@ static void on_registry_time(struct loop_timer *timer) {
         open_registry(container_of(timer, struct fleet, registry_timer));
 }
 
-/* Who wanted to claim its datastore hears what has become of that. */
-static void answer_registry_claim(struct fleet *fleet, int result, const char *reason) {
-        struct claim_waiter *waiter = steal(fleet->registry_claim);
+/* Who waits for its opening hears what has become of it. */
+static void answer_registry(struct fleet *fleet, int result, const char *reason) {
+        struct claim_waiter *waiter = steal(fleet->registry_waiter);
 
         if (waiter)
                 waiter->done(waiter->userdata, result, reason);
@@ -170,7 +169,8 @@ static void registry_failed(struct fleet *fleet, const char *reason) {
                 fleet->registry_reason = strdup(reason);
                 check(fleet->registry_reason);
         }
-        loop_timer_set(fleet->loop, &fleet->registry_timer, clock_now_ns() + REGISTRY_RETRY_NS);
+        loop_timer_set(fleet->loop, &fleet->registry_timer,
+                clock_now_ns() + (fleet->registry_is_lost ? REGISTRY_LOST_RETRY_NS : REGISTRY_RETRY_NS));
 }
 
 /* Folders of tenants that are gone, left behind by a crash between the registry's record and the folder. */
@@ -215,10 +215,11 @@ static void on_registry_open(void *userdata, int result, const char *reason) {
         if (fleet->stage == FLEET_STOPPING)
                 return;
         fleet->registry_is_foreign = result == -EPERM;
+        fleet->registry_is_lost = result == -EBADMSG;
         if (result < 0) {
                 registry_failed(fleet, reason);
-                if (fleet->registry_claiming)
-                        answer_registry_claim(fleet, -EAGAIN, reason);
+                if (fleet->registry_waiter_is_due)
+                        answer_registry(fleet, -EAGAIN, reason);
                 if (result == -EPROTONOSUPPORT)
                         stop_serving(fleet, reason);
                 else
@@ -228,7 +229,7 @@ static void on_registry_open(void *userdata, int result, const char *reason) {
         free(fleet->registry_reason);
         fleet->registry_reason = NULL;
         loop_timer_clear(&fleet->copy_start_timer);
-        answer_registry_claim(fleet, 0, "");
+        answer_registry(fleet, 0, "");
         fleet->stage = FLEET_RUNNING;
         fleet->from_copy = false;
         free(fleet->unfit);
@@ -261,6 +262,7 @@ static void on_registry_open(void *userdata, int result, const char *reason) {
 }
 
 static void open_registry(struct fleet *fleet) {
+        static const uint8_t no_recovery[16];
         const char *name = registry_datastore(fleet->registry);
         struct registry_open open = {.claim = fleet->claim_registry, .done = on_registry_open, .userdata = fleet};
         cleanup(freep) char *text = NULL;
@@ -281,8 +283,11 @@ static void open_registry(struct fleet *fleet) {
         }
         fleet->registry_store = store;
         fleet->registry_opening = true;
-        fleet->registry_claiming = fleet->claim_registry;
+        fleet->registry_waiter_is_due = fleet->registry_waiter;
         fleet->claim_registry = false;
+        if (registry_datastore(fleet->registry))
+                open.known = known_logs_get(
+                        fleet->known, REGISTRY_KEYSPACE, registry_incarnation(fleet->registry), no_recovery);
         fleet_listener(fleet, &open.listener);
         registry_open(fleet->registry, store->ds, &open);
 }
@@ -464,7 +469,6 @@ void fleet_free(struct fleet *fleet) {
         registry_free(fleet->registry);
         host_done(&fleet->host);
         free(fleet->unfit);
-        free(fleet->following);
         known_logs_free(fleet->known);
         plugin_table_free(fleet->plugins);
         fleet_forget_definitions(fleet);
@@ -489,6 +493,22 @@ int fleet_start(struct fleet *fleet, struct error *reterr) {
         return 0;
 }
 
+void fleet_registry_lost(struct fleet *fleet, const char *reason) {
+        if (!fleet_is_running(fleet))
+                return;
+        fleet->stage = FLEET_OPENING;
+        registry_failed(fleet, reason);
+}
+
+bool fleet_registry_wait(struct fleet *fleet, fleet_done_fn done, void *userdata) {
+        if (fleet->registry_waiter)
+                return false;
+        fleet->registry_waiter = new0(struct claim_waiter);
+        fleet->registry_waiter->done = done;
+        fleet->registry_waiter->userdata = userdata;
+        return true;
+}
+
 void fleet_registry_hurry(struct fleet *fleet) {
         open_registry(fleet);
 }
@@ -498,6 +518,7 @@ void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdat
 
         if (fleet_is_running(fleet))
                 fleet_copy_now(fleet);
+        collect_registry(fleet);
         fleet->stage = FLEET_STOPPING;
         fleet->stopped = done;
         fleet->stopped_userdata = userdata;
@@ -508,7 +529,7 @@ void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdat
         loop_timer_clear(&fleet->copy_start_timer);
         loop_timer_clear(&fleet->agreement.timer);
         loop_undefer(fleet->loop, &fleet->apply_task);
-        answer_registry_claim(fleet, -EAGAIN, "the daemon is being stopped");
+        answer_registry(fleet, -EAGAIN, "the daemon is being stopped");
         fleet_answer_reloads(fleet);
         LIST_FOREACH(a, &fleet->assignments, entry)
                 assignment_hurry(a); /* only stops now, and frees nothing */

@@ -76,6 +76,8 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
 void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Makes this daemon's registry the one that governs the datastore, whichever did so far. */
 void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* A registry whose log is not the one that was known: it is taken as it is. -EBUSY: it is not lost. */
+void fleet_recover_registry(struct fleet *fleet, fleet_done_fn done, void *userdata);
 /* Puts this daemon's newest format in use: -EBUSY where a live daemon cannot do it. */
 void fleet_finalize_upgrade(struct fleet *fleet, fleet_done_fn done, void *userdata);
 

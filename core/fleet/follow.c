@@ -75,10 +75,10 @@ static void on_listed(void *userdata) {
 static void on_lost(void *userdata, const char *reason) {
         struct fleet *fleet = userdata;
 
-        log_error("registry: %s; tenants are served as they were", reason);
-        free(fleet->following);
-        fleet->following = strdup(reason);
-        check(fleet->following);
+        fleet->copy.revision = registry_revision(fleet->registry);
+        fleet->copy.saved = time(NULL);
+        fleet->from_copy = true;
+        fleet_registry_lost(fleet, reason);
 }
 
 void fleet_listener(struct fleet *fleet, struct registry_listener *ret) {

@@ -175,16 +175,16 @@ void in_force_differences(const struct in_force *force, const struct in_force *f
         size_t i = 0, k = 0;
 
         while (i < force->n_objects || k < files->n_objects) {
-                const struct in_force_object *a = i < force->n_objects ? &force->objects[i] : NULL;
-                const struct in_force_object *b = k < files->n_objects ? &files->objects[k] : NULL;
-                int order = !a ? 1 : !b ? -1 : strcmp(a->name, b->name);
+                int order = i == force->n_objects ? 1
+                        : k == files->n_objects   ? -1
+                                                  : strcmp(force->objects[i].name, files->objects[k].name);
 
                 if (order < 0)
-                        tell(visit, userdata, a, "is in force, and in no file here");
+                        tell(visit, userdata, &force->objects[i], "is in force, and in no file here");
                 else if (order > 0)
-                        tell(visit, userdata, b, "is in a file here, and not in force");
-                else if (a->fingerprint != b->fingerprint)
-                        tell(visit, userdata, a, "says something else here than what is in force");
+                        tell(visit, userdata, &files->objects[k], "is in a file here, and not in force");
+                else if (force->objects[i].fingerprint != files->objects[k].fingerprint)
+                        tell(visit, userdata, &force->objects[i], "says something else here than what is in force");
                 i += order <= 0;
                 k += order >= 0;
         }

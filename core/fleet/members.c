@@ -14,6 +14,8 @@
 
 #define TTL_SECONDS 35
 #define RENEW_NS (10 * NSEC_PER_SEC)
+#define REWRITE_AFTER                                                                                                  \
+        60 /* renewals, which are not revisions: without one now and then nothing would ever be compacted */
 #define RETRY_NS (2 * NSEC_PER_SEC)
 #define CALL_TIMEOUT_NS (5 * NSEC_PER_SEC)
 #define LEAVE_TIMEOUT_NS NSEC_PER_SEC
@@ -27,7 +29,8 @@ struct members {
         char daemon[UUID_TEXT_SIZE];
         int64_t since, format_revision;
         size_t n_serving, n_told;
-        char *trouble; /* owned */
+        unsigned n_renewals; /* since the record was written */
+        char *trouble;       /* owned */
 
         bool wanted, entered, busy;
         int64_t lease; /* 0: none */
@@ -227,6 +230,7 @@ static void on_put(struct registry_put *p, int result, const char *reason) {
 
                 m->entered = true;
                 m->n_told = m->n_serving;
+                m->n_renewals = 0;
                 again(m, RENEW_NS);
                 if (first)
                         m->config.on_changed(m->config.userdata);
@@ -288,7 +292,8 @@ static void on_renewed(struct keyspace_call *call, enum keyspace_result result) 
 
         m->busy = false;
         arena_done(&m->arena);
-        if (result == KEYSPACE_OK && m->entered && m->wanted && m->n_told != m->n_serving) {
+        if (result == KEYSPACE_OK && m->entered && m->wanted &&
+                (m->n_told != m->n_serving || ++m->n_renewals >= REWRITE_AFTER)) {
                 put(m);
                 return;
         }
@@ -318,6 +323,10 @@ static void go_on(struct members *m) {
         if (m->busy || !m->wanted)
                 return;
         loop_timer_clear(&m->timer);
+        if (!registry_keyspace(m->config.registry)) {
+                again(m, RETRY_NS); /* it is being opened anew */
+                return;
+        }
         if (!m->lease)
                 lease(m, keyspace_lease_grant, on_granted, CALL_TIMEOUT_NS);
         else if (!m->entered)

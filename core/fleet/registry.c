@@ -4,11 +4,6 @@
  * Opening goes through steps, each asynchronous: find the keyspace, make it if it may not have been made, read or write what is under /meta/,
  * check that the format in use is one that this daemon can do; then all keys are listed and followed (registry_follow.c). A step that
  * fails ends the opening with the reason; the owner asks again when he likes, and all steps are idempotent.
- *
- * Where one daemon alone can have the datastore open, the keyspace is found by the file, else by what the datastore lists, else
- * it is a new one that is written down in the file first. Where several can, the governor of the datastore knows it: whoever comes first
- * writes there which one it shall be, everybody makes that one (making it twice is making it once), and it is marked as made before
- * anything is written to it, so that one that has gone is missed and not made anew. The file follows.
  */
 
 #include <jansson.h>
@@ -146,6 +141,17 @@ bool registry_keeps_name(const char *name) {
         return strcmp(name, REGISTRY_KEYSPACE) == 0 || strcmp(name, GOVERNOR_KEYSPACE) == 0;
 }
 
+struct keyspace_known registry_known(struct registry *r) {
+        struct keyspace_status status;
+
+        if (!r->keyspace)
+                return (struct keyspace_known){};
+        keyspace_get_status(r->keyspace, &status);
+        if (status.condition != KEYSPACE_SERVING && status.condition != KEYSPACE_UNREACHABLE)
+                return (struct keyspace_known){};
+        return (struct keyspace_known){status.end, status.revision};
+}
+
 uint32_t registry_format_parse(struct bytes text) {
         uint32_t n = 0;
 
@@ -226,9 +232,45 @@ static void on_meta_done(struct keyspace_call *call, enum keyspace_result result
         registry_follow(r);
 }
 
-static void open_keyspace(struct registry *r) {
+static void on_reopen(struct loop_task *task) {
+        struct registry *r = container_of(task, struct registry, reopen);
+
+        r->closing_lost = false;
+        keyspace_free(r->keyspace);
+        r->keyspace = NULL;
+        if (r->closing)
+                r->closed(r->closed_userdata);
+        else
+                registry_open_keyspace(r);
+}
+
+static void on_lost_closed(void *userdata) {
+        struct registry *r = userdata;
+
+        r->reopen.run = on_reopen;
+        loop_defer(r->loop, &r->reopen);
+}
+
+/* One that was found lost or gone stays so: it is looked at anew by another. True: that is under way. */
+static bool let_go_of_lost(struct registry *r) {
+        struct keyspace_status status;
+
+        if (!r->keyspace)
+                return false;
+        keyspace_get_status(r->keyspace, &status);
+        if (status.condition != KEYSPACE_HISTORY_LOST && status.condition != KEYSPACE_DROPPED)
+                return false;
+        registry_unfollow(r);
+        r->closing_lost = true;
+        keyspace_close(r->keyspace, on_lost_closed, r);
+        return true;
+}
+
+void registry_open_keyspace(struct registry *r) {
         uint8_t id[16];
 
+        if (let_go_of_lost(r))
+                return;
         if (!r->keyspace) {
                 struct keyspace_config config = {
                         .name = REGISTRY_KEYSPACE,
@@ -236,6 +278,7 @@ static void open_keyspace(struct registry *r) {
                         .loop = r->loop,
                         .cache = r->cache,
                         .auto_compact_ns = 3600 * NSEC_PER_SEC,
+                        .known = r->opening.known,
                 };
                 int k;
 
@@ -283,257 +326,13 @@ static void open_keyspace(struct registry *r) {
         keyspace_txn(r->keyspace, &r->meta);
 }
 
-/* ---- finding and making */
+/* ---- life */
 
-static void submit(struct registry *r,
-        int (*run)(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call),
-        void (*done)(struct datastore_job *job), const struct stoke_keyspace *keyspace, bool own_scope) {
-        r->job = (struct datastore_job){
-                .class = JOB_BULK,
-                .own_scope = own_scope,
-                .keyspace = keyspace,
-                .deadline_ns = clock_now_ns() + REGISTRY_OPEN_TIMEOUT_NS,
-                .loop = r->loop,
-                .run = run,
-                .done = done,
-        };
-        r->job_running = true;
-        datastore_submit(r->ds, &r->job);
-}
-
-static void close_keyspace(struct registry *r) {
+void registry_close_keyspace(struct registry *r) {
         if (r->keyspace)
                 keyspace_close(r->keyspace, r->closed, r->closed_userdata);
         else
                 r->closed(r->closed_userdata);
-}
-
-/* The end of a job: true if that is all, because it failed (which was told) or the registry was closed meanwhile. */
-static bool job_is_the_end(struct registry *r) {
-        const struct datastore_job *job = &r->job;
-
-        r->job_running = false;
-        if (r->closing) {
-                close_keyspace(r);
-                return true;
-        }
-        if (job->result == 0)
-                return false;
-        registry_open_end(r, job->result < 0 ? job->result : -EIO,
-                job->reason[0]            ? job->reason
-                        : job->result < 0 ? strerror(-job->result)
-                                          : "an outcome that was not expected");
-        return true;
-}
-
-static bool write_file(struct registry *r) {
-        cleanup(error_done) struct error err = {};
-        int k = registry_file_write(r->state_dir, &r->file, &err);
-
-        if (k < 0)
-                registry_open_end(r, k, error_text(&err));
-        return k >= 0;
-}
-
-/* A worker's thread: only what is passed may be touched. */
-static int run_create(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
-        struct registry *r = container_of(job, struct registry, job);
-        struct stoke_record first;
-
-        keyspace_first_record(r->daemon, &first);
-        return datastore_driver(job->ds)->create(session, job->keyspace, &first, call);
-}
-
-static void submit_governor(struct registry *r, enum governor_deed deed, void (*done)(struct datastore_job *job));
-
-static void on_marked(struct datastore_job *job) {
-        struct registry *r = container_of(job, struct registry, job);
-
-        if (job_is_the_end(r))
-                return;
-        r->file.created = true;
-        if (write_file(r))
-                open_keyspace(r);
-}
-
-static void on_created(struct datastore_job *job) {
-        struct registry *r = container_of(job, struct registry, job);
-
-        if (job_is_the_end(r))
-                return;
-        if (r->governor.is_governed) {
-                r->governor.wanted = r->governor.found;
-                r->governor.wanted.created = true;
-                submit_governor(r, GOVERNOR_CREATED, on_marked);
-                return;
-        }
-        r->file.created = true;
-        if (write_file(r))
-                open_keyspace(r);
-        else
-                r->file.created = false;
-}
-
-static void create(struct registry *r) {
-        r->job_keyspace = (struct stoke_keyspace){.name = REGISTRY_KEYSPACE};
-        memcpy(r->job_keyspace.incarnation, r->file.incarnation, 16);
-        submit(r, run_create, on_created, &r->job_keyspace, true);
-}
-
-/* ---- one daemon alone: the file and the list */
-
-static int on_listed(void *userdata, const struct stoke_keyspace_info *info) {
-        struct registry *r = userdata;
-
-        if (strcmp(info->name, REGISTRY_KEYSPACE) == 0 && !info->installing) {
-                r->n_listed++;
-                memcpy(r->listed, info->incarnation, 16);
-        }
-        return 0;
-}
-
-static int run_list(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
-        struct registry *r = container_of(job, struct registry, job);
-
-        /* The registry is touched by nobody else while its opening waits for this job. */
-        r->n_listed = 0;
-        return datastore_driver(job->ds)->list(session, call, on_listed, r);
-}
-
-static void on_list_done(struct datastore_job *job) {
-        struct registry *r = container_of(job, struct registry, job);
-        char text[UUID_TEXT_SIZE];
-
-        if (job_is_the_end(r))
-                return;
-        if (r->n_listed > 1) {
-                registry_open_end(
-                        r, -ENOTUNIQ, "registry.json is missing, and the datastore holds more than one registry");
-                return;
-        }
-
-        r->file.datastore = strdup(datastore_name(r->ds));
-        check(r->file.datastore);
-        if (r->n_listed == 1) {
-                memcpy(r->file.incarnation, r->listed, 16);
-                r->file.created = true;
-        } else {
-                uuid_make(r->file.incarnation);
-                r->file.created = false;
-        }
-        if (!write_file(r)) {
-                registry_file_done(&r->file);
-                return;
-        }
-        uuid_print(r->file.incarnation, text);
-        if (r->n_listed == 1) {
-                log_notice("registry.json was missing: adopted the registry %s that datastore %s holds", text,
-                        r->file.datastore);
-                open_keyspace(r);
-        } else {
-                log_notice("making a registry in datastore %s", r->file.datastore);
-                create(r);
-        }
-}
-
-/* ---- several daemons: the governor */
-
-static int run_governor(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
-        struct registry *r = container_of(job, struct registry, job);
-
-        return governor_run(datastore_driver(job->ds), session, call, &r->governor);
-}
-
-static void submit_governor(struct registry *r, enum governor_deed deed, void (*done)(struct datastore_job *job)) {
-        r->governor.deed = deed;
-        memcpy(r->governor.daemon, r->daemon, 16);
-        governor_keyspace(&r->job_keyspace);
-        submit(r, run_governor, done, &r->job_keyspace, false);
-}
-
-/* Whether what the governor says is for us; otherwise the opening has ended. */
-static bool may_follow_governor(struct registry *r) {
-        const struct governor_record *found = &r->governor.found;
-        cleanup(freep) char *text = NULL;
-        char id[UUID_TEXT_SIZE];
-        const char *name = datastore_name(r->ds);
-
-        uuid_print(found->id, id);
-        if (!r->file.datastore && !found->home)
-                check(asprintf(&text,
-                              "datastore %s is governed by registry %s, which is kept elsewhere; "
-                              "stokectl datastore claim %s ends that, and makes a registry there",
-                              name, id, name) > 0);
-        else if (r->file.datastore && memcmp(found->incarnation, r->file.incarnation, 16) != 0)
-                check(asprintf(&text,
-                              "datastore %s is governed by registry %s, which is not the one that this daemon had there; "
-                              "stokectl datastore claim %s ends that",
-                              name, id, name) > 0);
-        else
-                return true;
-        registry_open_end(r, -EPERM, text);
-        return false;
-}
-
-static void on_governor(struct datastore_job *job) {
-        struct registry *r = container_of(job, struct registry, job);
-        const struct governor_record *found = &r->governor.found;
-        bool had_file = r->file.datastore;
-        char text[UUID_TEXT_SIZE];
-
-        if (job_is_the_end(r) || !may_follow_governor(r))
-                return;
-        if (!had_file) {
-                uuid_print(found->id, text);
-                log_notice("%s registry %s in datastore %s", r->governor.wrote ? "making" : "joining", text,
-                        datastore_name(r->ds));
-                r->file.datastore = strdup(datastore_name(r->ds));
-                check(r->file.datastore);
-        }
-        if (!had_file || !r->file.has_id || r->file.created != found->created) {
-                memcpy(r->file.incarnation, found->incarnation, 16);
-                memcpy(r->file.id, found->id, 16);
-                r->file.has_id = true;
-                r->file.created = found->created;
-                if (!write_file(r)) {
-                        if (!had_file)
-                                registry_file_done(&r->file);
-                        return;
-                }
-        }
-        if (found->created)
-                open_keyspace(r);
-        else
-                create(r);
-}
-
-static int run_governor_create(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
-        return governor_create(
-                datastore_driver(job->ds), session, call, container_of(job, struct registry, job)->daemon);
-}
-
-static void on_governor_created(struct datastore_job *job) {
-        struct registry *r = container_of(job, struct registry, job);
-
-        if (!job_is_the_end(r))
-                submit_governor(r, r->opening.claim ? GOVERNOR_CLAIM : GOVERNOR_SETTLE, on_governor);
-}
-
-static void ask_governor(struct registry *r) {
-        struct governor_record *wanted = &r->governor.wanted;
-
-        /* What this host knows of, where it knows of one. A registry that it had made is not made again, whatever has become of the governor. */
-        *wanted = (struct governor_record){.home = true};
-        if (r->file.datastore) {
-                memcpy(wanted->incarnation, r->file.incarnation, 16);
-                memcpy(wanted->id, r->file.id, 16);
-                wanted->created = r->file.created;
-        } else
-                uuid_make(wanted->incarnation);
-        if (!r->file.has_id)
-                uuid_make(wanted->id);
-        governor_keyspace(&r->job_keyspace);
-        submit(r, run_governor_create, on_governor_created, &r->job_keyspace, true);
 }
 
 void registry_open(struct registry *r, struct datastore *ds, const struct registry_open *open) {
@@ -541,14 +340,7 @@ void registry_open(struct registry *r, struct datastore *ds, const struct regist
         check(!r->file.datastore || strcmp(r->file.datastore, datastore_name(ds)) == 0);
         r->opening = *open;
         r->ds = ds;
-        if (!(datastore_driver(ds)->capabilities & STOKE_EXCLUSIVE))
-                ask_governor(r);
-        else if (!r->file.datastore)
-                submit(r, run_list, on_list_done, NULL, true);
-        else if (!r->file.created)
-                create(r);
-        else
-                open_keyspace(r);
+        registry_find(r);
 }
 
 void registry_close(struct registry *r, void (*done)(void *userdata), void *userdata) {
@@ -557,6 +349,6 @@ void registry_close(struct registry *r, void (*done)(void *userdata), void *user
         r->closed_userdata = userdata;
         r->opening.done = NULL;
         registry_unfollow(r);
-        if (!r->job_running) /* its end goes on here */
-                close_keyspace(r);
+        if (!r->job_running && !r->closing_lost) /* the end of either goes on here */
+                registry_close_keyspace(r);
 }

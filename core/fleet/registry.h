@@ -85,6 +85,8 @@ const uint8_t *registry_incarnation(const struct registry *r);
 /* In use, once open. */
 uint32_t registry_format(const struct registry *r);
 const struct format_range *registry_formats(const struct registry *r);
+/* What is known of its log now; zero while it is not open. */
+struct keyspace_known registry_known(struct registry *r);
 /* The newest revision that the listener was told of. */
 int64_t registry_revision(const struct registry *r);
 
@@ -108,10 +110,12 @@ struct registry_listener {
 
 struct registry_open {
         struct registry_listener listener;
+        /* What was known of its log before; one that contradicts it is not opened. */
+        struct keyspace_known known;
         /* The datastore is governed by another registry, and that shall end: ours governs from now on. */
         bool claim;
         /* 0: what follows comes to the listener; or a negative errno with the reason, and registry_open() may be called again. -EPERM: another
-         * registry governs the datastore; -EPROTONOSUPPORT: the format in use is not one that this daemon can do. */
+         * registry governs the datastore; -EBADMSG: its history is lost, or it is corrupt; -EPROTONOSUPPORT: the format in use is not one that this daemon can do. */
         void (*done)(void *userdata, int result, const char *reason);
         void *userdata;
 };

@@ -48,17 +48,22 @@ struct registry {
         bool listing;
         struct watcher *watcher; /* owned; NULL: not yet, or it is being listed anew */
         struct loop_timer relist;
+        struct loop_task reopen; /* the keyspace was lost: another one is made of it */
         int64_t revision;
 
         void (*closed)(void *userdata);
         void *closed_userdata;
-        bool closing;
+        bool closing, closing_lost;
 };
 
+/* registry_find.c: finds or makes the keyspace, then opens it. */
+void registry_find(struct registry *r);
 /* registry_follow.c: lists, then watches. Ends an opening that is under way. */
 void registry_follow(struct registry *r);
 void registry_unfollow(struct registry *r);
 /* registry.c */
+void registry_open_keyspace(struct registry *r);
+void registry_close_keyspace(struct registry *r);
 void registry_open_end(struct registry *r, int result, const char *reason);
 void registry_open_end_keyspace(struct registry *r, enum keyspace_result result);
 const char *registry_result_text(enum keyspace_result result);

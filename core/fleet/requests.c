@@ -242,14 +242,25 @@ void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn 
                 governance_claim(store, done, userdata);
                 return;
         }
-        if (store != fleet->registry_store || !fleet->registry_is_foreign || fleet->registry_claim) {
+        if (store != fleet->registry_store || !fleet->registry_is_foreign ||
+                !fleet_registry_wait(fleet, done, userdata)) {
                 refuse_unless_running(fleet, done, userdata);
                 return;
         }
         /* The registry's own: the next opening does it. */
-        fleet->registry_claim = new0(struct claim_waiter);
-        fleet->registry_claim->done = done;
-        fleet->registry_claim->userdata = userdata;
         fleet->claim_registry = true;
+        fleet_registry_hurry(fleet);
+}
+
+void fleet_recover_registry(struct fleet *fleet, fleet_done_fn done, void *userdata) {
+        if (fleet->stage != FLEET_OPENING || !fleet->registry_is_lost) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "the registry has not lost its history");
+                return;
+        }
+        if (!fleet_registry_wait(fleet, done, userdata)) {
+                refuse(fleet, done, NULL, userdata, -EBUSY, "it is under way already");
+                return;
+        }
+        known_logs_forget(fleet->known, REGISTRY_KEYSPACE);
         fleet_registry_hurry(fleet);
 }

@@ -207,6 +207,12 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
 void assignment_take(struct assignment *a, struct registry_record *record, int64_t revision);
 /* Answers those who wait for something up to `what` (all: for anything): a tenant that is served is recorded too. */
 void assignment_answer(struct assignment *a, bool all, int what, int result, const char *reason);
+/* The step has failed: it is tried again after a pause, and those who wait hear why. */
+void assignment_fail(struct assignment *a, const char *reason);
+/* assignment_serve.c: busy until it is back, and the next step is taken. */
+void assignment_start(struct assignment *a, struct fleet_store *store);
+void assignment_stop(struct assignment *a);
+void assignment_recover(struct assignment *a, struct fleet_store *store);
 /* Nothing is wrong with it. */
 void assignment_well(struct assignment *a);
 /* Takes what was said while it was busy. */
@@ -226,6 +232,7 @@ void recovery_there(struct errand *errand);
 /* collect.c */
 /* What has been seen of a tenant's log is what must be found again. */
 void collect_known(struct assignment *a, const struct tenant_figures *figures);
+void collect_registry(struct fleet *fleet);
 void collect_save(struct fleet *fleet);
 void tenant_metrics_free(struct assignment *a);
 void collect_start(struct fleet *fleet);
@@ -330,17 +337,17 @@ struct fleet {
 
         /* Among other daemons. */
         struct host host;
-        bool shared_registry;                   /* several daemons may have it open */
-        bool claim_registry, registry_claiming; /* its datastore is to be claimed at the next opening; by this one */
-        bool registry_is_foreign;               /* the last opening found another registry */
-        struct claim_waiter *registry_claim;    /* owned: who wants to hear of that; NULL */
-        bool has_identity;                      /* of the registry, for governors: */
+        bool shared_registry;                       /* several daemons may have it open */
+        bool claim_registry;                        /* its datastore is to be claimed at the next opening */
+        bool registry_is_foreign, registry_is_lost; /* the last opening found another registry; found it lost */
+        struct claim_waiter *registry_waiter;       /* owned: who wants to hear of the next opening; NULL */
+        bool registry_waiter_is_due;                /* that is this one */
+        bool has_identity;                          /* of the registry, for governors: */
         struct governor_record identity;
         struct members *members;       /* owned */
         uint64_t listing;              /* counts the listings of the registry */
         uint32_t format;               /* in use, as was told last */
         char *unfit;                   /* owned: the format in use is not one that this daemon can do; NULL: it is */
-        char *following;               /* owned: why the registry is not followed any more; NULL: it is */
         struct definitions *candidate; /* owned: read last, not (yet) in force; NULL: it is `definitions` */
         bool adopted;                  /* `definitions` are applied, or may be */
         struct agreement agreement;
@@ -371,6 +378,10 @@ struct assignment *fleet_assign(struct fleet *fleet, const char *name, const cha
         bool retain, const char *source, bool from_file);
 /* Now, if it waits for its next attempt. */
 void fleet_registry_hurry(struct fleet *fleet);
+/* It is open no more: tenants are served as they are, and it is opened anew. */
+void fleet_registry_lost(struct fleet *fleet, const char *reason);
+/* done when the next opening has ended. False: somebody waits already. */
+bool fleet_registry_wait(struct fleet *fleet, fleet_done_fn done, void *userdata);
 /* Something has come to rest: looks, at the end of this iteration, whether a start or a stop is complete, and whether a datastore that is leaving
  * can be closed. */
 void fleet_settle(struct fleet *fleet);

@@ -172,13 +172,6 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
         }
         if (fleet->unfit && !fleet->registry_reason)
                 visit(userdata, fleet->unfit);
-        if (fleet->following) {
-                cleanup(freep) char *line = NULL;
-
-                check(asprintf(&line, "registry: what other daemons change is not seen any more: %s",
-                              fleet->following) > 0);
-                visit(userdata, line);
-        }
         if (members_trouble(fleet->members))
                 visit(userdata, members_trouble(fleet->members));
         if (fleet->from_copy) {

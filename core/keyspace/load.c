@@ -136,7 +136,6 @@ static bool apply_some(struct keyspace *ks, struct load *l, size_t n) {
                 }
                 if (!in_order(ks, l, r))
                         return false;
-                /* The last one that was known before the keyspace was closed, if it was not compacted away. */
                 if (l->after.seq && memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) != 0) {
                         ks->foreign = true;
                         ks->n_alone = ks->n_quiet = 0;

@@ -150,7 +150,6 @@ void call_on_headers_end(struct grpc_call *call) {
         struct grpc_server *s = c->server;
         const struct grpc_limits *limits = &s->config.limits;
         const struct grpc_method *method;
-        uint64_t now = call->start_ns;
 
         if (call->header_bytes > limits->max_header_list) {
                 call_end(call, GRPC_RESOURCE_EXHAUSTED, "grpc: received header list larger than max", NULL);
@@ -202,7 +201,9 @@ void call_on_headers_end(struct grpc_call *call) {
                 }
         }
         if (call->timeout_ns) {
-                if (!__builtin_add_overflow(now, call->timeout_ns, &call->deadline_ns))
+                /* By the clock, not by when the loop woke, which may be long ago on a host that stood still: who is told of a deadline before
+                 * his own takes it for another's trouble and asks again, and etcd's client does that with writes too. */
+                if (!__builtin_add_overflow(clock_now_ns(), call->timeout_ns, &call->deadline_ns))
                         loop_timer_set(s->config.loop, &call->timer, call->deadline_ns);
                 else
                         call->deadline_ns = UINT64_MAX;

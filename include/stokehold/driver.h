@@ -292,7 +292,8 @@ struct stoke_driver {
                 struct stoke_call *call, int (*visit)(void *userdata, size_t index, const struct stoke_end *end),
                 void *userdata);
         /* STOKE_NOTIFIES only: blocks until keyspaces have grown or the deadline has passed, and visits their names. May wake for
-         * nothing, may miss; need not tell of what this daemon appended itself. On a session of its own. */
+         * nothing, may miss; need not tell of what this daemon appended itself. On a session of its own. -EOPNOTSUPP, at the deadline: this server,
+         * or what stands before it, tells nothing. */
         int (*wait)(struct stoke_session *session, struct stoke_call *call,
                 void (*grown)(void *userdata, const char *name), void *userdata);
         /* Deletes the records named; those gone already are no error. On 0 none of them is ever visited again, by load or by values,

@@ -55,7 +55,7 @@ def test_tenant_of_a_file_is_not_deleted_by_hand(daemon):
 
 
 COMMANDS = ["status", "reload", "log-level", "driver", "driver list", "datastore", "datastore list", "datastore show", "datastore check",
-            "datastore claim", "upgrade", "upgrade finalize", "tenant",
+            "datastore claim", "upgrade", "upgrade finalize", "registry", "registry recover", "tenant",
             "tenant list", "tenant show", "tenant create", "tenant delete", "tenant recover", "tenant resume", ""]
 
 

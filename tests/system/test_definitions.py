@@ -177,10 +177,17 @@ spec:
                                   "  generation: 2\n  labels: null\n  name: bronze\n  resourceVersion: \"12\"\n  uid: 5c9b6f4e-1f8a-4f0e-9a51-0c2b7b1c9d10\n", 1)
                                   + "status:\n  ready: true\n  usedBy:\n  - a/b\n"])
 def test_kamajis_manifest_is_understood(daemon, text):
-    """A platform's manifests are taken unchanged; what is missing here is only a driver for that database."""
+    """A platform's manifests are taken unchanged; what they refer to must be there."""
     daemon.define("kamaji.yaml", text)
     errors = daemon.reload_errors()
-    assert len(errors) <= 1 and all("driver" in e and "PostgreSQL" in e for e in errors), errors
+    assert len(errors) == 1 and "databases/bronze-auth, keyPath password" in errors[0], errors
+    for name, key in (("bronze-auth", "password"), ("bronze-ca", "ca.crt")):
+        folder = daemon.root / "secrets" / "databases" / name
+        folder.mkdir(parents=True)
+        (folder / key).write_text("x")
+    assert daemon.reload_errors() == []
+    shown = next(d for d in daemon.ask("datastore", "list")["datastores"] if d["name"] == "bronze")
+    assert shown["driver"] == "PostgreSQL" and not shown["ready"], shown  # there is no such server
 
 
 def test_manifest_with_status(daemon):
@@ -198,7 +205,7 @@ def test_manifest_with_status(daemon):
 
 
 def built_plugin():
-    return next(iter(sorted(plugins_directory().glob("*.so"))))
+    return plugins_directory() / "sqlite.so"
 
 
 def test_plugin_dropped_in_while_running(stopped):

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import random
 import re
+import signal
 import subprocess
 import time
 
@@ -16,14 +17,14 @@ import pytest
 import servers
 from conftest import etcdctl, program, running, wait_for
 from test_history import span
-from test_sql_servers import datastore
+from test_sql_servers import datastore, server_of
 
 TENANT = "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\nspec: {quota: %s}\n"
 LOCAL = "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: local}\nspec: {driver: SQLite}\n"
 
 
-def shared(server, more=""):
-    return datastore("PostgreSQL", [server.endpoint], more="  system: true\n") + more
+def shared(server, more="", spec=""):
+    return datastore(server.driver, [server.endpoint], more="  system: true\n" + spec) + more
 
 
 @contextlib.contextmanager
@@ -45,9 +46,13 @@ def started(found):
     return found
 
 
+def stored(server, text):
+    return server.sql(text, **({"database": "stokehold"} if server.driver == "PostgreSQL" else {}))
+
+
 def keyspaces(server):
     """The names of the keyspaces that the database holds."""
-    return sorted(server.sql("SELECT name FROM stokehold.keyspaces", database="stokehold"))
+    return sorted(stored(server, "SELECT name FROM stokehold.keyspaces"))
 
 
 def tenants(d):
@@ -63,17 +68,26 @@ def has_no_noise(found):
         assert "HistoryLost" not in d.log() and "history was lost" not in d.log(), d.log()[-4000:]
 
 
-@pytest.fixture(scope="module")
-def postgresql():
-    with servers.PostgreSQL() as server:
+@pytest.fixture(scope="module", params=["PostgreSQL", "MySQL"])
+def database(request):
+    with server_of(request.param) as server:
+        server.driver = request.param
         yield server
 
 
 @pytest.fixture
-def server(postgresql):
-    """The one server of this file, empty."""
-    yield postgresql
-    postgresql.sql("DROP DATABASE IF EXISTS stokehold WITH (FORCE)")
+def server(database):
+    """The one server of its kind of this file, empty."""
+    yield database
+    database.sql("DROP DATABASE IF EXISTS stokehold" + (" WITH (FORCE)" if database.driver == "PostgreSQL" else ""))
+
+
+@pytest.fixture
+def postgresql():
+    """One of the test's own."""
+    with servers.PostgreSQL() as server:
+        server.driver = "PostgreSQL"
+        yield server
 
 
 def test_started_at_the_same_moment(server):
@@ -168,7 +182,7 @@ def test_killed_in_between(server, seed, request):
 
 def test_other_registry_is_refused(server):
     """Two platforms on one database by mistake: the second serves nothing there until somebody says that it shall."""
-    with several(2, shared(server)) as (a, a2), several(1, datastore("PostgreSQL", [server.endpoint])) as (b,):
+    with several(2, shared(server)) as (a, a2), several(1, datastore(server.driver, [server.endpoint])) as (b,):
         started([a, a2])
         a.tenant("demo")
         a2.wait_tenant("demo")
@@ -251,10 +265,24 @@ def test_upgrade(server):
         assert etcdctl(new.endpoint(), "get", "k", "--print-value-only").stdout == "w\n"
 
 
-def test_registry_away(server):
+def test_dedicated_credentials(postgresql):
+    """Where each tenant has a database and a user of its own, the daemons' own keyspaces are found by all daemons as well."""
+    with several(2, shared(postgresql, spec="  credentials: Dedicated\n")) as found:
+        started(found)
+        assert len({d.status()["registry"] for d in found}) == 1
+        endpoints = [found[0].tenant("demo"), found[1].wait_tenant("demo")]
+        etcdctl(endpoints[0], "put", "k", "v")
+        assert etcdctl(endpoints[1], "get", "k", "--print-value-only").stdout == "v\n"
+        found[0].restart()
+        found[1].stokectl("tenant", "delete", "demo", "--yes")
+        wait_for("both have forgotten it", lambda: not tenants(found[0]) and not tenants(found[1]))
+        has_no_noise(found)
+
+
+def test_registry_away(postgresql):
     """The database with the registry is down when a host boots: what does not live there is served from the copy, nothing is changed, and all is as it
     should be when the database is back."""
-    with several(1, shared(server, LOCAL)) as (d,):
+    with several(1, shared(postgresql, LOCAL)) as (d,):
         d.start()
         local = d.tenant("here", "--datastore", "local")
         etcdctl(local, "put", "k", "v")
@@ -262,7 +290,7 @@ def test_registry_away(server):
         d.stop()
         assert (d.root / "state" / "registry-copy.json").stat().st_mode & 0o777 == 0o600
         assert "secret" not in (d.root / "state" / "registry-copy.json").read_text()
-        server.kill()
+        postgresql.kill()
         try:
             d.start()
             assert etcdctl(local, "get", "k", "--print-value-only").stdout == "v\n"
@@ -271,23 +299,74 @@ def test_registry_away(server):
             assert refused.returncode == 6 and "registry is not open" in refused.stderr, refused
             assert d.stokectl("tenant", "delete", "here", "--yes", check=False).returncode == 6
         finally:
-            server.start()
+            postgresql.start()
         wait_for("all is well", lambda: not problems(d), 40)
         assert etcdctl(d.endpoint("there"), "get", "k", "--print-value-only").stdout == "v\n"
         assert d.tenant("new", "--datastore", "local")
         assert etcdctl(local, "get", "k", "--print-value-only").stdout == "v\n"
 
 
-def test_renewal_is_cheap(server):
+def test_registry_gone_back(postgresql):
+    """An old backup of the registry is restored: tenants that it does not know are not made anew, empty, before somebody has said so."""
+    with several(1, shared(postgresql)) as (d,):
+        d.start()
+        etcdctl(d.tenant("early"), "put", "k", "v")
+        table = postgresql.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'stokehold' AND tablename LIKE 'registry-%'", database="stokehold")[0]
+        end = int(postgresql.sql(f'SELECT max(seq) FROM stokehold."{table}"', database="stokehold")[0])
+        d.define("t.yaml", TENANT % ("filed", "1Gi"))
+        assert d.reload_errors() == []
+        etcdctl(d.wait_tenant("filed"), "put", "k", "v")
+        before = tenants(d)["filed"]["incarnation"]
+        time.sleep(6)  # what is known is written down every few seconds
+        for running_ in (True, False):
+            if not running_:
+                d.stop()
+            postgresql.sql(f'DELETE FROM stokehold."{table}" WHERE seq > {end}', database="stokehold")
+            if not running_:
+                d.start()
+            wait_for("it is noticed", lambda: "registry:" in problems(d) and "nothing can be changed" in problems(d), 30)
+            assert etcdctl(d.endpoint("filed"), "get", "k", "--print-value-only").stdout == "v\n"
+            assert tenants(d)["filed"]["incarnation"] == before
+            assert d.stokectl("tenant", "create", "x", check=False).returncode == 6
+        assert d.stokectl("registry", "recover", check=False).returncode == 2
+        d.stokectl("registry", "recover", "--accept-loss")
+        wait_for("the definition's tenant is made anew", lambda: tenants(d)["filed"]["incarnation"] != before and tenants(d)["filed"]["phase"] == "Ready")
+        assert etcdctl(d.endpoint("filed"), "get", "k", "--print-value-only").stdout == ""
+        assert etcdctl(d.endpoint("early"), "get", "k", "--print-value-only").stdout == "v\n"
+        assert d.stokectl("registry", "recover", "--accept-loss", check=False).returncode == 4
+
+
+@pytest.mark.long
+def test_away_longer_than_its_lease(postgresql):
+    """A daemon that stood still for a minute is dead to the others, and one of them again when it moves; what was deleted meanwhile it serves no more."""
+    with several(2, shared(postgresql)) as (a, b):
+        started([a, b])
+        a.tenant("one")
+        a.tenant("two")
+        b.wait_tenant("two")
+        b.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_for("its lease has ended", lambda: len(a.status()["daemons"]) == 1, 90)
+            a.stokectl("tenant", "delete", "one", "--yes")
+            a.tenant("three")
+        finally:
+            b.process.send_signal(signal.SIGCONT)
+        wait_for("it is back", lambda: len(a.status()["daemons"]) == 2, 30)
+        wait_for("it has caught up", lambda: set(tenants(b)) == {"two", "three"} and all(t["phase"] == "Ready" for t in tenants(b).values()))
+        etcdctl(b.endpoint("three"), "put", "k", "v")
+        has_no_noise([a, b])
+
+
+def test_renewal_is_cheap(postgresql):
     """Daemons that do nothing write no more than a small record each in ten seconds."""
-    with several(2, shared(server)) as found:
+    with several(2, shared(postgresql)) as found:
         started(found)
         wait_for("they know each other", lambda: all(len(d.status()["daemons"]) == 2 for d in found))
-        table = server.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'stokehold' AND tablename LIKE 'registry-%'", database="stokehold")
+        table = postgresql.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'stokehold' AND tablename LIKE 'registry-%'", database="stokehold")
         assert len(table) == 1, table
 
         def written():
-            return int(server.sql(f'SELECT max(seq) FROM stokehold."{table[0]}"', database="stokehold")[0])
+            return int(postgresql.sql(f'SELECT max(seq) FROM stokehold."{table[0]}"', database="stokehold")[0])
         time.sleep(2)
         before = written()
         time.sleep(22)

@@ -1162,6 +1162,28 @@ static void test_format_is_raised_under_it(void **state) {
         stop(&a);
 }
 
+/* A machine was cloned with its state: two daemons take themselves for one host, which is said before they undo each other's work. */
+static void test_copied_host_id(void **state) {
+        struct daemon a, b;
+        char *from, *to;
+
+        (void)state;
+        prepare(&a, "a");
+        prepare(&b, "b");
+        define_shared(&a);
+        define_shared(&b);
+        start(&a);
+        from = path_of(&a, "state/host-id");
+        to = path_of(&b, "state/host-id");
+        copy_file(from, to);
+        start(&b);
+        WAIT(has_problem(&a, "a state directory was copied"));
+        free(from);
+        free(to);
+        stop(&b);
+        stop(&a);
+}
+
 /* ---- the copy */
 
 static void test_copy(void **state) {
@@ -1250,6 +1272,7 @@ int main(int argc, char **argv) {
                 cmocka_unit_test_setup_teardown(test_governance, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_upgrade, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_format_is_raised_under_it, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_copied_host_id, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_copy, setup, teardown),
         };

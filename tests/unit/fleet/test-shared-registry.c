@@ -72,6 +72,7 @@ struct host {
         char value[256];
         struct registry_write write;
         struct registry_put put;
+        struct keyspace_known known;
 };
 
 static struct registry_record **find(struct host *h, const char *name) {
@@ -79,6 +80,14 @@ static struct registry_record **find(struct host *h, const char *name) {
                 if (strcmp(h->records[i]->name, name) == 0)
                         return &h->records[i];
         return NULL;
+}
+
+/* It must be there. */
+static struct registry_record *get(struct host *h, const char *name) {
+        struct registry_record **record = find(h, name);
+
+        check(record);
+        return *record;
 }
 
 static void forget(struct host *h) {
@@ -113,7 +122,7 @@ static void on_gone(void *userdata, const char *name, int64_t revision) {
         struct host *h = userdata;
         struct registry_record **known = find(h, name);
 
-        assert_non_null(known);
+        check(known);
         assert_true(revision > (*known)->mod_revision);
         registry_record_free(*known);
         *known = h->records[--h->n_records];
@@ -177,6 +186,7 @@ static void host_begin(struct host *h, bool claim) {
                                                    .on_lost = on_lost,
                                                    .userdata = h},
                 .claim = claim,
+                .known = h->known,
                 .done = on_opened,
                 .userdata = h};
 
@@ -262,12 +272,17 @@ static void on_put(struct registry_put *p, int result, const char *reason) {
         h->written = true;
 }
 
-static int put(struct host *h, const char *key, const char *value) {
+static int put_if(struct host *h, const char *key, const char *value, const struct compare *condition) {
         h->written = false;
-        h->put = (struct registry_put){.key = key, .value = value, .done = on_put};
+        h->put = (struct registry_put){
+                .key = key, .value = value, .conditions = condition, .n_conditions = condition != NULL, .done = on_put};
         registry_put(h->registry, &h->put);
         wait_until(is_written, h);
         return h->result;
+}
+
+static int put(struct host *h, const char *key, const char *value) {
+        return put_if(h, key, value, NULL);
 }
 
 static struct registry_record *record_new(const char *name) {
@@ -568,8 +583,8 @@ static void test_others_are_followed(void **state) {
         record->host[0] = '\0';
         assert_int_equal(write_record(&a, record, false), 0);
         wait_until(sees_ready, &b);
-        assert_memory_equal((*find(&b, "t"))->incarnation, record->incarnation, 16);
-        assert_int_equal((*find(&b, "t"))->mod_revision, record->mod_revision);
+        assert_memory_equal(get(&b, "t")->incarnation, record->incarnation, 16);
+        assert_int_equal(get(&b, "t")->mod_revision, record->mod_revision);
         assert_int_equal(put(&b, "/meta/x", "hello"), 0);
         wait_until(sees_value, &a);
         assert_int_equal(put(&b, "/meta/x", NULL), 0);
@@ -659,6 +674,84 @@ static void test_formats(void **state) {
         registry_record_free(record);
 }
 
+/* What an upgrade stands on: the format is raised only if no daemon has come since it was looked, and a daemon comes only if it has not been raised. */
+static void test_guards(void **state) {
+        static const struct key_range daemons = {
+                {(const uint8_t *)REGISTRY_DAEMONS_PREFIX, sizeof(REGISTRY_DAEMONS_PREFIX) - 1},
+                {(const uint8_t *)REGISTRY_DAEMONS_END, sizeof(REGISTRY_DAEMONS_END) - 1}};
+        struct compare nobody_new = {.result = COMPARE_LESS, .target = COMPARE_MOD, .range = daemons};
+        struct compare same = {.result = COMPARE_EQUAL,
+                .target = COMPARE_MOD,
+                .range = {.key = {(const uint8_t *)REGISTRY_FORMAT_KEY, sizeof(REGISTRY_FORMAT_KEY) - 1}}};
+        struct host a, b;
+        int64_t format;
+
+        (void)state;
+        host_init(&a);
+        host_init(&b);
+        a.formats = b.formats = (struct format_range){1, 9};
+        assert_int_equal(host_open(&a, false), 0);
+        assert_int_equal(host_open(&b, false), 0);
+        assert_int_equal(put(&a, REGISTRY_FORMAT_KEY, "8"), 0);
+        format = a.put.mod_revision;
+
+        nobody_new.number = registry_revision(a.registry) + 2;
+        assert_int_equal(put_if(&a, REGISTRY_FORMAT_KEY, "7", &nobody_new), 0); /* there is nobody at all */
+        format = a.put.mod_revision;
+        assert_int_equal(put(&b, "/daemons/b", "x"), 0);
+        nobody_new.number = b.put.mod_revision; /* as it was just before */
+        assert_int_equal(put_if(&a, REGISTRY_FORMAT_KEY, "9", &nobody_new), -ESTALE);
+        assert_int_equal(a.put.mod_revision, format);
+        nobody_new.number = b.put.mod_revision + 1;
+        assert_int_equal(put_if(&a, REGISTRY_FORMAT_KEY, "9", &nobody_new), 0);
+        same.number = format;
+        format = a.put.mod_revision;
+        assert_int_equal(put_if(&b, "/daemons/c", "x", &same), -ESTALE);
+        assert_int_equal(b.put.mod_revision, 0);
+        same.number = format;
+        assert_int_equal(put_if(&b, "/daemons/c", "x", &same), 0);
+        /* Again, as after an outcome that was not known: it has landed. */
+        same.number = 1;
+        assert_int_equal(put_if(&b, "/daemons/c", "x", &same), 0);
+        host_done(&a);
+        host_done(&b);
+}
+
+static bool is_lost(void *userdata) {
+        return strncmp(((struct host *)userdata)->reason, "lost: ", 6) == 0;
+}
+
+/* A backup is restored. Whoever runs notices, and whoever starts and has known more; an operator may have it taken as it is. */
+static void test_gone_back(void **state) {
+        struct registry_record *early = record_new("early"), *late = record_new("late");
+        struct host a;
+
+        (void)state;
+        host_init(&a);
+        assert_int_equal(host_open(&a, false), 0);
+        assert_int_equal(write_record(&a, early, false), 0);
+        assert_int_equal(write_record(&a, late, false), 0);
+        a.known = registry_known(a.registry);
+        assert_true(a.known.end.seq > 3);
+        memory_forget(INSTANCE, REGISTRY_KEYSPACE, 1);
+        wait_until(is_lost, &a);
+
+        /* While it runs, and after a restart. */
+        assert_int_equal(host_open(&a, false), -EBADMSG);
+        assert_non_null(strstr(a.reason, "was known to record"));
+        host_close(&a);
+        assert_int_equal(host_open(&a, false), -EBADMSG);
+        a.known = (struct keyspace_known){};
+        assert_int_equal(host_open(&a, false), 0);
+        assert_int_equal(a.n_records, 1);
+        assert_string_equal(a.records[0]->name, "early");
+        late->mod_revision = 0;
+        assert_int_equal(write_record(&a, late, false), 0);
+        host_done(&a);
+        registry_record_free(early);
+        registry_record_free(late);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_one_registry_for_all, setup, teardown),
@@ -669,6 +762,8 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_others_are_followed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_conflicts, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_formats, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_guards, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_gone_back, setup, teardown),
         };
 
         return cmocka_run_group_tests_name("fleet-shared-registry", tests, NULL, NULL);

@@ -78,6 +78,12 @@ static void on_drained(struct grpc_call *call) {
         stream_fill(call);
 }
 
+static void hold_up(struct grpc_call *call, struct bytes data) {
+        fixture_of(call)->n_sleeps++;
+        (void)usleep((useconds_t)number_after(data, "ms:", 1) * 1000);
+        grpc_call_reply(call, blob_new(0));
+}
+
 static void fail(struct grpc_call *call, struct bytes data) {
         (void)data;
         grpc_call_finish(call, GRPC_NOT_FOUND, "no % such\n thing");
@@ -137,6 +143,7 @@ static void on_free(struct grpc_call *call) {
 static const struct grpc_method methods[] = {
         {.path = "/test.Echo/Unary", .on_message = unary, .on_free = on_free},
         {.path = "/test.Echo/Hold", .on_message = hold, .on_cancel = on_cancel, .on_free = on_free, .user_size = 64},
+        {.path = "/test.Echo/Sleep", .on_message = hold_up, .on_free = on_free},
         {.path = "/test.Echo/Bidi",
                 .client_streaming = true,
                 .server_streaming = true,

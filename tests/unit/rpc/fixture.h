@@ -21,7 +21,7 @@ struct fixture {
         struct grpc_server *server;
         struct http1_responder *http1;
         struct grpc_limits limits;
-        atomic_int n_calls, n_cancels, n_frees, n_drained, n_messages;
+        atomic_int n_sleeps, n_calls, n_cancels, n_frees, n_drained, n_messages;
         atomic_int n_frees_when_freed;
         atomic_long pending_most;
         atomic_int done; /* drained */
@@ -32,8 +32,8 @@ struct fixture {
 };
 
 /*
- * /test.Echo/Unary: the request, or N bytes for a request "size:N". /Hold: never answers. /Bidi: each message back. /Stream: "count:N"
- * messages of 64 KiB, kept below the low mark, then OK. /Fail: NOT_FOUND "no % such\n thing". /Free: frees the server.
+ * /test.Echo/Unary: the request, or N bytes for a request "size:N". /Hold: never answers. /Sleep: "ms:N" holds the
+ * whole loop up for so long. /Bidi: each message back. /Stream: "count:N" messages of 64 KiB, kept below the low mark, then OK. /Fail: NOT_FOUND "no % such\n thing". /Free: frees the server.
  * /FreeOnCancel: never answers, and frees the server when it is cancelled. /Peer: the peer and its header x-ask. /Groups: its groups.
  */
 void fixture_start(struct fixture *f, const struct grpc_limits *limits);

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -59,6 +60,7 @@ const (
 //   - Whether a request for progress is answered late, where it was not answered at once: etcd decides when it comes, and
 //     forgets it; on a stream with a watch that was cancelled by compaction it never answers. Stokehold decides behind its read barrier.
 //   - Which compaction HashKV names at the compacted revision: etcd answers what it remembers of it, with the one before.
+//   - The order of leases by their ends after a restart of Stokehold: their time begins anew, as it does when an etcd is restarted.
 //   - How much of a lease's time is left, as far as it is the time that the program takes.
 //   - With several endpoints: the revision in headers of what is answered without asking the others, as by members of an etcd that are behind;
 //     and serializable reads are sent as others.
@@ -129,12 +131,7 @@ func deadly(t *pb.TxnRequest) bool {
 func (s *side) normalised(call string, response proto.Message) string {
 	response = proto.Clone(response)
 	m := mapping{
-		signed: func(_ protoreflect.FieldDescriptor, n int64) int64 {
-			if slot, ok := s.slotOf[n]; ok {
-				return firstSlot + int64(slot)
-			}
-			return n
-		},
+		signed: func(_ protoreflect.FieldDescriptor, n int64) int64 { return s.logical(n) },
 		unsigned: func(n uint64) uint64 {
 			if n == s.member {
 				return memberID
@@ -156,6 +153,10 @@ func (s *side) normalised(call string, response proto.Message) string {
 		if s.compactions[r.HashRevision] {
 			r.CompactRevision = 0
 		}
+	case *pb.LeaseLeasesResponse:
+		if s.restarted {
+			slices.SortFunc(r.Leases, func(a, b *pb.LeaseStatus) int { return cmp.Compare(s.logical(a.ID), s.logical(b.ID)) })
+		}
 	case *pb.LeaseTimeToLiveResponse:
 		slices.SortFunc(r.Keys, slices.Compare)
 		if r.TTL >= 0 && r.TTL <= r.GrantedTTL && r.TTL >= r.GrantedTTL-int64(callTimeout.Seconds()) {
@@ -164,6 +165,14 @@ func (s *side) normalised(call string, response proto.Message) string {
 	}
 	m.apply(response.ProtoReflect())
 	return render(response, s.base)
+}
+
+// logical is the placeholder of a lease that the server chose; any other number stays.
+func (s *side) logical(n int64) int64 {
+	if slot, ok := s.slotOf[n]; ok {
+		return firstSlot + int64(slot)
+	}
+	return n
 }
 
 // normaliseHeader puts the same into every header that names this cluster and member and any term.

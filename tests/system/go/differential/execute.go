@@ -81,6 +81,12 @@ func run(p *program, sides []*side) verdict {
 				return verdict{void: true}
 			}
 		}
+		if each.call == callRestart {
+			if err := restart(sides); err != nil {
+				fail("%v", err)
+			}
+			continue
+		}
 		answers := make([][]string, len(sides))
 		var group sync.WaitGroup
 		for n, s := range sides {

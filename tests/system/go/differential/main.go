@@ -11,6 +11,7 @@
 //	-fresh         both sides are new: the first program begins with them as they are
 //	-concurrent N  after each N programs, one in which many clients call at once (0: never)
 //	-twin ENDPOINT another tenant, new as the first is: hashes must be equal on both
+//	-restarts      Stokehold is restarted in the middle of some programs, by whoever reads stdout (restart.go)
 //	-replay FILE   one program from a file, as a failing run leaves it
 //	-save FILE     where a failing program is left
 //	-shrink N      seconds that making a failing program smaller may take
@@ -37,6 +38,7 @@ var (
 	fresh      = flag.Bool("fresh", false, "")
 	concurrent = flag.Int("concurrent", 0, "")
 	twin       = flag.String("twin", "", "")
+	restarts   = flag.Bool("restarts", false, "")
 	replay     = flag.String("replay", "", "")
 	save       = flag.String("save", "", "")
 	shrinkFor  = flag.Int("shrink", 60, "")
@@ -126,6 +128,9 @@ func main() {
 	begun, done, steps, void, races := time.Now(), 0, 0, 0, 0
 	for ; done < *programs && (done == 0 || *seconds == 0 || time.Since(begun) < time.Duration(*seconds)*time.Second); done++ {
 		p := generate(*seed + uint64(done))
+		if *restarts {
+			p = withRestarts(p)
+		}
 		if *printAll {
 			fmt.Printf("program %d:\n%s", p.seed, p)
 		}

@@ -39,7 +39,8 @@ const (
 	callKeepAliveClose = "Lease/close"
 	callRangeStream    = "KV/RangeStream"
 	callSnapshot       = "Maintenance/Snapshot"
-	callWait           = "wait" // until the lease has expired; takes a LeaseTimeToLiveRequest
+	callWait           = "wait"    // until the lease has expired; takes a LeaseTimeToLiveRequest
+	callRestart        = "restart" // of Stokehold
 )
 
 type step struct {
@@ -60,7 +61,7 @@ func messageTypes(call string) (protoreflect.MessageType, protoreflect.MessageTy
 	switch call {
 	case callWait:
 		call = "Lease/LeaseTimeToLive"
-	case callWatchClose, callKeepAliveClose:
+	case callWatchClose, callKeepAliveClose, callRestart:
 		return nil, nil, nil
 	}
 	for i := range pb.File_rpc_proto.Services().Len() {

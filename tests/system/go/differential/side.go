@@ -18,7 +18,10 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -46,6 +49,7 @@ type side struct {
 	keepAlives     map[int]*keepAliveStream
 	hash           uint32 // the last that HashKV told
 	racers         []*grpc.ClientConn
+	restarted      bool
 	unsynced       bool // a watch was created that etcd has to catch up
 
 	mu      sync.Mutex // of what the streams' receivers touch
@@ -75,7 +79,9 @@ func (s *side) client(n int) (*grpc.ClientConn, error) {
 		target = "unix:" + strings.TrimPrefix(endpoint, "unix://")
 	}
 	c, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)))
+		// A daemon that comes back is found at once.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 200 * time.Millisecond}, MinConnectTimeout: 3 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32), grpc.WaitForReady(true)))
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +129,7 @@ func ask[T proto.Message](s *side, call string, request proto.Message, response 
 	return response, nil
 }
 
-// clear ends what the last program left.
-func (s *side) clear() error {
+func (s *side) closeStreams() {
 	for _, w := range s.order {
 		w.cancel()
 	}
@@ -136,10 +141,17 @@ func (s *side) clear() error {
 	}
 	// The streams' receivers hold on to what was theirs; nothing of it is looked at again.
 	s.mu.Lock()
-	s.oracle, s.history, s.streams, s.order = nil, nil, map[int]*watchStream{}, nil
+	s.oracle, s.streams, s.order = nil, map[int]*watchStream{}, nil
 	s.mu.Unlock()
-	s.slots, s.slotOf, s.short, s.keepAlives = map[int]int64{}, map[int64]int{}, map[int64]time.Time{}, map[int]*keepAliveStream{}
+	s.keepAlives = map[int]*keepAliveStream{}
 	s.unsynced = false
+}
+
+// clear ends what the last program left.
+func (s *side) clear() error {
+	s.closeStreams()
+	s.history, s.restarted = nil, false
+	s.slots, s.slotOf, s.short = map[int]int64{}, map[int64]int{}, map[int64]time.Time{}
 
 	status, err := ask(s, "Maintenance/Status", &pb.StatusRequest{}, &pb.StatusResponse{})
 	if err != nil {
@@ -206,7 +218,7 @@ func (s *side) begin(fresh bool) error {
 	if err := s.catchUp(); err != nil {
 		return err
 	}
-	return s.openOracle()
+	return s.openOracle(s.base + 1)
 }
 
 // catchUp reads through every endpoint. A daemon that writes before it has seen another's compaction may not be able to tell what became of
@@ -216,17 +228,30 @@ func (s *side) catchUp() error {
 		if !anySpread {
 			break
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-		defer cancel()
-		c, err := s.client(i)
-		if err != nil {
-			return err
-		}
-		if err := c.Invoke(ctx, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: resetKey}, &pb.RangeResponse{}); err != nil {
-			return fmt.Errorf("%s: %s: %w", s.name, s.endpoints[i], err)
+		for begun := time.Now(); ; {
+			err := s.read(i)
+			if err == nil {
+				break
+			}
+			// A daemon that waits in vain for its datastore says so after some seconds; under a heavy load that need not mean much.
+			if status.Code(err) != codes.Unavailable || time.Since(begun) > settleTimeout {
+				return fmt.Errorf("%s: %s: after %s: %w", s.name, s.endpoints[i], time.Since(begun), err)
+			}
+			time.Sleep(50 * time.Millisecond)
+			fmt.Printf("%s: %s: after %s: %v; asked again\n", s.name, s.endpoints[i], time.Since(begun), err)
 		}
 	}
 	return nil
+}
+
+func (s *side) read(client int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	c, err := s.client(client)
+	if err != nil {
+		return err
+	}
+	return c.Invoke(ctx, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: resetKey}, &pb.RangeResponse{})
 }
 
 // reset brings all sides to the same state. fresh: they are new, and are taken as they are.

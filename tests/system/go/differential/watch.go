@@ -184,7 +184,7 @@ func (w *watch) takeEvents(r *pb.WatchResponse, base int64) {
 
 // ---- the oracle
 
-func (s *side) openOracle() error {
+func (s *side) openOracle(from int64) error {
 	w, err := s.openStream(0, 0)
 	if err != nil {
 		return err
@@ -192,7 +192,7 @@ func (s *side) openOracle() error {
 	s.mu.Lock()
 	s.oracle = w
 	s.mu.Unlock()
-	if err := w.create(&pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: s.base + 1, PrevKv: true}); err != nil {
+	if err := w.create(&pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: from, PrevKv: true}); err != nil {
 		return err
 	}
 	if !s.wait(func() bool { return w.created > 0 || w.end != nil }) {
