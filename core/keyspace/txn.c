@@ -1,146 +1,13 @@
 /*
  * Evaluates a transaction (a Put and a DeleteRange are one, too) against the index and what its batch has so far, as
- * etcd's apply does: compares, then one branch, whose reads see its own writes. Everything that it writes gets one
+ * etcd's apply does: compares, then one branch, whose reads see its own writes (txn_view.h). Everything that it writes gets one
  * revision. Runs on the keyspace's loop; must neither change the keyspace nor wait: where a value is needed that is not
  * in memory, the evaluation ends before it has changed anything, and begins again when the value has been read.
  */
 
 #include <errno.h>
 
-#include "keyspace/commit.h"
-#include "keyspace/range.h"
-
-/* Which branch each transaction takes, nested ones included, in the order in which they are met. etcd chooses them all
- * before it writes anything. */
-struct path {
-        bool *passes; /* owned */
-        size_t n, capacity, at;
-};
-
-struct evaluator {
-        struct batch *batch;
-        struct txn_call *call;
-        struct arena *arena;
-        int64_t write_revision; /* what this transaction writes gets */
-        bool wrote;
-        struct bytes deleted_from; /* checking: what comes before deletes all from this key on; no data: nothing does */
-        struct path path;
-        struct fetch *missing; /* probing: what is not in memory; NULL: executing */
-        size_t n_missing;
-};
-
-/* What a read sees now: the newest revision, this transaction's own included once it has written. */
-static int64_t now(const struct evaluator *e) {
-        return e->wrote ? e->write_revision : e->write_revision - 1;
-}
-
-/* A reference; NULL: not in memory. */
-static struct blob *value_of(const struct evaluator *e, const struct key_version *v) {
-        const struct batch *b = e->batch;
-        struct blob *blob;
-
-        if (v->seq > b->base.seq)
-                return blob_ref(b->blobs[v->seq - b->base.seq - 1]);
-        blob = values_get(&b->ks->values, v->seq);
-        if (!blob && e->call->call.own.fetch)
-                blob = fetch_get(e->call->call.own.fetch, v->seq);
-        return blob;
-}
-
-static void probe_value(struct evaluator *e, const struct key_version *v) {
-        struct blob *blob = value_of(e, v);
-
-        if (!blob) {
-                fetch_add(e->missing, v->seq);
-                e->n_missing++;
-        }
-        blob_unref(blob);
-}
-
-static int compare_number(int64_t a, int64_t b) {
-        return (a > b) - (a < b);
-}
-
-static bool compare_holds(const struct evaluator *e, const struct compare *c, const struct key_version *v) {
-        static const struct key_version absent;
-        struct blob *value;
-        int r = 0;
-
-        if (!v)
-                v = &absent;
-        switch (c->target) {
-        case COMPARE_VERSION:
-                r = compare_number(v->version, c->number);
-                break;
-        case COMPARE_CREATE:
-                r = compare_number(v->create_revision, c->number);
-                break;
-        case COMPARE_MOD:
-                r = compare_number(v->mod_revision, c->number);
-                break;
-        case COMPARE_LEASE:
-                r = compare_number(v->lease, c->number);
-                break;
-        case COMPARE_VALUE:
-                if (v == &absent)
-                        return false; /* etcd: a key that is not there fails every compare of its value */
-                value = value_of(e, v);
-                r = bytes_compare(blob_bytes(value), c->value);
-                blob_unref(value);
-                break;
-        }
-        switch (c->result) {
-        case COMPARE_EQUAL:
-                return r == 0;
-        case COMPARE_GREATER:
-                return r > 0;
-        case COMPARE_LESS:
-                return r < 0;
-        case COMPARE_NOT_EQUAL:
-                return r != 0;
-        }
-        return false;
-}
-
-static const struct key_version *find_alive(const struct evaluator *e, struct bytes key) {
-        const struct key_version *v = batch_find(e->batch, key);
-
-        return v && v->version ? v : NULL;
-}
-
-/* All keys of the range must pass; where there is none the absent key is compared, as etcd does. */
-static bool compare_passes(struct evaluator *e, const struct compare *c) {
-        const struct key_version *v;
-        struct batch_cursor cursor;
-        struct bytes key;
-        size_t n = 0;
-
-        if (range_is_single(&c->range)) {
-                v = find_alive(e, c->range.key);
-                if (v && e->missing && c->target == COMPARE_VALUE)
-                        probe_value(e, v);
-                return e->n_missing || compare_holds(e, c, v);
-        }
-
-        batch_seek(e->batch, &c->range, INT64_MAX, &cursor);
-        while ((v = batch_next(&cursor, &key))) {
-                n++;
-                if (e->missing && c->target == COMPARE_VALUE)
-                        probe_value(e, v);
-                if (!e->n_missing && !compare_holds(e, c, v))
-                        return false;
-        }
-        return n || compare_holds(e, c, NULL);
-}
-
-static bool compares_pass(struct evaluator *e, const struct txn *txn) {
-        bool pass = true;
-
-        for (size_t i = 0; i < txn->n_compares && (pass || e->n_missing); i++)
-                if (!compare_passes(e, &txn->compares[i]))
-                        pass = false;
-        return pass;
-}
+#include "keyspace/txn_view.h"
 
 static bool needs_values(const struct range_request *r) {
         return !r->count_only && (!r->keys_only || r->sort_target == SORT_VALUE);
@@ -177,45 +44,22 @@ static bool reads_values(const struct txn *txn) {
         return false;
 }
 
-/* The items of a range as the batch has them: filtered, sorted, cut. */
-static int range_items(struct evaluator *e, const struct range_request *r, struct range_selection *ret) {
-        int64_t revision = r->revision > 0 ? r->revision : now(e);
-        const struct key_version *v;
-        struct batch_cursor cursor;
-        struct bytes key;
-        int result;
-
-        if (revision > now(e))
-                return KEYSPACE_FUTURE_REVISION;
-        if (revision < e->batch->ks->compacted)
-                return KEYSPACE_COMPACTED;
-
-        range_selection_init(ret, r);
-        batch_seek(e->batch, &r->range, revision, &cursor);
-        while ((v = batch_next(&cursor, &key))) {
-                result = range_selection_add(ret, key, v);
-                if (result < 0)
-                        return result;
-        }
-        return 0;
-}
-
 /* Values that a selection needs before it can be sorted and cut. */
-static void probe_selection(struct evaluator *e, struct range_selection *s) {
+static void probe_selection(struct txn_evaluator *e, struct range_selection *s) {
         for (size_t i = 0; i < s->n_items; i++)
-                probe_value(e, &s->items[i].version);
+                txn_probe_value(e, &s->items[i].version);
 }
 
-static void probe_answer(struct evaluator *e, struct range_selection *s) {
+static void probe_answer(struct txn_evaluator *e, struct range_selection *s) {
         range_selection_finish(s);
         for (size_t i = 0; i < s->n_chosen; i++)
-                probe_value(e, &range_selection_get(s, i)->version);
+                txn_probe_value(e, &range_selection_get(s, i)->version);
 }
 
-static int probe_ops(struct evaluator *e, const struct txn *txn, bool behind);
+static int probe_ops(struct txn_evaluator *e, const struct txn *txn, bool behind);
 
 /* behind: an earlier operation of the transaction writes, which may shift what a limit lets through. */
-static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
+static int probe_op(struct txn_evaluator *e, const struct txn_op *op, bool behind) {
         const struct key_version *v;
         struct batch_cursor cursor;
         struct range_selection s = {};
@@ -230,7 +74,7 @@ static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
                 range = op->range;
                 if (behind)
                         range.limit = 0;
-                r = range_items(e, &range, &s);
+                r = txn_range(e, &range, &s);
                 if (r == 0 && range.sort_target == SORT_VALUE)
                         probe_selection(e, &s);
                 else if (r == 0)
@@ -238,16 +82,16 @@ static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
                 range_selection_done(&s);
                 break;
         case OP_PUT:
-                v = op->put.prev_kv || op->put.ignore_value ? find_alive(e, op->put.key) : NULL;
+                v = op->put.prev_kv || op->put.ignore_value ? txn_find(e, op->put.key) : NULL;
                 if (v)
-                        probe_value(e, v);
+                        txn_probe_value(e, v);
                 break;
         case OP_DELETE:
                 if (!op->delete.prev_kv)
                         break;
                 batch_seek(e->batch, &op->delete.range, INT64_MAX, &cursor);
                 while ((v = batch_next(&cursor, &key)))
-                        probe_value(e, v);
+                        txn_probe_value(e, v);
                 break;
         case OP_TXN:
                 r = probe_ops(e, op->txn, behind);
@@ -258,8 +102,8 @@ static int probe_op(struct evaluator *e, const struct txn_op *op, bool behind) {
 
 /* Finds the values that are not in memory. What an operation reads of what an earlier one writes is in the batch by
  * then; all else it reads is what stands before the transaction. */
-static int probe_ops(struct evaluator *e, const struct txn *txn, bool behind) {
-        bool pass = compares_pass(e, txn);
+static int probe_ops(struct txn_evaluator *e, const struct txn *txn, bool behind) {
+        bool pass = txn_compares_pass(e, txn);
         const struct txn_op *ops = pass ? txn->success : txn->failure;
         size_t n = pass ? txn->n_success : txn->n_failure;
         int r;
@@ -275,11 +119,11 @@ static int probe_ops(struct evaluator *e, const struct txn *txn, bool behind) {
         return 0;
 }
 
-static void choose_branches(struct evaluator *e, const struct txn *txn) {
-        bool pass = compares_pass(e, txn);
+static void choose_branches(struct txn_evaluator *e, const struct txn *txn) {
+        bool pass = txn_compares_pass(e, txn);
         const struct txn_op *ops = pass ? txn->success : txn->failure;
         size_t n = pass ? txn->n_success : txn->n_failure;
-        struct path *path = &e->path;
+        struct txn_path *path = &e->path;
 
         if (path->n == path->capacity) {
                 path->capacity = path->capacity ? path->capacity * 2 : 8;
@@ -292,7 +136,7 @@ static void choose_branches(struct evaluator *e, const struct txn *txn) {
                         choose_branches(e, ops[i].txn);
 }
 
-static bool take_branch(struct evaluator *e) {
+static bool take_branch(struct txn_evaluator *e) {
         check(e->path.at < e->path.n);
         return e->path.passes[e->path.at++];
 }
@@ -306,13 +150,13 @@ static bool has_room(const struct batch *b, const struct txn_op *op) {
 
 /* A put that takes something over from the key's present version must find one when its turn comes. Of the deletes before it
  * only those from a key on are let through (overlap.c says why). etcd dies of them; here it is as if the key were not there. */
-static bool finds_present(const struct evaluator *e, const struct txn_op *op) {
+static bool finds_present(const struct txn_evaluator *e, const struct txn_op *op) {
         if (e->deleted_from.data && bytes_compare(op->put.key, e->deleted_from) >= 0)
                 return false;
-        return find_alive(e, op->put.key);
+        return txn_find(e, op->put.key);
 }
 
-static int check_put(struct evaluator *e, const struct txn_op *op) {
+static int check_put(struct txn_evaluator *e, const struct txn_op *op) {
         if (op->put.lease && !batch_has_lease(e->batch, op->put.lease))
                 return KEYSPACE_LEASE_NOT_FOUND;
         if ((op->put.ignore_value || op->put.ignore_lease) && !finds_present(e, op))
@@ -325,14 +169,14 @@ static int check_put(struct evaluator *e, const struct txn_op *op) {
 }
 
 /* Before anything was ever compacted, etcd calls what is below -1 compacted; then all below the mark, zero being the newest. */
-static bool is_compacted(const struct evaluator *e, int64_t revision) {
+static bool is_compacted(const struct txn_evaluator *e, int64_t revision) {
         int64_t compacted = e->batch->ks->compacted;
 
         return revision != 0 && revision < (compacted ? compacted : -1);
 }
 
 /* What is wrong with an operation is found before anything is written: etcd refuses the whole transaction then. */
-static int check_ops(struct evaluator *e, const struct txn *txn) {
+static int check_ops(struct txn_evaluator *e, const struct txn *txn) {
         bool pass = take_branch(e);
         const struct txn_op *ops = pass ? txn->success : txn->failure;
         size_t n = pass ? txn->n_success : txn->n_failure;
@@ -341,7 +185,7 @@ static int check_ops(struct evaluator *e, const struct txn *txn) {
         for (size_t i = 0; i < n && r == 0; i++)
                 switch (ops[i].kind) {
                 case OP_RANGE:
-                        if (ops[i].range.revision > now(e))
+                        if (ops[i].range.revision > txn_now(e))
                                 r = KEYSPACE_FUTURE_REVISION;
                         else if (is_compacted(e, ops[i].range.revision))
                                 r = KEYSPACE_COMPACTED;
@@ -361,7 +205,8 @@ static int check_ops(struct evaluator *e, const struct txn *txn) {
         return r;
 }
 
-static int fill_kv(struct evaluator *e, struct kv *kv, struct bytes key, const struct key_version *v, bool with_value) {
+static int fill_kv(
+        struct txn_evaluator *e, struct kv *kv, struct bytes key, const struct key_version *v, bool with_value) {
         void *copy = arena_copy(e->arena, key.data, key.size);
 
         if (!copy)
@@ -373,20 +218,20 @@ static int fill_kv(struct evaluator *e, struct kv *kv, struct bytes key, const s
                 .version = v->version,
                 .lease = v->lease,
                 .value_size = v->value_size,
-                .value = with_value ? value_of(e, v) : NULL,
+                .value = with_value ? txn_value(e, v) : NULL,
         };
         return 0;
 }
 
-static int execute_range(struct evaluator *e, const struct range_request *request, struct op_result *ret) {
+static int execute_range(struct txn_evaluator *e, const struct range_request *request, struct op_result *ret) {
         struct range_selection s = {};
         int r;
 
-        ret->revision = now(e);
-        r = range_items(e, request, &s);
+        ret->revision = txn_now(e);
+        r = txn_range(e, request, &s);
         if (r == 0 && request->sort_target == SORT_VALUE)
                 for (size_t i = 0; i < s.n_items; i++)
-                        s.items[i].value = value_of(e, &s.items[i].version);
+                        s.items[i].value = txn_value(e, &s.items[i].version);
         if (r == 0) {
                 range_selection_finish(&s);
                 ret->range.count = s.count;
@@ -408,8 +253,8 @@ static int execute_range(struct evaluator *e, const struct range_request *reques
         return r;
 }
 
-static int execute_put(struct evaluator *e, const struct txn_op *op, struct op_result *ret) {
-        const struct key_version *old = find_alive(e, op->put.key);
+static int execute_put(struct txn_evaluator *e, const struct txn_op *op, struct op_result *ret) {
+        const struct key_version *old = txn_find(e, op->put.key);
         struct blob *value;
         int r;
 
@@ -421,7 +266,7 @@ static int execute_put(struct evaluator *e, const struct txn_op *op, struct op_r
                 if (r < 0)
                         return r;
         }
-        value = op->put.ignore_value ? value_of(e, old) : blob_copy(op->put.value.data, op->put.value.size);
+        value = op->put.ignore_value ? txn_value(e, old) : blob_copy(op->put.value.data, op->put.value.size);
         if (!value)
                 return -ENOMEM;
 
@@ -432,7 +277,7 @@ static int execute_put(struct evaluator *e, const struct txn_op *op, struct op_r
         return 0;
 }
 
-static int execute_delete(struct evaluator *e, const struct txn_op *op, struct op_result *ret) {
+static int execute_delete(struct txn_evaluator *e, const struct txn_op *op, struct op_result *ret) {
         const struct key_version *v;
         struct batch_cursor cursor;
         struct bytes *keys = NULL;
@@ -457,7 +302,7 @@ static int execute_delete(struct evaluator *e, const struct txn_op *op, struct o
         }
         for (size_t i = 0; i < n && r == 0; i++) {
                 if (op->delete.prev_kv) {
-                        r = fill_kv(e, &ret->delete.prev[i], keys[i], find_alive(e, keys[i]), true);
+                        r = fill_kv(e, &ret->delete.prev[i], keys[i], txn_find(e, keys[i]), true);
                         if (r < 0)
                                 break;
                         ret->delete.n_prev++;
@@ -467,11 +312,11 @@ static int execute_delete(struct evaluator *e, const struct txn_op *op, struct o
         }
         free(keys);
         ret->delete.deleted = (int64_t)n;
-        ret->revision = now(e);
+        ret->revision = txn_now(e);
         return r;
 }
 
-static int execute_txn(struct evaluator *e, const struct txn *txn, struct txn_result *ret) {
+static int execute_txn(struct txn_evaluator *e, const struct txn *txn, struct txn_result *ret) {
         bool pass = take_branch(e);
         const struct txn_op *ops = pass ? txn->success : txn->failure;
         size_t n = pass ? txn->n_success : txn->n_failure;
@@ -501,7 +346,7 @@ static int execute_txn(struct evaluator *e, const struct txn *txn, struct txn_re
                         if (!result->txn)
                                 return -ENOMEM;
                         r = execute_txn(e, ops[i].txn, result->txn);
-                        result->revision = now(e);
+                        result->revision = txn_now(e);
                         break;
                 }
         }
@@ -509,7 +354,7 @@ static int execute_txn(struct evaluator *e, const struct txn *txn, struct txn_re
 }
 
 /* Looks for values that are not in memory; EVALUATE_FETCH leaves them in the call's own.fetch. */
-static int probe(struct evaluator *e) {
+static int probe(struct txn_evaluator *e) {
         struct fetch wanted = {};
         struct keyspace_call *call = &e->call->call;
         int r;
@@ -534,7 +379,7 @@ static int probe(struct evaluator *e) {
 
 int txn_evaluate(struct keyspace_call *call, struct batch *batch) {
         struct txn_call *t = container_of(call, struct txn_call, call);
-        struct evaluator e = {
+        struct txn_evaluator e = {
                 .batch = batch,
                 .call = t,
                 .arena = call->arena,
