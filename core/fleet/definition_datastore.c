@@ -1,14 +1,14 @@
 /*
  * kind: DataStore, in both its versions. kamaji.clastix.io/v1alpha1 is Kamaji's schema and its CEL rules, with their
  * messages as they are; stokehold/v1alpha1 has more fields and asks for fewer. Runs on the main thread; what comes out
- * never changes again. Contents of credentials are wiped when they are freed and are never part of a reason.
+ * never changes again. Its credentials are definition_credentials.c.
  */
 
 #include <ctype.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <string.h>
 
+#include "fleet/definition_credentials.h"
 #include "fleet/definition_kind.h"
 #include "keyspace/record.h"
 
@@ -21,15 +21,6 @@ static bool is_kamaji_driver(const char *driver) {
                 if (strcmp(kamaji_drivers[i], driver) == 0)
                         return true;
         return false;
-}
-
-static void content_ref_done(struct content_ref *ref) {
-        if (ref->content)
-                explicit_bzero(ref->content, ref->content_size);
-        free(ref->content);
-        free(ref->name);
-        free(ref->namespace);
-        free(ref->key);
 }
 
 void datastore_definition_free(struct datastore_definition *d) {
@@ -53,190 +44,6 @@ void datastore_definition_free(struct datastore_definition *d) {
         definition_map_done(&d->parameters);
         free(d->settings);
         free(d);
-}
-
-/* ---- credentials */
-
-static int parse_reference(const struct node_reader *reader, const struct node_at *at, const char *path, bool is_kamaji,
-        struct content_ref *ret) {
-        static const char *const known[] = {"name", "namespace", "keyPath", NULL};
-        const char *name = NULL, *namespace = is_kamaji ? NULL : "default", *key = NULL;
-        cleanup(freep) char *here = NULL;
-        struct node_at ref;
-        int r;
-
-        if (asprintf(&here, "%s.secretReference", path) < 0) {
-                here = NULL;
-                return -ENOMEM;
-        }
-        r = node_mapping(reader, at, "secretReference", here, &ref);
-        if (r < 0 || !ref.node)
-                return r;
-        r = node_only(reader, &ref, known, NULL);
-        if (r < 0)
-                return r;
-        r = node_required(reader, &ref, "keyPath");
-        if (r < 0)
-                return r;
-        r = node_string(reader, &ref, "keyPath", &key);
-        if (r < 0)
-                return r;
-        if (!key || !*key)
-                return node_field_fail(reader, &ref, "keyPath", "should be at least 1 chars long");
-        r = node_string(reader, &ref, "name", &name);
-        if (r < 0)
-                return r;
-        r = node_string(reader, &ref, "namespace", &namespace);
-        if (r < 0)
-                return r;
-
-        ret->has_reference = true;
-        ret->line = ref.line;
-        r = string_copy(key, &ret->key);
-        if (r < 0)
-                return r;
-        r = string_copy(name, &ret->name);
-        if (r < 0)
-                return r;
-        return string_copy(namespace, &ret->namespace);
-}
-
-/* at: the mapping with the ContentRef in it; it may be absent. */
-static int parse_content_ref(const struct node_reader *reader, const struct node_at *parent, const char *key,
-        bool is_kamaji, struct content_ref *ret) {
-        static const char *const known[] = {"content", "secretReference", NULL};
-        cleanup(freep) char *path = NULL;
-        struct node_at at;
-        int r;
-
-        if (asprintf(&path, "%s.%s", parent->path, key) < 0) {
-                path = NULL;
-                return -ENOMEM;
-        }
-        r = node_mapping(reader, parent, key, path, &at);
-        if (r < 0 || !at.node)
-                return r;
-        r = node_only(reader, &at, known, NULL);
-        if (r < 0)
-                return r;
-        ret->present = true;
-        ret->line = at.line;
-        r = node_base64(reader, &at, "content", &ret->content, &ret->content_size);
-        if (r < 0)
-                return r;
-        ret->has_content = node_field(&at, "content") != NULL;
-        return parse_reference(reader, &at, path, is_kamaji, ret);
-}
-
-/* Two ContentRefs that are each required once their mapping is there. */
-static int parse_pair(const struct node_reader *reader, const struct node_at *at, const char *first,
-        bool second_required, const char *second, bool is_kamaji, struct content_ref *ret_first,
-        struct content_ref *ret_second) {
-        const char *const known[] = {first, second, NULL};
-        int r;
-
-        if (!at->node)
-                return 0;
-        r = node_only(reader, at, known, NULL);
-        if (r < 0)
-                return r;
-        r = node_required(reader, at, first);
-        if (r < 0)
-                return r;
-        if (second_required) {
-                r = node_required(reader, at, second);
-                if (r < 0)
-                        return r;
-        }
-        r = parse_content_ref(reader, at, first, is_kamaji, ret_first);
-        if (r < 0)
-                return r;
-        return parse_content_ref(reader, at, second, is_kamaji, ret_second);
-}
-
-static int parse_credentials(
-        const struct node_reader *reader, const struct node_at *spec, struct datastore_definition *d) {
-        static const char *const known[] = {"certificateAuthority", "clientCertificate", NULL};
-        struct node_at basic, tls, authority, client;
-        int r;
-
-        r = node_mapping(reader, spec, "basicAuth", "spec.basicAuth", &basic);
-        if (r < 0)
-                return r;
-        d->has_basic_auth = basic.node != NULL;
-        r = parse_pair(reader, &basic, "username", true, "password", d->is_kamaji, &d->secrets[STOKE_SECRET_USERNAME],
-                &d->secrets[STOKE_SECRET_PASSWORD]);
-        if (r < 0)
-                return r;
-
-        r = node_mapping(reader, spec, "tlsConfig", "spec.tlsConfig", &tls);
-        if (r < 0)
-                return r;
-        d->has_tls = tls.node != NULL;
-        if (!d->has_tls)
-                return 0;
-        r = node_only(reader, &tls, known, NULL);
-        if (r < 0)
-                return r;
-        if (d->is_kamaji) {
-                r = node_required(reader, &tls, "certificateAuthority");
-                if (r < 0)
-                        return r;
-        }
-        r = node_mapping(reader, &tls, "certificateAuthority", "spec.tlsConfig.certificateAuthority", &authority);
-        if (r < 0)
-                return r;
-        r = parse_pair(reader, &authority, "certificate", false, "privateKey", d->is_kamaji,
-                &d->secrets[STOKE_SECRET_CA_CERTIFICATE], &d->secrets[STOKE_SECRET_CA_PRIVATE_KEY]);
-        if (r < 0)
-                return r;
-        r = node_mapping(reader, &tls, "clientCertificate", "spec.tlsConfig.clientCertificate", &client);
-        if (r < 0)
-                return r;
-        d->has_client_certificate = client.node != NULL;
-        return parse_pair(reader, &client, "certificate", true, "privateKey", d->is_kamaji,
-                &d->secrets[STOKE_SECRET_CLIENT_CERTIFICATE], &d->secrets[STOKE_SECRET_CLIENT_PRIVATE_KEY]);
-}
-
-/* ---- the rules */
-
-static bool has_any(const struct content_ref *ref) {
-        return ref->has_reference || ref->has_content;
-}
-
-/* Kamaji's rules on spec, in its order and words. stokehold/v1alpha1 asks for no credentials, but for whole ones. */
-static int check_rules(
-        const struct node_reader *reader, const struct node_at *spec, const struct datastore_definition *d) {
-        const struct content_ref *s = d->secrets;
-        const bool is_etcd = strcmp(d->driver, "etcd") == 0;
-        const struct {
-                bool broken;
-                const char *field, *message;
-        } rules[] = {
-                {d->is_kamaji && is_etcd && !has_any(&s[STOKE_SECRET_CA_PRIVATE_KEY]), "tlsConfig",
-                        "certificateAuthority privateKey must have secretReference or content when driver is etcd"},
-                {d->is_kamaji && is_etcd && !has_any(&s[STOKE_SECRET_CLIENT_CERTIFICATE]), "tlsConfig",
-                        "clientCertificate must have secretReference or content when driver is etcd"},
-                {d->is_kamaji && is_etcd && !has_any(&s[STOKE_SECRET_CLIENT_PRIVATE_KEY]), "tlsConfig",
-                        "clientCertificate privateKey must have secretReference or content when driver is etcd"},
-                {!is_etcd && d->has_client_certificate && !has_any(&s[STOKE_SECRET_CLIENT_CERTIFICATE]), "tlsConfig",
-                        "When driver is not etcd and tlsConfig exists, clientCertificate must be null or contain valid "
-                        "content"},
-                {!is_etcd && d->has_basic_auth && !has_any(&s[STOKE_SECRET_USERNAME]), "basicAuth",
-                        "When driver is not etcd and basicAuth exists, username must have secretReference or content"},
-                {!is_etcd && d->has_basic_auth && !has_any(&s[STOKE_SECRET_PASSWORD]), "basicAuth",
-                        "When driver is not etcd and basicAuth exists, password must have secretReference or content"},
-                {d->is_kamaji && !is_etcd && !d->has_tls && !d->has_basic_auth, "",
-                        "When driver is not etcd, either tlsConfig or basicAuth must be provided"},
-        };
-
-        for (size_t i = 0; i < n_elements(rules); i++)
-                if (rules[i].broken) {
-                        const struct yaml_node *n = node_field(spec, rules[i].field);
-
-                        return node_fail(reader, n ? n->line : spec->line, "spec: %s", rules[i].message);
-                }
-        return 0;
 }
 
 /* ---- driver and endpoints */
@@ -540,10 +347,10 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
         r = parse_endpoints(reader, spec, d);
         if (r < 0)
                 return r;
-        r = parse_credentials(reader, spec, d);
+        r = credentials_parse(reader, spec, d);
         if (r < 0)
                 return r;
-        r = check_rules(reader, spec, d);
+        r = credentials_check(reader, spec, d);
         if (r < 0)
                 return r;
         if (!d->is_kamaji) {
