@@ -145,17 +145,26 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
         assignment_step(a);
 }
 
+/* NULL: refused, since the daemon is not running yet or any more, or since there is none. */
+static struct assignment *find_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+        struct assignment *a;
+
+        if (refuse_unless_running(fleet, done, userdata))
+                return NULL;
+        a = fleet_find_assignment(fleet, name);
+        if (a && !a->gone && assignment_record(a))
+                return a;
+        refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
+        return NULL;
+}
+
 void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata) {
         const struct registry_record *record;
         struct assignment *a;
 
-        if (refuse_unless_running(fleet, done, userdata))
+        a = find_tenant(fleet, name, done, userdata);
+        if (!a)
                 return;
-        a = fleet_find_assignment(fleet, name);
-        if (!a || a->gone) {
-                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
-                return;
-        }
         record = assignment_record(a);
         if (fleet_is_declared(fleet, name)) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s is declared in %s: remove it there", name,
@@ -172,14 +181,10 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
         const struct registry_record *record;
         struct assignment *a;
 
-        if (refuse_unless_running(fleet, done, userdata))
+        a = find_tenant(fleet, name, done, userdata);
+        if (!a)
                 return;
-        a = fleet_find_assignment(fleet, name);
-        record = a && !a->gone ? assignment_record(a) : NULL;
-        if (!record) {
-                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
-                return;
-        }
+        record = assignment_record(a);
         if (record->phase != REGISTRY_RECOVERING && a->figures.condition != KEYSPACE_HISTORY_LOST) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s has not lost its history", name);
                 return;
@@ -192,13 +197,9 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
 void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
         struct assignment *a;
 
-        if (refuse_unless_running(fleet, done, userdata))
+        a = find_tenant(fleet, name, done, userdata);
+        if (!a)
                 return;
-        a = fleet_find_assignment(fleet, name);
-        if (!a || a->gone) {
-                refuse(fleet, done, NULL, userdata, -ENOENT, "no such tenant: %.80s", name);
-                return;
-        }
         if (!quarantine_reason(fleet->quarantine, name)) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "tenant %s is not quarantined", name);
                 return;
