@@ -98,6 +98,36 @@ static void finish(struct operation *op, const void *message) {
         operation_finish(op, protobuf_pack(message));
 }
 
+/* Ends with what the fleet refused, and frees the answer; false: it did not refuse. */
+static bool refused(struct answer *answer, int result, const char *reason) {
+        if (result >= 0)
+                return false;
+        operation_fail(answer->op, code_of(result), "%s", reason);
+        answer_free(answer);
+        return true;
+}
+
+static void finish_unless_refused(struct answer *answer, int result, const char *reason, const void *message) {
+        if (refused(answer, result, reason))
+                return;
+        finish(answer->op, message);
+        answer_free(answer);
+}
+
+/* With the tenant as it is by now, in the message's field. */
+static void finish_with_tenant(struct answer *answer, const void *message, Stokehold__Control__V1__Tenant **ret_field) {
+        struct arena arena;
+
+        arena_init(&arena, 0);
+        *ret_field = answer_tenant(answer->control->config.fleet, answer->name, &arena);
+        if (*ret_field)
+                finish(answer->op, message);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
+        arena_done(&arena);
+        answer_free(answer);
+}
+
 /* ---- looking */
 
 static void on_status(void *userdata) {
@@ -238,18 +268,9 @@ static void check_datastore(struct grpc_call *call, struct bytes data) {
 /* ---- changing */
 
 static void on_tenant_collected(void *userdata) {
-        struct answer *answer = userdata;
         Stokehold__Control__V1__CreateTenantResponse response = STOKEHOLD__CONTROL__V1__CREATE_TENANT_RESPONSE__INIT;
-        struct arena arena;
 
-        arena_init(&arena, 0);
-        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
-        if (response.tenant)
-                finish(answer->op, &response);
-        else
-                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
-        arena_done(&arena);
-        answer_free(answer);
+        finish_with_tenant(userdata, &response, &response.tenant);
 }
 
 static bool exists(struct control *control, const char *name) {
@@ -308,13 +329,8 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
 
 static void on_tenant_deleted(void *userdata, int result, const char *reason) {
         Stokehold__Control__V1__DeleteTenantResponse response = STOKEHOLD__CONTROL__V1__DELETE_TENANT_RESPONSE__INIT;
-        struct answer *answer = userdata;
 
-        if (result < 0)
-                operation_fail(answer->op, code_of(result), "%s", reason);
-        else
-                finish(answer->op, &response);
-        answer_free(answer);
+        finish_unless_refused(userdata, result, reason, &response);
 }
 
 static void delete_tenant(struct grpc_call *call, struct bytes data) {
@@ -335,28 +351,15 @@ static void delete_tenant(struct grpc_call *call, struct bytes data) {
 
 static void on_recovered_collected(void *userdata) {
         Stokehold__Control__V1__RecoverTenantResponse response = STOKEHOLD__CONTROL__V1__RECOVER_TENANT_RESPONSE__INIT;
-        struct answer *answer = userdata;
-        struct arena arena;
 
-        arena_init(&arena, 0);
-        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
-        if (response.tenant)
-                finish(answer->op, &response);
-        else
-                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
-        arena_done(&arena);
-        answer_free(answer);
+        finish_with_tenant(userdata, &response, &response.tenant);
 }
 
 static void on_tenant_recovered(void *userdata, int result, const char *reason) {
         struct answer *answer = userdata;
 
-        if (result < 0) {
-                operation_fail(answer->op, code_of(result), "%s", reason);
-                answer_free(answer);
-                return;
-        }
-        fleet_collect(answer->control->config.fleet, on_recovered_collected, answer);
+        if (!refused(answer, result, reason))
+                fleet_collect(answer->control->config.fleet, on_recovered_collected, answer);
 }
 
 static void recover_tenant(struct grpc_call *call, struct bytes data) {
@@ -381,29 +384,16 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
 }
 
 static void on_resumed_collected(void *userdata) {
-        struct answer *answer = userdata;
         Stokehold__Control__V1__ResumeTenantResponse response = STOKEHOLD__CONTROL__V1__RESUME_TENANT_RESPONSE__INIT;
-        struct arena arena;
 
-        arena_init(&arena, 0);
-        response.tenant = answer_tenant(answer->control->config.fleet, answer->name, &arena);
-        if (response.tenant)
-                finish(answer->op, &response);
-        else
-                operation_fail(answer->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", answer->name);
-        arena_done(&arena);
-        answer_free(answer);
+        finish_with_tenant(userdata, &response, &response.tenant);
 }
 
 static void on_tenant_resumed(void *userdata, int result, const char *reason) {
         struct answer *answer = userdata;
 
-        if (result < 0) {
-                operation_fail(answer->op, code_of(result), "%s", reason);
-                answer_free(answer);
-                return;
-        }
-        fleet_collect(answer->control->config.fleet, on_resumed_collected, answer);
+        if (!refused(answer, result, reason))
+                fleet_collect(answer->control->config.fleet, on_resumed_collected, answer);
 }
 
 static void resume_tenant(struct grpc_call *call, struct bytes data) {
@@ -450,13 +440,8 @@ static void reload(struct grpc_call *call, struct bytes data) {
 static void on_claimed(void *userdata, int result, const char *reason) {
         Stokehold__Control__V1__ClaimDatastoreResponse response =
                 STOKEHOLD__CONTROL__V1__CLAIM_DATASTORE_RESPONSE__INIT;
-        struct answer *answer = userdata;
 
-        if (result < 0)
-                operation_fail(answer->op, code_of(result), "%s", reason);
-        else
-                finish(answer->op, &response);
-        answer_free(answer);
+        finish_unless_refused(userdata, result, reason, &response);
 }
 
 static void claim_datastore(struct grpc_call *call, struct bytes data) {
@@ -477,13 +462,8 @@ static void claim_datastore(struct grpc_call *call, struct bytes data) {
 static void on_registry_recovered(void *userdata, int result, const char *reason) {
         Stokehold__Control__V1__RecoverRegistryResponse response =
                 STOKEHOLD__CONTROL__V1__RECOVER_REGISTRY_RESPONSE__INIT;
-        struct answer *answer = userdata;
 
-        if (result < 0)
-                operation_fail(answer->op, code_of(result), "%s", reason);
-        else
-                finish(answer->op, &response);
-        answer_free(answer);
+        finish_unless_refused(userdata, result, reason, &response);
 }
 
 static void recover_registry(struct grpc_call *call, struct bytes data) {
@@ -514,11 +494,7 @@ static void on_finalized(void *userdata, int result, const char *reason) {
 
         fleet_get_summary(answer->control->config.fleet, &summary);
         response.format = summary.formats.current;
-        if (result < 0)
-                operation_fail(answer->op, code_of(result), "%s", reason);
-        else
-                finish(answer->op, &response);
-        answer_free(answer);
+        finish_unless_refused(answer, result, reason, &response);
 }
 
 static void finalize_upgrade(struct grpc_call *call, struct bytes data) {
