@@ -70,9 +70,7 @@ static int failed(struct stoke_session *session, struct stoke_call *call) {
 /* ---- the statements */
 
 static void add_table(struct my_text *text, const struct my_place *place) {
-        my_text_name(text, place->database);
-        my_text_add(text, ".");
-        my_text_name(text, place->table);
+        my_text_table(text, place->database, place->table);
 }
 
 static void begin_text(struct stoke_session *session, const struct my_place *place, bool guarded) {

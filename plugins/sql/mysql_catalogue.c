@@ -220,13 +220,9 @@ int my_catalogue_complete(struct stoke_session *session, const struct stoke_keys
                 return r;
         my_text_reset(text);
         my_text_add(text, "RENAME TABLE ");
-        my_text_name(text, place.database);
-        my_text_add(text, ".");
-        my_text_name(text, place.installing);
+        my_text_table(text, place.database, place.installing);
         my_text_add(text, " TO ");
-        my_text_name(text, place.database);
-        my_text_add(text, ".");
-        my_text_name(text, place.table);
+        my_text_table(text, place.database, place.table);
         r = my_query(session, call);
         /* Done by somebody else, who may have come no further. */
         if (r < 0 && !my_is_missing(session) && session->error != MY_ER_TABLE_EXISTS)
@@ -250,9 +246,7 @@ int my_catalogue_clean(struct stoke_session *session, const struct stoke_keyspac
                 return r;
         my_text_reset(text);
         my_text_add(text, "DROP TABLE IF EXISTS ");
-        my_text_name(text, place.database);
-        my_text_add(text, ".");
-        my_text_name(text, place.installing);
+        my_text_table(text, place.database, place.installing);
         r = my_query(session, call);
         if (r < 0 && !my_is_missing(session))
                 return r;
@@ -274,9 +268,7 @@ int my_make_log(struct stoke_session *session, const char *database, const char 
 
         my_text_reset(text);
         my_text_add(text, "CREATE TABLE IF NOT EXISTS ");
-        my_text_name(text, database);
-        my_text_add(text, ".");
-        my_text_name(text, table);
+        my_text_table(text, database, table);
         /* A key is as long as etcd lets it be, which no index could hold: seq is the only one. */
         my_text_add(text,
                 " (seq BIGINT UNSIGNED NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, kind TINYINT UNSIGNED NOT NULL, "

@@ -19,9 +19,7 @@ static int fence(struct stoke_session *session, const struct my_place *place, st
 
         my_text_reset(text);
         my_text_add(text, "LOCK TABLES ");
-        my_text_name(text, place->database);
-        my_text_add(text, ".");
-        my_text_name(text, place->table);
+        my_text_table(text, place->database, place->table);
         my_text_add(text, " WRITE");
         r = my_query(session, call);
         if (r < 0 && (session->error == MY_ER_DB_ACCESS_DENIED || session->error == MY_ER_TABLEACCESS_DENIED)) {
@@ -29,9 +27,7 @@ static int fence(struct stoke_session *session, const struct my_place *place, st
                 locked = false;
                 my_text_reset(text);
                 my_text_add(text, "ALTER TABLE ");
-                my_text_name(text, place->database);
-                my_text_add(text, ".");
-                my_text_name(text, place->table);
+                my_text_table(text, place->database, place->table);
                 my_text_add(text, " COMMENT = ''");
                 r = my_query(session, call);
         }
@@ -64,9 +60,7 @@ int my_compact(struct stoke_session *session, const struct stoke_keyspace *keysp
 
                 my_text_reset(text);
                 my_text_add(text, "DELETE FROM ");
-                my_text_name(text, place.database);
-                my_text_add(text, ".");
-                my_text_name(text, place.table);
+                my_text_table(text, place.database, place.table);
                 my_text_add(text, " WHERE seq IN (");
                 for (size_t i = done; i < end; i++)
                         my_text_format(text, "%s%llu", i > done ? "," : "", (unsigned long long)compact->seqs[i]);

@@ -202,14 +202,11 @@ static int connect_as_tenant(struct stoke_session *session, const struct sql_end
         const struct secrets *s, unsigned timeout_s, struct stoke_call *call) {
         char user[SQL_UUID_DASHED], password[SQL_PASSWORD_TEXT];
         struct my_server unknown = {.mariadb = true};
-        struct sql_secret key = {};
         int r;
 
-        r = sql_tenant_key(session->store->host, &key, call);
+        r = sql_tenant_password_get(session->store->host, session->scope, password, call);
         if (r < 0)
                 return r;
-        sql_tenant_password(key.data, key.size, session->scope, password);
-        sql_secret_wipe(&key);
         /* Which server it is shows only once it has been reached: MySQL's users have shorter names. */
         sql_server_account(session->scope, my_user_max(&unknown), user);
         r = connect_as(session, endpoint, s, user, password, timeout_s, call);

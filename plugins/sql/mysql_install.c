@@ -38,9 +38,7 @@ static int last_in(struct stoke_session *session, const struct my_place *place, 
         *ret_found = false;
         my_text_reset(text);
         my_text_add(text, "SELECT seq, origin FROM ");
-        my_text_name(text, place->database);
-        my_text_add(text, ".");
-        my_text_name(text, place->installing);
+        my_text_table(text, place->database, place->installing);
         my_text_add(text, " ORDER BY seq DESC LIMIT 1");
         r = my_ask(session, call, &result);
         if (r < 0)

@@ -17,9 +17,7 @@ static int begin(struct stoke_session *session, const struct stoke_keyspace *key
 }
 
 static void add_name(struct my_text *text, const char *database, const char *table) {
-        my_text_name(text, database);
-        my_text_add(text, ".");
-        my_text_name(text, table);
+        my_text_table(text, database, table);
 }
 
 static int table_exists(

@@ -24,9 +24,7 @@ static int missing_or(struct stoke_session *session, int r) {
 }
 
 static void add_table(struct my_text *text, const struct my_place *place) {
-        my_text_name(text, place->database);
-        my_text_add(text, ".");
-        my_text_name(text, place->table);
+        my_text_table(text, place->database, place->table);
 }
 
 /* ---- load */

@@ -76,9 +76,7 @@ int my_rows_insert(struct stoke_session *session, const char *database, const ch
 
                 my_text_reset(text);
                 my_text_add(text, "INSERT INTO ");
-                my_text_name(text, database);
-                my_text_add(text, ".");
-                my_text_name(text, table);
+                my_text_table(text, database, table);
                 my_text_add(text, " (" MY_COLUMNS ") VALUES ");
                 while (i < n_records && (i == first || text->size + my_row_bytes(&records[i]) + 64 <= room)) {
                         if (i > first)

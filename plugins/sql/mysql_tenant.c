@@ -50,14 +50,11 @@ static void write_statement(struct stoke_session *session, const char *statement
 static int set_password(struct stoke_session *session, const struct account *account, const uint8_t incarnation[16],
         const char *statement, struct stoke_call *call) {
         char password[SQL_PASSWORD_TEXT];
-        struct sql_secret key;
         int r;
 
-        r = sql_tenant_key(session->store->host, &key, call);
+        r = sql_tenant_password_get(session->store->host, incarnation, password, call);
         if (r < 0)
                 return r;
-        sql_tenant_password(key.data, key.size, incarnation, password);
-        sql_secret_wipe(&key);
         write_statement(session, statement, account);
         my_text_format(&session->text, " IDENTIFIED BY '%s'", password); /* of letters, digits, - and _ */
         explicit_bzero(password, sizeof(password));

@@ -91,6 +91,12 @@ void my_text_name(struct my_text *text, const char *name) {
         text->data[text->size++] = '`';
 }
 
+void my_text_table(struct my_text *text, const char *database, const char *table) {
+        my_text_name(text, database);
+        my_text_add(text, ".");
+        my_text_name(text, table);
+}
+
 void my_text_hex(struct my_text *text, const void *data, size_t size) {
         static const char digits[] = "0123456789abcdef";
         const uint8_t *p = data;

@@ -23,6 +23,8 @@ void my_text_add(struct my_text *text, const char *string);
 void my_text_format(struct my_text *text, const char *format, ...) __attribute__((__format__(__printf__, 2, 3)));
 /* `name`, with backquotes doubled. */
 void my_text_name(struct my_text *text, const char *name);
+/* `database`.`table` */
+void my_text_table(struct my_text *text, const char *database, const char *table);
 /* x'…' */
 void my_text_hex(struct my_text *text, const void *data, size_t size);
 /* _binary'…', escaped as the connection wants it. mysql: a MYSQL. */

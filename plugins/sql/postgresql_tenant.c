@@ -48,14 +48,11 @@ static const char *const absent[] = {"3D000", "42704", NULL};
 static int verifier(struct stoke_session *session, struct pg *pg, const struct stoke_keyspace *keyspace,
         const char *user, char **ret, struct stoke_call *call) {
         char password[SQL_PASSWORD_TEXT], *hashed;
-        struct sql_secret key;
         int r;
 
-        r = sql_tenant_key(session->store->host, &key, call);
+        r = sql_tenant_password_get(session->store->host, keyspace->incarnation, password, call);
         if (r < 0)
                 return r;
-        sql_tenant_password(key.data, key.size, keyspace->incarnation, password);
-        sql_secret_wipe(&key);
         hashed = PQencryptPasswordConn(pg->conn, password, user, "scram-sha-256");
         explicit_bzero(password, sizeof(password));
         *ret = hashed ? PQescapeLiteral(pg->conn, hashed, strlen(hashed)) : NULL;
@@ -86,14 +83,11 @@ static int dial(struct stoke_session *session, const struct stoke_keyspace *keys
         struct stoke_call *call, struct pg **ret) {
         char password[SQL_PASSWORD_TEXT];
         const struct pg_account account = {name, name, password, "stokehold"};
-        struct sql_secret key;
         int r;
 
-        r = sql_tenant_key(session->store->host, &key, call);
+        r = sql_tenant_password_get(session->store->host, keyspace->incarnation, password, call);
         if (r < 0)
                 return r;
-        sql_tenant_password(key.data, key.size, keyspace->incarnation, password);
-        sql_secret_wipe(&key);
         r = pg_dial(session, &account, call, ret);
         explicit_bzero(password, sizeof(password));
         if (r == 0) {

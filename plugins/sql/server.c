@@ -291,3 +291,16 @@ int sql_tenant_key(const struct stoke_host *host, struct sql_secret *ret, struct
         return sql_fail(call, -EINVAL,
                 "dedicated credentials are derived from the datastore's own password or client key, and it has neither");
 }
+
+int sql_tenant_password_get(const struct stoke_host *host, const uint8_t incarnation[16], char ret[SQL_PASSWORD_TEXT],
+        struct stoke_call *call) {
+        struct sql_secret key;
+        int r;
+
+        r = sql_tenant_key(host, &key, call);
+        if (r < 0)
+                return r;
+        sql_tenant_password(key.data, key.size, incarnation, ret);
+        sql_secret_wipe(&key);
+        return 0;
+}

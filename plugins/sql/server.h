@@ -76,3 +76,6 @@ int sql_secret_file(
 void sql_tenant_password(const void *key, size_t key_size, const uint8_t incarnation[16], char ret[SQL_PASSWORD_TEXT]);
 /* That key, from the secrets; -EINVAL with the reason if there is none. Wipe it. */
 int sql_tenant_key(const struct stoke_host *host, struct sql_secret *ret, struct stoke_call *call);
+/* The password from that key. Wipe it. */
+int sql_tenant_password_get(const struct stoke_host *host, const uint8_t incarnation[16], char ret[SQL_PASSWORD_TEXT],
+        struct stoke_call *call);
