@@ -8,6 +8,7 @@
 #include "keyspace/state.h"
 
 #define SHORTEST_SAMPLE_NS NSEC_PER_SEC
+#define DEAD_RECORDS 1000 /* that moved no revision: worth a mark of their own */
 
 static uint64_t sample_ns(const struct keyspace *ks) {
         return max_of(ks->config.auto_compact_ns / AUTO_SAMPLES, SHORTEST_SAMPLE_NS);
@@ -22,11 +23,11 @@ static void on_done(struct keyspace_call *call, enum keyspace_result result) {
                 ks->automatic.compacted = ks->compacted; /* ours is not somebody else's */
 }
 
-static void compact(struct keyspace *ks, int64_t revision) {
+static void compact(struct keyspace *ks, int64_t revision, bool again) {
         struct auto_compaction *a = &ks->automatic;
 
         a->calling = true;
-        a->call = (struct compact_call){.revision_wanted = revision};
+        a->call = (struct compact_call){.revision_wanted = revision, .again = again};
         a->call.call.done = on_done;
         a->call.call.deadline_ns = UINT64_MAX;
         a->call.call.own.internal = true;
@@ -62,7 +63,9 @@ static void on_sample(struct loop_timer *timer) {
                 return;
         /* A keyspace that nobody has ever compacted need not wait to see whether somebody does. */
         if ((a->quiet == 2 * AUTO_SAMPLES || !a->others) && before > ks->compacted)
-                compact(ks, before);
+                compact(ks, before, false);
+        else if (before == ks->compacted && ks->compaction.pending.n >= DEAD_RECORDS)
+                compact(ks, before, true); /* leases are kept alive, and nothing is written */
 }
 
 void auto_compaction_start(struct keyspace *ks) {

@@ -166,7 +166,7 @@ static void on_prune(struct loop_timer *timer) {
 void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *r) {
         struct compaction *c = &ks->compaction;
 
-        if (r->create_revision <= ks->compacted) {
+        if (r->create_revision < ks->compacted) {
                 compaction_add(ks, r->seq, false);
                 return;
         }
@@ -304,7 +304,7 @@ static int evaluate(struct keyspace_call *call, struct batch *b) {
         for (size_t i = 0; i < b->n_records; i++)
                 if (b->records[i].kind == RECORD_MARK)
                         return EVALUATE_HOLD;
-        if (c->revision_wanted <= ks->compacted) {
+        if (c->revision_wanted < ks->compacted + !c->again) {
                 call->own.result = KEYSPACE_COMPACTED;
                 return EVALUATED;
         }

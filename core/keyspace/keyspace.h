@@ -298,6 +298,7 @@ struct compact_call {
         struct keyspace_call call;
         int64_t revision_wanted;
         bool physical; /* done only after the records were deleted from the datastore */
+        bool again; /* at the revision that is compacted already: for what has died since without a revision, such as keep-alives */
         struct {
                 struct keyspace *keyspace;
                 void (*done)(struct keyspace_call *call, enum keyspace_result result);

@@ -16,7 +16,7 @@ import pytest
 
 import servers
 from conftest import Daemon, etcdctl, program, running, wait_for
-from servers_mariadb import MariaDB
+from servers_mariadb import GaleraNode, MariaDB
 from test_history import recorded, span
 
 DIALECTS = {"PostgreSQL": servers.PostgreSQL, "MySQL": MariaDB}
@@ -255,27 +255,75 @@ def test_keys_are_bytes(driver):
         assert result.returncode == 0, result.stderr
 
 
-def test_promoted_replica_that_lagged_is_history_lost():
-    """Failover to a replica that has not got the last commits: nothing is served from the older state until the loss was accepted, and then the
-    revision goes on above all that was served."""
+def revision_of(answer):
+    return int(re.search(r'"revision":(\d+)', answer.stdout).group(1))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_promoted_replica_that_lagged_is_history_lost(n):
+    """Failover to a replica that has not got the last commits: nothing is served from the older state until the loss was accepted, on one daemon
+    for all, and then the revision goes on above all that was served."""
     with servers.PostgreSQL() as primary, servers.PostgreSQL(of=primary) as replica:
-        with daemons(1, datastore("PostgreSQL", [primary.endpoint, replica.endpoint])) as (d,):
-            endpoint = d.tenant("demo")
-            etcdctl(endpoint, "put", "k", "before")
+        text = datastore("PostgreSQL", [primary.endpoint, replica.endpoint], more="  system: true\n" if n > 1 else "")
+        with daemons(n, text) as found:
+            endpoints = tenant_everywhere(found)
+            etcdctl(endpoints[0], "put", "k", "before")
             wait_for("the replica has it", lambda: primary.sql(
                 "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()") == ["1"])
             replica.kill()
             for i in range(30):
-                etcdctl(endpoint, "put", "k", f"{i}")
-            revision = int(re.search(r'"revision":(\d+)', etcdctl(endpoint, "get", "k", "-w", "json").stdout).group(1))
+                etcdctl(endpoints[i % n], "put", "k", f"{i}")
+            revision = max(revision_of(etcdctl(e, "get", "k", "-w", "json")) for e in endpoints)
             primary.kill()
             replica.start()
             replica.promote()
-            lost = wait_for("the loss is noticed", lambda: "corrupt" in etcdctl(endpoint, "get", "k", check=False, timeout=60).stderr, 60)
-            assert lost
-            shown = d.ask("tenant", "show", "demo")
-            assert shown["condition"] == "HistoryLost" and f"revision {revision}" in shown["reason"], shown
-            d.stokectl("tenant", "recover", "demo", "--accept-loss")
-            assert etcdctl(endpoint, "get", "k", "--print-value-only").stdout.strip() == "before"
-            put = etcdctl(endpoint, "put", "k", "after", "-w", "json").stdout
-            assert int(re.search(r'"revision":(\d+)', put).group(1)) > revision
+            for d, e in zip(found, endpoints):
+                wait_for("the loss is noticed", lambda e=e: "corrupt" in etcdctl(e, "get", "k", check=False, timeout=60).stderr, 60)
+                shown = d.ask("tenant", "show", "demo")
+                assert shown["condition"] == "HistoryLost" and f"revision {revision}" in shown["reason"], shown
+            found[0].stokectl("tenant", "recover", "demo", "--accept-loss")
+            for e in endpoints:
+                wait_for("it is served again", lambda e=e: etcdctl(e, "get", "k", "--print-value-only", check=False).stdout.strip() == "before")
+            served = [revision_of(etcdctl(e, "put", "k", "after", "-w", "json")) for e in endpoints]
+            assert min(served) > revision and len(set(served)) == n
+            assert "required revision has been compacted" in etcdctl(endpoints[-1], "get", "k", "--rev", str(revision), check=False).stderr
+
+
+def test_daemons_through_a_pooler():
+    """PgBouncer in between: no notices, but the same answers, and watchers learn within a second or so."""
+    with servers.PostgreSQL() as server, servers.PgBouncer(server) as pooler:
+        with daemons(2, datastore("PostgreSQL", [pooler.endpoint], more="  system: true\n")) as found:
+            a, b = tenant_everywhere(found)
+            watch = subprocess.Popen([program("etcdctl"), "--endpoints", b, "watch", "k", "--prefix"], stdout=subprocess.PIPE, text=True)
+            try:
+                etcdctl(b, "get", "k")
+                for i in range(5):
+                    etcdctl(a, "put", f"k{i}", f"{i}")
+                    assert etcdctl(b, "get", f"k{i}", "--print-value-only").stdout.strip() == f"{i}"
+                seen = [watch.stdout.readline().strip() for _ in range(15)]
+                assert seen == [w for i in range(5) for w in ("PUT", f"k{i}", f"{i}")]
+            finally:
+                watch.kill()
+                watch.wait()
+
+
+def test_a_daemon_on_each_galera_node(seed):
+    """A Galera pair, and a daemon beside each node: one history, though no node is the first."""
+    nodes = GaleraNode.cluster(2)
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.callback(node.close)
+        found = []
+        for node in nodes:
+            d = stack.enter_context(running())
+            d.define("datastores.yaml", datastore("MySQL", [node.endpoint], more="  system: true\n"))
+            found.append(d.start())
+        endpoints = tenant_everywhere(found)
+        with recorded(found[0].root, seed, endpoints, 100) as h:
+            for d in found:
+                time.sleep(1)
+                d.process.send_signal(signal.SIGSTOP)
+                time.sleep(0.5)
+                d.process.send_signal(signal.SIGCONT)
+                assert h.process.poll() is None, h.process.stderr.read()
+            time.sleep(1)

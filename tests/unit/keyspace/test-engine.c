@@ -295,27 +295,6 @@ static void compaction(void **state) {
         free(at);
 }
 
-static void compacts_by_itself(void **state) {
-        struct engine *e = *state;
-        struct keyspace *ks;
-        struct keyspace_status status;
-        int64_t last = 0;
-
-        e->auto_compact_ns = 1; /* a sample a second, at the shortest */
-        ks = engine_keyspace(e, 1);
-        for (int i = 0; i < 5; i++)
-                last = engine_put(e, ks, "/auto", "x").revision;
-        for (uint64_t end = clock_now_ns() + 40 * NSEC_PER_SEC; clock_now_ns() < end;) {
-                keyspace_get_status(ks, &status);
-                if (status.compacted == last)
-                        break;
-                engine_run(e, 100, NULL);
-        }
-        assert_int_equal(status.compacted, last);
-        assert_string_equal(engine_get(e, ks, "/auto").kvs[0].value, "x");
-        engine_keyspace_close(e, ks);
-}
-
 struct lease_answer {
         struct lease_call c;
         enum keyspace_result result;
@@ -340,6 +319,108 @@ static struct lease_answer lease(struct engine *e, struct keyspace *ks,
         engine_run(e, 20000, &l.done);
         assert_true(l.done);
         return l;
+}
+
+struct kept {
+        struct lease_call calls[1500];
+        struct arena arena;
+        size_t n_done;
+        bool done;
+};
+static struct kept kept;
+
+static void on_kept(struct keyspace_call *call, enum keyspace_result result) {
+        (void)call;
+        assert_int_equal(result, KEYSPACE_OK);
+        kept.done = ++kept.n_done == n_elements(kept.calls);
+}
+
+static void keep_alive(struct engine *e, struct keyspace *ks, int64_t id, size_t n) {
+        assert_int_equal(n, n_elements(kept.calls));
+        kept = (struct kept){};
+        arena_init(&kept.arena, 0);
+        for (size_t i = 0; i < n; i++) {
+                kept.calls[i] = (struct lease_call){
+                        .call = {.done = on_kept, .arena = &kept.arena, .deadline_ns = UINT64_MAX}, .id = id};
+                keyspace_lease_keep_alive(ks, &kept.calls[i]);
+        }
+        engine_run(e, 30000, &kept.done);
+        assert_true(kept.done);
+        arena_done(&kept.arena);
+}
+
+struct stat_job {
+        struct datastore_job job;
+        struct stoke_keyspace name;
+        struct stoke_stat stat;
+        bool done;
+};
+
+static int stat_run(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
+        struct stat_job *j = container_of(job, struct stat_job, job);
+
+        return datastore_driver(job->ds)->stat(session, &j->name, call, &j->stat);
+}
+
+static void stat_done(struct datastore_job *job) {
+        container_of(job, struct stat_job, job)->done = true;
+}
+
+/* In the datastore. */
+static uint64_t n_records(struct engine *e) {
+        struct stat_job j = {.name.name = "t", .stat.size = sizeof(j.stat)};
+
+        memcpy(j.name.incarnation, e->incarnation, sizeof(j.name.incarnation));
+        j.job = (struct datastore_job){.class = JOB_READ,
+                .keyspace = &j.name,
+                .deadline_ns = clock_now_ns() + 10 * NSEC_PER_SEC,
+                .loop = e->loop,
+                .run = stat_run,
+                .done = stat_done};
+        datastore_submit(e->datastore, &j.job);
+        engine_run(e, 10000, &j.done);
+        assert_int_equal(j.job.result, 0);
+        return j.stat.n_records;
+}
+
+static void compacts_by_itself(void **state) {
+        struct engine *e = *state;
+        struct keyspace *ks;
+        struct keyspace_status status;
+        int64_t last = 0;
+
+        e->auto_compact_ns = 1; /* a sample a second, at the shortest */
+        ks = engine_keyspace(e, 1);
+        for (int i = 0; i < 5; i++)
+                last = engine_put(e, ks, "/auto", "x").revision;
+        for (uint64_t end = clock_now_ns() + 40 * NSEC_PER_SEC; clock_now_ns() < end;) {
+                keyspace_get_status(ks, &status);
+                if (status.compacted == last)
+                        break;
+                engine_run(e, 100, NULL);
+        }
+        assert_int_equal(status.compacted, last);
+        assert_string_equal(engine_get(e, ks, "/auto").kvs[0].value, "x");
+
+        /* What moves no revision is deleted all the same, or a lease that is kept alive for years fills the datastore. */
+        assert_int_equal(engine_grant(e, ks, 77, 600), KEYSPACE_OK);
+        keep_alive(e, ks, 77, 1500);
+        keyspace_get_status(ks, &status);
+        assert_int_equal(status.compacted, status.revision);
+        for (uint64_t end = clock_now_ns() + 40 * NSEC_PER_SEC; n_records(e) > 1000 && clock_now_ns() < end;)
+                engine_run(e, 100, NULL);
+        assert_in_range(n_records(e), 1, 100);
+        keyspace_get_status(ks, &status);
+        assert_int_equal(status.n_leases, 1);
+        assert_int_equal(
+                engine_compact(e, ks, status.compacted), KEYSPACE_COMPACTED); /* to clients it is what it was */
+        engine_keyspace_close(e, ks);
+        ks = engine_keyspace(e, 1);
+        assert_string_equal(engine_get(e, ks, "/auto").kvs[0].value, "x");
+        keyspace_get_status(ks, &status);
+        assert_int_equal(status.n_leases, 1);
+        assert_int_equal(status.compacted, status.revision);
+        engine_keyspace_close(e, ks);
 }
 
 static void leases(void **state) {
