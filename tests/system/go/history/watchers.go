@@ -70,7 +70,7 @@ func follow(ctx context.Context, r *recorder, c *clientv3.Client, w *Watch, opti
 			}
 		case <-tick.C:
 			if at := end.Load(); at > 0 {
-				if reached >= at {
+				if reached >= at || w.From > at { // what begins behind the end is told of nothing
 					w.Complete, w.EndedAt = true, r.now()
 					return
 				}
