@@ -16,7 +16,6 @@ struct asker {
         struct datastore_job job;
         struct datastore *ds;
         bool took; /* the questions are ours */
-        struct datastore_question *first;
         size_t n;
         struct stoke_keyspace *keyspaces;      /* owned */
         struct datastore_question **questions; /* owned, in the same order */

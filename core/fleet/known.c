@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "fleet/uuid.h"
+#include "keyspace/record.h"
 
 #define FORMAT 1
 
@@ -47,8 +48,7 @@ struct keyspace_known known_logs_get(
 }
 
 static bool same(const struct keyspace_known *a, const struct keyspace_known *b) {
-        return a->revision == b->revision && a->end.seq == b->end.seq && a->end.origin.batch == b->end.origin.batch &&
-                memcmp(a->end.origin.daemon, b->end.origin.daemon, 16) == 0;
+        return a->revision == b->revision && end_equal(&a->end, &b->end);
 }
 
 void known_logs_set(struct known_logs *logs, const char *name, const uint8_t incarnation[16],
