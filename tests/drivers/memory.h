@@ -32,6 +32,10 @@ enum memory_function {
         MEMORY_APPEND,
         MEMORY_ENDS,
         MEMORY_COMPACT,
+        MEMORY_READ,
+        MEMORY_FEED,
+        MEMORY_COMMIT,
+        MEMORY_ABORT,
         MEMORY_N_FUNCTIONS
 };
 
