@@ -14,6 +14,7 @@
 #define DEAD (UINT64_C(1) << 63)
 #define FIRST_SLOTS 1024
 #define MAX_ALARMS 1024
+#define FIRST_PAGE 3 /* behind meta, meta, free list; then keys, leases, root */
 
 int snapshot_plan_new(const struct snapshot_config *config, struct snapshot_plan **ret) {
         struct snapshot_plan *p = new0(struct snapshot_plan);
@@ -261,7 +262,8 @@ static void plan_keys(struct snapshot_plan *p) {
         p->filler = p->revision > max_of(max_of(p->last_above, p->config.compacted), INT64_C(1));
         if (p->filler)
                 tree_plan_add(&tree, SNAPSHOT_TOMBSTONE, 0);
-        p->key_pages = tree_plan_finish(&tree);
+        p->key_pages = tree_plan_finish(&tree, &p->key_root);
+        p->key_root += p->key_pages ? FIRST_PAGE : 0;
 }
 
 static void plan_leases(struct snapshot_plan *p) {
@@ -276,7 +278,8 @@ static void plan_leases(struct snapshot_plan *p) {
                 qsort(p->sorted, p->n_leases, sizeof(struct planned_lease *), compare_leases);
         for (size_t i = 0; i < p->n_leases; i++)
                 tree_plan_add(&tree, 8, planned_lease_size(p, p->sorted[i], &left));
-        p->lease_pages = tree_plan_finish(&tree);
+        p->lease_pages = tree_plan_finish(&tree, &p->lease_root);
+        p->lease_root += p->lease_pages ? FIRST_PAGE + p->key_pages : 0;
 }
 
 int snapshot_plan_finish(struct snapshot_plan *p, struct error *reterr) {
@@ -295,10 +298,7 @@ int snapshot_plan_finish(struct snapshot_plan *p, struct error *reterr) {
         p->finished = true;
         plan_keys(p);
         plan_leases(p);
-        /* Meta, meta, free list, keys, leases, root. Each tree ends with its root. */
-        p->root = 3 + p->key_pages + p->lease_pages;
-        p->key_root = p->key_pages ? 3 + p->key_pages - 1 : 0;
-        p->lease_root = p->lease_pages ? p->root - 1 : 0;
+        p->root = FIRST_PAGE + p->key_pages + p->lease_pages;
         buf_init(&elements, 0);
         buf_init(&data, 0);
         r = planned_root(p, &elements, &data, &n);

@@ -28,13 +28,14 @@ void tree_plan_add(struct tree_plan *plan, size_t key_size, size_t value_size) {
         plan->n_elements++;
 }
 
-uint64_t tree_plan_finish(struct tree_plan *plan) {
+uint64_t tree_plan_finish(struct tree_plan *plan, uint64_t *ret_root) {
         if (plan->n_open)
                 close_leaf(plan);
         for (uint64_t n = plan->n_leaves; n > 1;) {
                 n = n_branches(n);
                 plan->n_pages += n;
         }
+        *ret_root = plan->n_leaves > 1 ? plan->n_pages - 1 : 0; /* a leaf that stands alone may be several pages */
         return plan->n_pages;
 }
 

@@ -31,8 +31,8 @@ struct tree_plan {
         size_t open_bytes;
 };
 void tree_plan_add(struct tree_plan *plan, size_t key_size, size_t value_size);
-/* How many pages the tree has in all. 0: there were no elements, and no tree. */
-uint64_t tree_plan_finish(struct tree_plan *plan);
+/* How many pages the tree has in all, and which of them, counted from 0, is the root. 0: there were no elements, and no tree. */
+uint64_t tree_plan_finish(struct tree_plan *plan, uint64_t *ret_root);
 
 struct tree_node {
         uint64_t page;
