@@ -45,8 +45,8 @@ static int parse_endpoint(const char *text, char **ret, struct error *reterr) {
                 check(asprintf(ret, "%s%.*s", schemes[i].address, (int)size, rest) > 0);
                 return 0;
         }
-        return error_set(reterr, -EINVAL,
-                "%.200s: not an endpoint: https://HOST:PORT, http://HOST:PORT or unix:///PATH", text);
+        return error_set(
+                reterr, -EINVAL, "%.200s: not an endpoint: https://HOST:PORT, http://HOST:PORT or unix:///PATH", text);
 }
 
 int etcd_client_new(const struct etcd_client_config *config, struct etcd_client **ret, struct error *reterr) {
@@ -318,8 +318,8 @@ int etcd_client_lease(
         return 0;
 }
 
-int etcd_client_leases(struct etcd_client *c, void (*visit)(void *userdata, int64_t id), void *userdata,
-        struct error *reterr) {
+int etcd_client_leases(
+        struct etcd_client *c, void (*visit)(void *userdata, int64_t id), void *userdata, struct error *reterr) {
         Etcdserverpb__LeaseLeasesRequest request = ETCDSERVERPB__LEASE_LEASES_REQUEST__INIT;
         Etcdserverpb__LeaseLeasesResponse *response;
         cleanup(arena_done) struct arena arena;

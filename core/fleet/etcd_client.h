@@ -23,9 +23,10 @@ struct etcd_client_config {
         struct loop *loop;            /* borrowed: the thread's; nothing else runs it */
         const char *const *endpoints; /* copied: "https://HOST:PORT", "http://HOST:PORT", "unix:///PATH" */
         size_t n_endpoints;
-        struct tls_client *tls;     /* borrowed: for https; NULL: the system's authorities, no certificate */
-        uint64_t patience_ns;       /* 0: 30 s */
-        const atomic_bool *stopped; /* borrowed: once true all calls end with -ECANCELED; whoever sets it stops the loop too */
+        struct tls_client *tls; /* borrowed: for https; NULL: the system's authorities, no certificate */
+        uint64_t patience_ns;   /* 0: 30 s */
+        const atomic_bool
+                *stopped; /* borrowed: once true all calls end with -ECANCELED; whoever sets it stops the loop too */
 };
 
 /* -EINVAL: an endpoint that is none, with the reason. Dials at the first call. */
@@ -65,8 +66,8 @@ int etcd_client_revision(
 int etcd_client_lease(
         struct etcd_client *client, int64_t id, int64_t *ret_granted, int64_t *ret_left, struct error *reterr);
 /* All leases. -EOPNOTSUPP: the server does not tell. */
-int etcd_client_leases(struct etcd_client *client, void (*visit)(void *userdata, int64_t id), void *userdata,
-        struct error *reterr);
+int etcd_client_leases(
+        struct etcd_client *client, void (*visit)(void *userdata, int64_t id), void *userdata, struct error *reterr);
 
 /* ---- one watch of a span, from a revision on (etcd_watch.c) */
 

@@ -6,13 +6,13 @@
 #include "rpc/client.h"
 
 struct etcd_client {
-        struct loop *loop;            /* borrowed */
-        struct tls_client *tls;       /* ref; NULL: none */
-        const atomic_bool *stopped;   /* borrowed; may be NULL */
+        struct loop *loop;             /* borrowed */
+        struct tls_client *tls;        /* ref; NULL: none */
+        const atomic_bool *stopped;    /* borrowed; may be NULL */
         char **endpoints, **addresses; /* owned: as given, and as core/rpc has them */
-        size_t n_endpoints, at;       /* the one in use */
+        size_t n_endpoints, at;        /* the one in use */
         uint64_t patience_ns;
-        size_t page;            /* keys asked for at once, by the size of the last page */
+        size_t page;             /* keys asked for at once, by the size of the last page */
         struct grpc_client *rpc; /* owned; NULL: to be dialled */
 };
 

@@ -182,8 +182,8 @@ static int take_response(struct etcd_watch *w, const Etcdserverpb__WatchResponse
                 const Mvccpb__Event *event = response->events[i];
 
                 if (!event->kv)
-                        return error_set(reterr, -EREMOTEIO, "%s: an event without a key",
-                                etcd_client_endpoint(w->client));
+                        return error_set(
+                                reterr, -EREMOTEIO, "%s: an event without a key", etcd_client_endpoint(w->client));
                 /* Known, from before the stream was made again. Not what is below w->next: progress may have been told too early, as etcd
                  * before 3.4.31 and 3.5.13 does. */
                 if (event->kv->mod_revision <= w->told)
@@ -295,7 +295,7 @@ int etcd_watch_run(struct etcd_watch *w, uint64_t timeout_ns, struct error *rete
                 return 0;
         if (w->end_code == GRPC_UNIMPLEMENTED || w->end_code == GRPC_UNAUTHENTICATED ||
                 w->end_code == GRPC_PERMISSION_DENIED)
-                return error_set(
-                        reterr, -EREMOTEIO, "%s: %s", etcd_client_endpoint(w->client), w->end_reason ? w->end_reason : "");
+                return error_set(reterr, -EREMOTEIO, "%s: %s", etcd_client_endpoint(w->client),
+                        w->end_reason ? w->end_reason : "");
         return lose(w, w->end_reason ? w->end_reason : "the watch ended", reterr);
 }

@@ -26,9 +26,9 @@ struct export {
         struct transfer *transfer; /* borrowed */
         struct transfer_endpoints target;
         bool overwrite;
-        struct etcd_client *client;   /* owned, as all here */
-        struct export_lease *leases;  /* uthash: granted */
-        struct arena arena;           /* of what waits: */
+        struct etcd_client *client;  /* owned, as all here */
+        struct export_lease *leases; /* uthash: granted */
+        struct arena arena;          /* of what waits: */
         Etcdserverpb__RequestOp *ops[MOST_OPERATIONS];
         size_t n_ops, bytes;
         int64_t revision; /* of it */
@@ -46,8 +46,8 @@ static int send_ops(struct export *e, struct error *reterr) {
                 return 0;
         request.n_success = e->n_ops;
         request.success = e->ops;
-        r = etcd_client_call(e->client, "/etcdserverpb.KV/Txn", &request.base,
-                &etcdserverpb__txn_response__descriptor, &e->arena, &response, NULL, reterr);
+        r = etcd_client_call(e->client, "/etcdserverpb.KV/Txn", &request.base, &etcdserverpb__txn_response__descriptor,
+                &e->arena, &response, NULL, reterr);
         if (r < 0)
                 return error_prefix(reterr, "writing to the target");
         transfer_tell(e->transfer, e->n_ops, e->revision, etcd_client_endpoint(e->client));
@@ -164,9 +164,8 @@ static int is_empty(struct export *e, struct error *reterr) {
         if (r < 0)
                 return error_prefix(reterr, "the target");
         if (response->n_kvs && !e->overwrite)
-                return error_set(reterr, -EEXIST,
-                        "%s has %lld keys there already: they go only with --overwrite", etcd_client_endpoint(e->client),
-                        (long long)max_of(response->count, INT64_C(1)));
+                return error_set(reterr, -EEXIST, "%s has %lld keys there already: they go only with --overwrite",
+                        etcd_client_endpoint(e->client), (long long)max_of(response->count, INT64_C(1)));
         return 0;
 }
 
@@ -276,8 +275,8 @@ static int add_to_sum(void *userdata, const Mvccpb__KeyValue *kv) {
         return 0;
 }
 
-static int sum_of(struct etcd_client *client, struct transfer *renames, const struct buf *prefix, uint8_t ret[DIGEST_SIZE],
-        uint64_t *ret_n, struct error *reterr) {
+static int sum_of(struct etcd_client *client, struct transfer *renames, const struct buf *prefix,
+        uint8_t ret[DIGEST_SIZE], uint64_t *ret_n, struct error *reterr) {
         cleanup(digest_freep) struct digest *digest = NULL;
         cleanup(buf_done) struct buf end = {};
         struct sum sum = {.transfer = renames};

@@ -17,7 +17,7 @@
 struct import {
         struct transfer *transfer; /* borrowed */
         struct import_target target;
-        struct import_log *log;     /* owned, as all here */
+        struct import_log *log; /* owned, as all here */
         struct install *install;
         struct stream_piece *piece; /* being filled; NULL: empty */
         struct buf key;             /* renamed */

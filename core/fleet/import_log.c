@@ -126,7 +126,8 @@ int import_log_put(struct import_log *log, const struct spool_key *key, struct e
         }
         if (version < 1) /* kine does not count them, and a version of 0 is no key */
                 version = key->create_revision == key->mod_revision ? 1 : 2;
-        return add(log, RECORD_PUT, key->mod_revision, key->key, key->value, key->create_revision, version, lease, reterr);
+        return add(
+                log, RECORD_PUT, key->mod_revision, key->key, key->value, key->create_revision, version, lease, reterr);
 }
 
 int import_log_delete(struct import_log *log, struct bytes key, int64_t mod_revision, struct error *reterr) {
@@ -143,8 +144,7 @@ int import_log_mark(struct import_log *log, int64_t revision, struct error *rete
 
         if (r >= 0)
                 r = begin(log, reterr);
-        return r < 0 ? r
-                     : add(log, RECORD_MARK, revision, (struct bytes){}, (struct bytes){}, revision, 0, 0, reterr);
+        return r < 0 ? r : add(log, RECORD_MARK, revision, (struct bytes){}, (struct bytes){}, revision, 0, 0, reterr);
 }
 
 int import_log_advance(struct import_log *log, int64_t revision, struct error *reterr) {

@@ -25,7 +25,7 @@ struct head {
 };
 
 struct spool {
-        int fd; /* owned */
+        int fd;               /* owned */
         struct place *places; /* owned */
         size_t n, capacity, at;
         uint64_t written;
@@ -74,8 +74,8 @@ static int write_out(struct spool *s, struct error *reterr) {
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n < 0)
-                        return error_set(reterr, -errno, "the keys that were read cannot be kept in the state directory: %s",
-                                strerror(errno));
+                        return error_set(reterr, -errno,
+                                "the keys that were read cannot be kept in the state directory: %s", strerror(errno));
                 done += (size_t)n;
         }
         buf_clear(&s->out);
@@ -145,7 +145,8 @@ static int read_in(struct spool *s, uint64_t offset, size_t n, struct error *ret
                 if (got < 0 && errno == EINTR)
                         continue;
                 if (got <= 0)
-                        return error_set(reterr, got < 0 ? -errno : -EIO, "the keys that were read cannot be read back: %s",
+                        return error_set(reterr, got < 0 ? -errno : -EIO,
+                                "the keys that were read cannot be read back: %s",
                                 got < 0 ? strerror(errno) : "they end too early");
                 s->in.size += (size_t)got;
         }

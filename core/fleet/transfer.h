@@ -38,13 +38,13 @@ const char *transfer_phase_name(enum transfer_phase phase);
 struct transfer_status {
         enum transfer_phase phase;
         char from[256], to[256];
-        uint64_t n_keys, bytes;    /* of the first reading */
-        uint64_t n_carried;        /* keys of it that are there */
-        uint64_t n_events;         /* carried since */
-        int64_t revision;          /* carried up to; 0: nothing yet */
-        int64_t source_revision;   /* as last known */
-        int64_t compacted;         /* the first reading's: there is no history below it */
-        char trouble[256];         /* why it did not finish when it was told to; "" */
+        uint64_t n_keys, bytes;  /* of the first reading */
+        uint64_t n_carried;      /* keys of it that are there */
+        uint64_t n_events;       /* carried since */
+        int64_t revision;        /* carried up to; 0: nothing yet */
+        int64_t source_revision; /* as last known */
+        int64_t compacted;       /* the first reading's: there is no history below it */
+        char trouble[256];       /* why it did not finish when it was told to; "" */
 };
 
 struct transfer_config {

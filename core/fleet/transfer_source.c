@@ -36,7 +36,8 @@ struct etcd_span transfer_span(const struct buf *prefix, struct buf *end) {
 int transfer_rename(struct transfer *t, struct bytes key, struct buf *buf, struct bytes *ret, struct error *reterr) {
         int r;
 
-        if (key.size < t->prefix.size || !bytes_equal(bytes_of(key.data, t->prefix.size), bytes_of(t->prefix.data, t->prefix.size)))
+        if (key.size < t->prefix.size ||
+                !bytes_equal(bytes_of(key.data, t->prefix.size), bytes_of(t->prefix.data, t->prefix.size)))
                 return error_set(reterr, -EBADMSG, "the source told of a key that does not begin as it was asked for");
         buf_clear(buf);
         r = buf_append(buf, t->new_prefix.data, t->new_prefix.size);
