@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "control/answer.h"
+#include "control/method.h"
 #include "control/operation.h"
 #include "control/peer.h"
 #include "fleet/uuid.h"
@@ -59,6 +60,8 @@ static enum grpc_code code_of(int result) {
                 return GRPC_INVALID_ARGUMENT;
         case -EBUSY:
                 return GRPC_FAILED_PRECONDITION;
+        case -ECANCELED:
+                return GRPC_ABORTED;
         default:
                 return GRPC_UNAVAILABLE;
         }
@@ -88,6 +91,25 @@ static struct operation *begin(struct grpc_call *call, const char *key, struct b
         struct control *control = grpc_call_server_userdata(call);
 
         return operation_begin(control->operations, grpc_call_user(call), call, key, data);
+}
+
+void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+        enum peer_right needed) {
+        return enter(call, data, descriptor, needed);
+}
+
+struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data) {
+        return begin(call, key, data);
+}
+
+struct fleet *method_fleet(struct grpc_call *call) {
+        struct control *control = grpc_call_server_userdata(call);
+
+        return control->config.fleet;
+}
+
+enum grpc_code method_code(int result) {
+        return code_of(result);
 }
 
 static void on_cancel(struct grpc_call *call) {
@@ -544,6 +566,16 @@ static void set_log_level(struct grpc_call *call, struct bytes data) {
         }
 
 static const struct grpc_method methods[] = {
+        {.path = "/stokehold.control.v1.Control/MigrateTenant",
+                .server_streaming = true,
+                .user_size = sizeof(struct moving),
+                .on_message = method_migrate_tenant,
+                .on_cancel = on_cancel,
+                .on_free = method_migrate_free},
+        METHOD("ListMigrations", method_list_migrations),
+        METHOD("ShowMigration", method_show_migration),
+        METHOD("AbortMigration", method_abort_migration),
+        METHOD("UndoMigration", method_undo_migration),
         METHOD("Status", status),
         METHOD("ListDrivers", list_drivers),
         METHOD("ListDatastores", list_datastores),

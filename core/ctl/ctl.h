@@ -35,6 +35,10 @@ enum ctl_option {
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
         OPTION_ENFORCE = 1 << 10,
+        OPTION_TO = 1 << 20,
+        OPTION_DETACH = 1 << 21,
+        OPTION_WAIT = 1 << 22,
+        OPTION_RETENTION = 1 << 23,
 };
 
 struct ctl {
@@ -45,6 +49,10 @@ struct ctl {
         const char *datastore;
         uint64_t quota_bytes;
         bool retain, yes, keep_data, accept_loss, enforce;
+        const char *to;
+        bool detach, wait;
+        uint64_t retention_ns;
+        bool has_retention;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -69,6 +77,7 @@ struct ctl_command {
 extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
+extern const struct ctl_command ctl_commands_migration[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);
@@ -77,6 +86,12 @@ int ctl_fail(int code, const char *format, ...) printf_like(2, 3);
  * line. Anything but CTL_OK was reported. */
 int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, const ProtobufCMessage *request,
         const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret);
+
+/* Likewise, for a stream: on_message sees each response (also the last, which is in ret). default_timeout_ns 0: none. */
+int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_timeout_ns,
+        const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+        void (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
+        const ProtobufCMessage **ret);
 
 #define CTL_TIMEOUT_LOOK (10 * NSEC_PER_SEC)
 #define CTL_TIMEOUT_CHANGE (60 * NSEC_PER_SEC)

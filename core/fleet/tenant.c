@@ -166,6 +166,8 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .opening = config->opening,
                 .progress_notify_ns = config->progress_notify_ns,
                 .slow_commit_ns = config->slow_ns,
+                .on_sealed = config->on_sealed,
+                .userdata = config->userdata,
         };
         struct grpc_server_config server_config = {
                 .loop = config->loop,
@@ -188,6 +190,7 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
         }
 
         memcpy(keyspace_config.incarnation, config->incarnation, 16);
+        memcpy(keyspace_config.cluster, config->cluster, 16);
         memcpy(keyspace_config.daemon, config->daemon, 16);
         r = keyspace_new(&keyspace_config, &t->keyspace);
         if (r < 0)
@@ -258,6 +261,10 @@ void tenant_close(struct tenant *t, uint64_t timeout_ns, void (*done)(void *user
         listener_free(steal(t->local));
         listener_free(steal(t->remote));
         grpc_server_drain(t->server, timeout_ns, on_drained, t);
+}
+
+struct keyspace *tenant_keyspace(struct tenant *t) {
+        return t->keyspace;
 }
 
 void tenant_get_figures(struct tenant *t, struct tenant_figures *ret) {

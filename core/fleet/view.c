@@ -24,7 +24,7 @@ static void visit_datastore(struct fleet_store *store,
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 const struct registry_record *record = assignment_record(a);
 
-                if (record && strcmp(record->datastore, store->name) == 0)
+                if (record && (strcmp(record->datastore, store->name) == 0 || migration_uses(a, store)))
                         used_by[n++] = a->name;
         }
         if (store->ds)
