@@ -565,6 +565,13 @@ static void set_log_level(struct grpc_call *call, struct bytes data) {
                 .on_message = function, .on_cancel = on_cancel                                                         \
         }
 
+#define TRANSFER(name, function)                                                                                       \
+        {                                                                                                              \
+                .path = "/stokehold.control.v1.Control/" name, .server_streaming = true,                               \
+                .user_size = sizeof(struct transferring), .on_message = function, .on_cancel = on_cancel,              \
+                .on_free = method_transfer_free                                                                        \
+        }
+
 static const struct grpc_method methods[] = {
         {.path = "/stokehold.control.v1.Control/MigrateTenant",
                 .server_streaming = true,
@@ -576,6 +583,11 @@ static const struct grpc_method methods[] = {
         METHOD("ShowMigration", method_show_migration),
         METHOD("AbortMigration", method_abort_migration),
         METHOD("UndoMigration", method_undo_migration),
+        TRANSFER("ImportTenant", method_import_tenant),
+        TRANSFER("ExportTenant", method_export_tenant),
+        TRANSFER("FinishTransfer", method_finish_transfer),
+        METHOD("AbortTransfer", method_abort_transfer),
+        METHOD("ListTransfers", method_list_transfers),
         METHOD("Status", status),
         METHOD("ListDrivers", list_drivers),
         METHOD("ListDatastores", list_datastores),

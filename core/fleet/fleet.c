@@ -121,6 +121,9 @@ static void on_settle(struct loop_task *task) {
                         tell_ready(fleet);
                 break;
         case FLEET_STOPPING:
+                if (!transfers_are_over(fleet))
+                        return;
+                transfers_done(fleet);
                 LIST_FOREACH(a, &fleet->assignments, entry)
                         if (a->busy || a->serving || a->reading || !migration_is_still(a))
                                 return;
@@ -535,6 +538,7 @@ void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdat
         loop_undefer(fleet->loop, &fleet->apply_task);
         answer_registry(fleet, -EAGAIN, "the daemon is being stopped");
         fleet_answer_reloads(fleet);
+        transfers_stop(fleet);
         LIST_FOREACH(a, &fleet->assignments, entry)
                 assignment_hurry(a); /* only stops now, and frees nothing */
         fleet_settle(fleet);

@@ -332,6 +332,15 @@ void fleet_apply_tenants(struct fleet *fleet);
 void assignment_update_manner(struct assignment *a);
 bool fleet_is_declared(const struct fleet *fleet, const char *name);
 
+/* transfers.c */
+struct fleet_transfer;
+/* All of them come to their end soon. */
+void transfers_stop(struct fleet *fleet);
+/* None of them has a thread. */
+bool transfers_are_over(const struct fleet *fleet);
+/* Forgets them; whoever waits is answered. */
+void transfers_done(struct fleet *fleet);
+
 /* ---- the fleet */
 
 enum fleet_stage {
@@ -395,6 +404,7 @@ struct fleet {
         unsigned n_movers;         /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
+        LIST_HEAD(, fleet_transfer) transfers; /* owned */
         LIST_HEAD(, fleet_store) stores;
         LIST_HEAD(, assignment) assignments;
         bool ready_told;
