@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "fleet/registry_migration.h"
 #include "fleet/uuid.h"
 
 static const char *const phase_names[] = {
@@ -38,6 +39,9 @@ struct registry_record *registry_record_copy(const struct registry_record *recor
         copy->source = copy_string(record->source);
         copy->host = copy_string(record->host);
         copy->host_name = copy_string(record->host_name);
+        copy->migration = registry_migration_copy(record->migration);
+        copy->previous = registry_previous_copy(record->previous);
+        copy->moved = registry_moved_copy(record->moved);
         return copy;
 }
 
@@ -49,6 +53,9 @@ void registry_record_free(struct registry_record *record) {
         free(record->source);
         free(record->host);
         free(record->host_name);
+        registry_migration_free(record->migration);
+        registry_previous_free(record->previous);
+        registry_moved_free(record->moved);
         free(record);
 }
 
@@ -70,6 +77,7 @@ char *registry_record_print(const struct registry_record *record, uint32_t forma
                 check(json_object_set_new(object, "recovery", json_string(recovery)) == 0 &&
                         json_object_set_new(object, "recoverAbove", json_integer(record->recover_above)) == 0);
         }
+        registry_moves_print(record, object);
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
         check(text);
         json_decref(object);
@@ -84,7 +92,7 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         const char *recovery = NULL;
         json_int_t quota, created, recover_above = 0;
         json_error_t problem;
-        int format, from_file;
+        int format, from_file, r;
 
         object = json_loadb((const char *)json.data, json.size, JSON_REJECT_DUPLICATES, &problem);
         if (!object)
@@ -128,6 +136,9 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         record->created = created;
         record->format = (uint32_t)format;
         record->recover_above = recover_above;
+        r = registry_moves_parse(object, record, reterr);
+        if (r < 0)
+                return r;
 
         *ret = steal(record);
         return 0;

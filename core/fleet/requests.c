@@ -78,6 +78,7 @@ struct assignment *fleet_assign(struct fleet *fleet, const char *name, const cha
         record->host_name = strdup("");
         check(record->name && record->datastore && record->source && record->host && record->host_name);
         uuid_make(record->incarnation);
+        memcpy(record->cluster, record->incarnation, 16);
         record->phase = REGISTRY_PROVISIONING;
         record->quota_bytes = quota_bytes;
         record->retain = retain;

@@ -291,6 +291,26 @@ static int read_limits(const struct node_reader *reader, const struct node_at *t
         return r;
 }
 
+static int read_migration(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
+        static const char *const known[] = {"retention", "bandwidth", "parallel", NULL};
+        struct node_at at;
+        int r;
+
+        r = node_mapping(reader, top, "migration", "migration", &at);
+        if (r < 0)
+                return r;
+        r = node_only(reader, &at, known, NULL);
+        if (r < 0)
+                return r;
+        r = node_duration(reader, &at, "retention", NULL, &s->migration.retention_ns);
+        if (r < 0)
+                return r;
+        r = node_size(reader, &at, "bandwidth", NULL, &s->migration.bandwidth_bytes);
+        if (r < 0)
+                return r;
+        return read_limit(reader, &at, "parallel", 1, 64, &s->migration.parallel);
+}
+
 static int read_memory(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
         const struct yaml_node *n = node_field(top, "memory");
         int r;
@@ -311,9 +331,10 @@ static int read_memory(const struct node_reader *reader, const struct node_at *t
 
 static int read_document(const struct node_reader *reader, const struct yaml_node *root, struct settings *s) {
         static const char *const known[] = {"paths", "control", "drivers", "shards", "cache", "memory", "log",
-                "metrics", "tenants", "limits", NULL};
+                "metrics", "tenants", "migration", "limits", NULL};
         static int (*const sections[])(const struct node_reader *, const struct node_at *, struct settings *) = {
-                read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_limits};
+                read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_migration,
+                read_limits};
         struct node_at top = {.node = root, .path = "", .line = root->line};
         uint64_t n = s->n_shards;
         int r;
@@ -420,6 +441,8 @@ int settings_load(const struct settings_options *options, struct settings **ret,
         if (s->memory_bytes && s->memory_bytes < LEAST_MEMORY)
                 s->memory_bytes = LEAST_MEMORY;
         s->socket_mode = 0660;
+        s->migration.retention_ns = 24 * 3600 * NSEC_PER_SEC;
+        s->migration.parallel = 2;
         s->limits.request_bytes = 1536 * 1024;
         s->limits.streams = 65536;
         s->limits.connections = 65536;
@@ -519,4 +542,7 @@ void settings_adopt(struct settings *running, struct settings *new) {
         running->idle_close_ns = new->idle_close_ns;
         running->quarantine_ns = new->quarantine_ns;
         running->socket_mode = new->socket_mode;
+        running->migration.retention_ns = new->migration.retention_ns;
+        running->migration.bandwidth_bytes = new->migration.bandwidth_bytes;
+        running->migration.parallel = new->migration.parallel;
 }

@@ -56,6 +56,12 @@ struct settings {
         mode_t socket_mode;           /* tenants.socketMode; 0660 */
 
         struct {
+                uint64_t retention_ns;    /* migration.retention: how long the source stays, sealed; 24 h; 0: it goes at once */
+                uint64_t bandwidth_bytes; /* migration.bandwidth: a second, all migrations together; 0: no limit */
+                uint32_t parallel;        /* migration.parallel: so many copy at a time; 2 */
+        } migration;
+
+        struct {
                 uint64_t request_bytes;  /* limits.requestBytes; 1.5 MiB */
                 uint32_t streams;        /* limits.streams: of one connection; 65536 */
                 uint32_t connections;    /* limits.connections: of one tenant; 65536 */
@@ -74,7 +80,7 @@ int settings_load(const struct settings_options *options, struct settings **ret,
 void settings_free(struct settings *settings);
 DEFINE_FREEP(settings)
 
-/* The names of the settings that differ, but cannot be changed while the daemon runs (all but log.*, tenants.*, drivers.experimental), with a comma between;
+/* The names of the settings that differ, but cannot be changed while the daemon runs (all but log.*, tenants.*, migration.*, drivers.experimental), with a comma between;
  * NULL: none. Owned by the caller. */
 char *settings_fixed_changes(const struct settings *old, const struct settings *new);
 /* Makes of running what new says where that can be changed while the daemon runs; the rest of running stays. */

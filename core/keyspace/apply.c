@@ -69,6 +69,9 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
                 break;
         case RECORD_CREATED:
         case RECORD_INSTALLED:
+        case RECORD_SEAL:
+        case RECORD_UNSEAL:
+        case RECORD_PIN:
                 break;
         }
 }

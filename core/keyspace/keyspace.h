@@ -11,7 +11,8 @@
  * The rooms behind this header: index.c (ordered keys with their versions), values.c (bounded cache), history.c (what
  * happened since compaction), txn.c (evaluates), commit.c (queue, batches, outcomes), barrier.c (linearizable reads), range.c,
  * watch.c, lease.c, alarm.c, hash.c, compact.c, load.c (opening, catching up, rebuilding), idle.c (closing what nobody uses), memory.c (the
- * budget of all keyspaces).
+ * budget of all keyspaces), pin.c, seal.c and switch.c (moving). Beside it: stream.h (reads a log for others), install.h (writes one),
+ * verify.h (compares).
  */
 
 #include <stokehold/driver.h>
@@ -68,6 +69,8 @@ extern const struct keyspace_limits keyspace_default_limits;
 struct keyspace_config {
         const char *name; /* the tenant's, copied */
         uint8_t incarnation[16];
+        /* What clients know it by comes from this, and stays through migrations; all zero: the incarnation. */
+        uint8_t cluster[16];
         uint8_t daemon[16];          /* this daemon's incarnation, for origins */
         struct datastore *datastore; /* borrowed */
         struct loop *loop;           /* borrowed */
@@ -90,6 +93,10 @@ struct keyspace_config {
         _Atomic uint32_t *opening;
         /* The keyspace's condition has changed: see keyspace_condition(). May be NULL. */
         void (*on_condition)(void *userdata);
+        /* A seal was read in its log (not one that keyspace_seal() here is about to tell of): from now on all is held, until an unseal of the
+         * same id is read or appended, or keyspace_switch(). The registry is to be asked what became of that migration. Comes again when the
+         * keyspace is opened anew, or another seal is read. May be NULL. */
+        void (*on_sealed)(void *userdata, const uint8_t id[16]);
         void *userdata;
 };
 
@@ -128,12 +135,19 @@ struct keyspace_status {
         uint64_t n_watchers;
         uint64_t n_leases;
         uint64_t n_alarms; /* that stand */
+        uint64_t n_pins;   /* that stand */
+        bool held;         /* writes and linearizable reads wait: by keyspace_hold(), a seal, or a switch under way */
+        bool sealed;       /* its log is, as far as it was read (`end`) */
+        bool switching;    /* keyspace_switch() is under way */
+        uint8_t seal_id[16];
+        uint64_t held_ns; /* for how long by now; 0: not held */
 };
 void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret);
 const char *keyspace_name(const struct keyspace *ks);
 const uint8_t *keyspace_incarnation(const struct keyspace *ks);
 struct loop *keyspace_loop(const struct keyspace *ks);
-/* What clients know it by, never 0: the cluster's id comes from the incarnation, the member's from the name beside it, so that all daemons
+struct datastore *keyspace_datastore(const struct keyspace *ks);
+/* What clients know it by, never 0: the cluster's id comes from config.cluster, the member's from the name beside it, so that all daemons
  * that serve it are one member. */
 uint64_t keyspace_cluster_id(const struct keyspace *ks);
 uint64_t keyspace_member_id(const struct keyspace *ks);
@@ -367,6 +381,78 @@ struct hash_call {
 };
 /* KEYSPACE_COMPACTED, KEYSPACE_FUTURE_REVISION. */
 void keyspace_hash(struct keyspace *ks, struct hash_call *call);
+
+/* ---- moving: pins, holds, seals, switches (pin.c, seal.c, switch.c) */
+
+/*
+ * A pin: while it stands, nothing is deleted from the datastore physically, by any daemon. Compactions go on and are answered (a
+ * physical one too), their deletions wait. A copy that begins once it stands (on_pinned) sees a log to which records are only added; what it
+ * misses was dead before. Renewed by itself, in the log where others write it too.
+ */
+struct pin;
+struct pin_config {
+        uint64_t ttl_ns; /* for how long others honour it when this daemon has gone; 0: 60 s; whole seconds */
+        /* It stands; the log ended so, at this revision, when it was asked for. Calls come on the loop. */
+        void (*on_pinned)(void *userdata, const struct stoke_end *end, int64_t revision);
+        /* It could not be renewed in time, or never came to stand: what was copied under it may be incomplete. It remains to be freed. */
+        void (*on_lost)(void *userdata, const char *reason);
+        void *userdata;
+};
+void keyspace_pin(struct keyspace *ks, const struct pin_config *config, struct pin **ret);
+/* Gives it up, and frees it; also in a log that the keyspace was switched to meanwhile. Before keyspace_close(). Takes NULL. */
+void keyspace_unpin(struct pin *pin);
+
+/*
+ * Holds calls: writes and linearizable reads (of leases, their keep-alives and ends too) wait, in order, up to their deadlines; then they
+ * get what etcd without a leader gives, and are never evaluated later. Serializable reads and watches go on. Counted: each hold needs its
+ * release. What is at the datastore already is answered as ever. A lease's time stands still meanwhile. A seal that was read holds by itself.
+ */
+void keyspace_hold(struct keyspace *ks);
+void keyspace_release_hold(struct keyspace *ks);
+
+/* Seals and unseals pass a hold. Both are repeated by themselves until they are certain, or the deadline is over (KEYSPACE_TIMEOUT,
+ * KEYSPACE_UNAVAILABLE: it may have happened, or happen still; only keyspace_unseal() of the same id makes that void). */
+struct seal_call {
+        struct keyspace_call call;
+        uint8_t id[16];     /* the migration's */
+        const char *target; /* keyspace_seal(): for people; borrowed until done; may be NULL */
+        /* Answered with KEYSPACE_OK. */
+        enum {
+                SEAL_STANDS, /* keyspace_seal(): the log is sealed under this id, and ends with `end` */
+                SEAL_OTHER,  /* keyspace_seal(): it is sealed under another id; nothing was done */
+                SEAL_VOID,   /* keyspace_seal(): this id's unseal was read: it can never seal again; nothing was done */
+                SEAL_UNSEALED, /* keyspace_unseal(): the unseal is in the log */
+        } outcome;
+        struct stoke_end end; /* the seal's, or the unseal's record */
+        int64_t revision;     /* the log's there: as of call.revision */
+};
+/* Appends the seal behind all that was begun before. From then on the keyspace is sealed, and all is held. */
+void keyspace_seal(struct keyspace *ks, struct seal_call *call);
+/* Appends an unseal of this id, whether or not its seal is seen (one that is still under way becomes stale), unless it is in the log already.
+ * Where it lifts the seal calls go on. */
+void keyspace_unseal(struct keyspace *ks, struct seal_call *call);
+
+/*
+ * Goes on in another datastore. Where the log there is the same one (a migration), all stays as it is: index, watches, leases, cached values;
+ * what is behind this keyspace's end is loaded from the target, and the calls that were held are answered there. An append whose outcome is not
+ * known yet is settled by what is in that log. Where it is another log (a restore) all is loaded anew; watches are cancelled as compacted where
+ * they must be, and go on where they can.
+ *
+ * What is under way at the old datastore is waited for (and hurried); an exclusive log is given back there, and taken at the target. One that is
+ * closed is opened there by its next call; one that is KEYSPACE_DROPPED or HISTORY_LOST may be opened again. A target that cannot be reached is
+ * tried again as any datastore is. One switch at a time; a later one replaces where to go as long as the first has not got there.
+ */
+struct keyspace_switch {
+        struct datastore *datastore; /* borrowed */
+        uint8_t incarnation[16];
+        bool other_log;              /* it is not this keyspace's log that is there */
+        struct keyspace_known known; /* other_log: what is known of it; else what is known stays */
+        /* It is there: 0: it serves, or is closed and will be opened there; -ESTALE: the log there is not this keyspace's (HISTORY_LOST);
+         * -ENOENT: there is none; -ECANCELED: it was closed meanwhile. May be NULL. */
+        void (*done)(void *userdata, int result, const char *reason);
+        void *userdata;
+};
+void keyspace_switch(struct keyspace *ks, const struct keyspace_switch *config);
 
 /* ---- watching */
 

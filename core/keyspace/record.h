@@ -18,10 +18,18 @@ enum record_kind {
         RECORD_KEEPALIVE = 4, /* lease */
         RECORD_REVOKE =
                 5, /* lease has ended. With its keys' tombstones: RECORD_REVOKE | STOKE_KIND_GROUPED, before them */
-        RECORD_MARK = 6,      /* create_revision: the revision compacted at */
-        RECORD_INSTALLED = 7, /* a migration, restore or clone ends here */
+        RECORD_MARK =
+                6, /* create_revision: the revision compacted at; version: 1: a pin stood, the deletions of the mark before are not complete */
+        RECORD_INSTALLED =
+                7, /* key: the id of the migration, restore, clone or import that ends here; lifts a seal before it */
         RECORD_ALARM = 8,     /* lease: the member's id; create_revision: the type; version: 1 raised, 0 disarmed */
         RECORD_RECOVERED = 9, /* key: the recovery's id. revision: from here on; all below was given up */
+        /* The log goes on elsewhere, or will. Nothing but an UNSEAL is appended behind it; the last of SEAL, UNSEAL of the same id, INSTALLED
+         * decides. Neither is ever deleted: an id that was unsealed can never seal again. */
+        RECORD_SEAL = 10,   /* key: the migration's id; value: where to, for people */
+        RECORD_UNSEAL = 11, /* key: the migration's id; of another id than the seal's it has no effect */
+        RECORD_PIN =
+                12, /* lease: the pin's id; version: TTL, seconds, 0: given up. Nothing is deleted while it stands */
         RECORD_PUT = STOKE_KIND_GROUPED | 1,
         RECORD_TOMBSTONE = STOKE_KIND_GROUPED | 2, /* create_revision and version are 0 */
         RECORD_REVOKE_GROUPED = STOKE_KIND_GROUPED | RECORD_REVOKE,
