@@ -12,20 +12,12 @@
 
 #include "base/log.h"
 #include "control/answer.h"
+#include "control/inside.h"
 #include "control/operation.h"
 #include "control/peer.h"
 #include "fleet/uuid.h"
 #include "rpc/listener.h"
 #include "rpc/protobuf.h"
-
-struct control {
-        struct control_config config;
-        struct peer_rules rules;
-        struct grpc_server *server;         /* owned */
-        struct listener *listener;          /* owned; NULL once closing */
-        struct operation_table *operations; /* owned */
-        uint64_t started_ns;
-};
 
 /* What a callback of the fleet needs to answer an operation. */
 struct answer {
@@ -49,7 +41,7 @@ static void answer_free(struct answer *answer) {
         free(answer);
 }
 
-static enum grpc_code code_of(int result) {
+enum grpc_code control_code(int result) {
         switch (result) {
         case -ENOENT:
                 return GRPC_NOT_FOUND;
@@ -64,8 +56,7 @@ static enum grpc_code code_of(int result) {
         }
 }
 
-/* The request, or NULL after the call was answered. */
-static void *enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+void *control_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
         enum peer_right needed) {
         struct control *control = grpc_call_server_userdata(call);
         void *request;
@@ -102,7 +93,7 @@ static void finish(struct operation *op, const void *message) {
 static bool refused(struct answer *answer, int result, const char *reason) {
         if (result >= 0)
                 return false;
-        operation_fail(answer->op, code_of(result), "%s", reason);
+        operation_fail(answer->op, control_code(result), "%s", reason);
         answer_free(answer);
         return true;
 }
@@ -154,7 +145,7 @@ static void status(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
         struct operation *op;
 
-        if (!enter(call, data, &stokehold__control__v1__status_request__descriptor, PEER_VIEW))
+        if (!control_enter(call, data, &stokehold__control__v1__status_request__descriptor, PEER_VIEW))
                 return;
         op = begin(call, "", data);
         if (op)
@@ -164,7 +155,7 @@ static void status(struct grpc_call *call, struct bytes data) {
 static void list_drivers(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
 
-        if (!enter(call, data, &stokehold__control__v1__list_drivers_request__descriptor, PEER_VIEW))
+        if (!control_enter(call, data, &stokehold__control__v1__list_drivers_request__descriptor, PEER_VIEW))
                 return;
         grpc_call_reply(call, protobuf_pack(&answer_drivers(control->config.fleet, grpc_call_arena(call))->base));
 }
@@ -175,7 +166,7 @@ static void list_datastores(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ListDatastoresResponse *response;
         cleanup(freep) char *text = NULL;
 
-        request = enter(call, data, &stokehold__control__v1__list_datastores_request__descriptor, PEER_VIEW);
+        request = control_enter(call, data, &stokehold__control__v1__list_datastores_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         response = answer_datastores(control->config.fleet, request->name, grpc_call_arena(call));
@@ -208,7 +199,7 @@ static void list_tenants(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ListTenantsRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__list_tenants_request__descriptor, PEER_VIEW);
+        request = control_enter(call, data, &stokehold__control__v1__list_tenants_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -256,7 +247,7 @@ static void check_datastore(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__CheckDatastoreRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__check_datastore_request__descriptor, PEER_VIEW);
+        request = control_enter(call, data, &stokehold__control__v1__check_datastore_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -288,7 +279,7 @@ static void on_tenant_created(void *userdata, int result, const char *reason) {
 
         /* Recorded, but not (yet) served: the tenant itself says why. */
         if (result < 0 && (result != -EAGAIN || !exists(answer->control, answer->name))) {
-                operation_fail(answer->op, code_of(result), "%s", reason);
+                operation_fail(answer->op, control_code(result), "%s", reason);
                 answer_free(answer);
                 return;
         }
@@ -304,7 +295,7 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
         struct fleet_create create;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__create_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__create_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -338,7 +329,7 @@ static void delete_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__DeleteTenantRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__delete_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__delete_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -367,7 +358,7 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__RecoverTenantRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__recover_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__recover_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -401,7 +392,7 @@ static void resume_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ResumeTenantRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__resume_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__resume_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -427,7 +418,7 @@ static void reload(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ReloadRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -449,7 +440,7 @@ static void claim_datastore(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ClaimDatastoreRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__claim_datastore_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__claim_datastore_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -471,7 +462,7 @@ static void recover_registry(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__RecoverRegistryRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__recover_registry_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__recover_registry_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -502,7 +493,7 @@ static void finalize_upgrade(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__FinalizeUpgradeRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__finalize_upgrade_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__finalize_upgrade_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -518,7 +509,7 @@ static void set_log_level(struct grpc_call *call, struct bytes data) {
         enum log_level level;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__set_log_level_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__set_log_level_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -558,6 +549,7 @@ static const struct grpc_method methods[] = {
         METHOD("RecoverRegistry", recover_registry),
         METHOD("FinalizeUpgrade", finalize_upgrade),
         METHOD("SetLogLevel", set_log_level),
+        CONTROL_FILES_METHODS,
 };
 
 static const struct grpc_service service = {

@@ -35,6 +35,8 @@ enum ctl_option {
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
         OPTION_ENFORCE = 1 << 10,
+        OPTION_FORCE = 1 << 11,
+        OPTION_OVER = 1 << 12,
 };
 
 struct ctl {
@@ -44,7 +46,7 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
-        bool retain, yes, keep_data, accept_loss, enforce;
+        bool retain, yes, keep_data, accept_loss, enforce, force, over;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -69,6 +71,7 @@ struct ctl_command {
 extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
+extern const struct ctl_command ctl_commands_backup[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

@@ -15,7 +15,8 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
+        ctl_commands_backup};
 
 /* ---- help */
 
@@ -32,6 +33,10 @@ static void print_options(unsigned options) {
                 puts("  --accept-loss      go on although acknowledged writes may be gone");
         if (options & OPTION_ENFORCE)
                 puts("  --enforce          put these definitions in force where other daemons have others");
+        if (options & OPTION_FORCE)
+                puts("  --force            replace a file that is there");
+        if (options & OPTION_OVER)
+                puts("  --over             replace what the tenant has now");
         if (options & OPTION_YES)
                 puts("  -y, --yes          do not ask");
         if (options & OPTION_FORMAT)
@@ -100,6 +105,8 @@ enum {
         LONG_KEEP_DATA,
         LONG_ACCEPT_LOSS,
         LONG_ENFORCE,
+        LONG_FORCE,
+        LONG_OVER,
 };
 
 static const struct option long_options[] = {
@@ -115,6 +122,8 @@ static const struct option long_options[] = {
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
         {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
         {"enforce", no_argument, NULL, LONG_ENFORCE},
+        {"force", no_argument, NULL, LONG_FORCE},
+        {"over", no_argument, NULL, LONG_OVER},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -188,6 +197,14 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_ENFORCE;
                         ctl->enforce = true;
                         break;
+                case LONG_FORCE:
+                        line->options |= OPTION_FORCE;
+                        ctl->force = true;
+                        break;
+                case LONG_OVER:
+                        line->options |= OPTION_OVER;
+                        ctl->over = true;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -243,6 +260,10 @@ static const char *option_name(unsigned option) {
                 return "--accept-loss";
         case OPTION_ENFORCE:
                 return "--enforce";
+        case OPTION_FORCE:
+                return "--force";
+        case OPTION_OVER:
+                return "--over";
         }
         return "?";
 }

@@ -37,6 +37,7 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->owner = crash_table_enter(fleet->crashes, name);
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
+        LIST_INIT(&a->copies);
 
         LIST_FOREACH(other, &fleet->assignments, entry) {
                 if (strcmp(other->name, name) > 0)

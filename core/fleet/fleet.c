@@ -33,7 +33,7 @@ static bool store_is_held(const struct fleet_store *store) {
         LIST_FOREACH(a, &store->fleet->assignments, entry)
                 if (a->store == store)
                         return true;
-        return false;
+        return copying_holds(store->fleet, store);
 }
 
 static void close_leaving(struct fleet *fleet) {

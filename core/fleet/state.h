@@ -7,6 +7,7 @@
 
 #include <sys/queue.h>
 
+#include "fleet/copying.h"
 #include "fleet/crash.h"
 #include "fleet/definition.h"
 #include "fleet/fleet.h"
@@ -179,6 +180,9 @@ struct assignment {
         uint8_t served[16], served_recovery[16]; /* the incarnation that is, and its recovery */
         struct tenant_figures last;              /* written by the shard while it is being stopped */
         struct fleet_store *store;               /* borrowed, while served or while a job runs */
+
+        struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
+        bool copies_waited_for;     /* a step waits for their end */
 
         struct loop_timer retry;
         unsigned n_failures;
@@ -357,6 +361,7 @@ struct fleet {
         bool has_copy;
         struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
         struct loop_timer copy_timer, copy_start_timer;
+        struct throttle *throttle; /* owned: of all that is copied */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
         LIST_HEAD(, fleet_store) stores;

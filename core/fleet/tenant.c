@@ -260,6 +260,10 @@ void tenant_close(struct tenant *t, uint64_t timeout_ns, void (*done)(void *user
         grpc_server_drain(t->server, timeout_ns, on_drained, t);
 }
 
+struct keyspace *tenant_keyspace(struct tenant *t) {
+        return t->keyspace;
+}
+
 void tenant_get_figures(struct tenant *t, struct tenant_figures *ret) {
         const char *address = t->remote ? listener_address(t->remote) : NULL;
         struct keyspace_status status;

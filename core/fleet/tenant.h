@@ -57,6 +57,8 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
 /* Listens no more, drains (calls may end within timeout_ns), closes the keyspace, frees the tenant, then calls done. */
 void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata);
 
+struct keyspace *tenant_keyspace(struct tenant *tenant);
+
 struct tenant_figures {
         enum keyspace_condition condition;
         char reason[256];     /* "" or why it is not serving, or serves not all */
