@@ -12,6 +12,8 @@
  * What is deleted while it is read. Records of a log are deleted singly, once they are dead; a stream that is read meanwhile may miss a tombstone
  * that it needs. Either the log is pinned for as long as it is read (keyspace_pin(), config.pinned), or the stream ends with -EAGAIN when it
  * meets a compaction's mark behind the end that it found at its beginning: then all of it is void, and to be begun again.
+ *
+ * It is freed before its datastore is closed.
  */
 
 #include <stokehold/driver.h>
@@ -22,7 +24,7 @@
 struct stream;
 struct arena;
 
-/* ---- a limit of bytes a second that any number of streams share. Any thread. */
+/* ---- a limit of bytes a second that any number of streams share (throttle.c). Any thread. */
 
 struct throttle;
 /* bytes_per_second 0: none. */
@@ -60,8 +62,10 @@ struct stream_config {
         uint8_t installation[16];
         struct loop *loop; /* borrowed; runs until stream_free() and what that waits for are done */
         uint64_t after;    /* seq: what is behind it is read; 0: all */
-        bool with_values;  /* without, value is NULL and value_size what is stored */
-        bool follow;       /* goes on with what is appended, until stream_finish() */
+        uint64_t
+                upto; /* seq: nothing behind it is read, and it must be there (an installation: always given); 0: to the log's end */
+        bool with_values; /* without, value is NULL and value_size what is stored */
+        bool follow;      /* goes on with what is appended, until stream_finish() */
         bool pinned; /* nothing is deleted physically while it is read: marks behind the end are records like any other */
         bool acquire; /* exclusive drivers: takes the log before it reads, gives it back at its end. Offline; else whoever serves it has it */
         size_t ahead_bytes;        /* keys and values that wait for the consumer; 0: 4 MiB */

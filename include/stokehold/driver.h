@@ -32,6 +32,7 @@
  * ABI changelog
  *   1.0  first version
  *   1.1  scoped; ends may run beside other functions on the same keyspace
+ *   1.2  read
  */
 
 #include <stdbool.h>
@@ -44,7 +45,7 @@ extern "C" {
 
 #define STOKE_DRIVER_MAGIC UINT64_C(0x73746f6b65647276) /* "stokedrv" */
 #define STOKE_ABI_MAJOR 1                               /* must be equal */
-#define STOKE_ABI_MINOR 1 /* grows by appending to structures; look at their size member */
+#define STOKE_ABI_MINOR 2 /* grows by appending to structures; look at their size member */
 #define STOKE_DRIVER_SYMBOL "stoke_driver"
 #define STOKE_EXPORT __attribute__((__visibility__("default")))
 
@@ -198,6 +199,15 @@ struct stoke_compact {
         size_t n_seqs;
 };
 
+struct stoke_read {
+        size_t size;
+        const uint8_t
+                *installation; /* 16 bytes: what was fed under this id, begun and not committed; NULL: the keyspace */
+        uint64_t after, upto;  /* seqs: those behind after, up to upto */
+        uint32_t n_most;       /* records */
+        bool with_values;      /* false: the driver may leave values out */
+};
+
 enum stoke_maturity { STOKE_STABLE = 0, STOKE_EXPERIMENTAL = 1 };
 
 enum stoke_capability {
@@ -327,6 +337,14 @@ struct stoke_driver {
          * values, append, ends (of that one keyspace), compact and server_limits run on sessions connected with the keyspace as their scope;
          * everything else on the store's own. Any thread; reaches nothing; the same answer for as long as the store is open. */
         bool (*scoped)(struct stoke_store *store);
+
+        /* Optional, since 1.2, and needed wherever a keyspace is to be moved, backed up or cloned: visits records of a part of the log, in
+         * order, whatever holes are in it; a group may be cut, as the host chose the part. A long log is read in many such calls, each well
+         * below a second. It sees all that was appended before the last ends() whose answer was upto or beyond. On the session that load would
+         * have (an installation: on the store's own). STOKE_MISSING (no such keyspace, or installation), STOKE_STOPPED. */
+        int (*read)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_read *read,
+                struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record),
+                void *userdata);
 };
 
 #ifdef __cplusplus

@@ -165,4 +165,5 @@ const struct stoke_driver stoke_driver = {
         .install_abort = my_install_abort,
         .server_limits = my_server_limits,
         .scoped = my_scoped,
+        .read = my_read,
 };

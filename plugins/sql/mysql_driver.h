@@ -222,6 +222,8 @@ int my_stat(struct stoke_session *session, const struct stoke_keyspace *keyspace
 int my_load(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_end *after,
         bool with_values, struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record),
         void *userdata, struct stoke_end *ret_end);
+int my_read(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_read *read,
+        struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record), void *userdata);
 int my_values(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint64_t *seqs, size_t n_seqs,
         struct stoke_call *call, int (*visit)(void *userdata, uint64_t seq, const void *data, size_t size),
         void *userdata);

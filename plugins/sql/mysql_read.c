@@ -39,14 +39,17 @@ struct load {
         void *userdata;
         struct sql_loading loading;
         bool begun;
-        uint64_t last; /* what is behind it is not looked at */
+        uint64_t last;     /* what is behind it is not looked at */
+        const char *table; /* of the place */
+        bool part;         /* each row says whether the server takes writes: nothing may be missing in the middle */
+        unsigned n_most;   /* rows of a page */
 };
 
 static int on_row(struct load *l, MYSQL_ROW row, const unsigned long *sizes) {
         struct stoke_record record;
         int r;
 
-        if (!l->begun && my_number(row[10]) == 0)
+        if ((!l->begun || l->part) && my_number(row[10]) == 0)
                 return demoted(l->session, l->call);
         r = my_row_read(row, sizes, l->with_values, &record, l->call);
         if (r < 0)
@@ -75,11 +78,11 @@ static int load_page(struct load *l, size_t *ret_n) {
         *ret_n = 0;
         my_text_reset(text);
         /* The first row of the first page is the record that the host knows. */
-        my_text_format(text, "SELECT %s%s FROM ", columns, l->begun ? "" : ", " MY_WRITABLE);
-        add_table(text, l->place);
-        my_text_format(text, " WHERE seq %s %llu AND seq <= %llu ORDER BY seq LIMIT %d",
+        my_text_format(text, "SELECT %s%s FROM ", columns, l->begun && !l->part ? "" : ", " MY_WRITABLE);
+        my_text_table(text, l->place->database, l->table);
+        my_text_format(text, " WHERE seq %s %llu AND seq <= %llu ORDER BY seq LIMIT %u",
                 l->begun ? ">" : ">=", (unsigned long long)(l->begun ? l->loading.end.seq : l->after->seq),
-                (unsigned long long)l->last, PAGE);
+                (unsigned long long)l->last, l->n_most);
         r = my_stream(l->session, l->call, &stream);
         if (r < 0)
                 return missing_or(l->session, r);
@@ -137,7 +140,9 @@ int my_load(struct stoke_session *session, const struct stoke_keyspace *keyspace
                 .after = after,
                 .with_values = with_values,
                 .visit = visit,
-                .userdata = userdata};
+                .userdata = userdata,
+                .table = place.table,
+                .n_most = PAGE};
         size_t n = PAGE;
         int r;
 
@@ -157,6 +162,37 @@ int my_load(struct stoke_session *session, const struct stoke_keyspace *keyspace
         }
         if (r == 0)
                 *ret_end = l.loading.end;
+        return my_end(session, r);
+}
+
+/* ---- a part of it */
+
+/* In one statement; what can be asked for has been told as the log's end, and is settled. */
+int my_read(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_read *read,
+        struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record), void *userdata) {
+        const struct stoke_end after = {.seq = read->after};
+        struct my_place place;
+        struct load l = {.session = session,
+                .call = call,
+                .place = &place,
+                .after = &after,
+                .with_values = read->with_values,
+                .visit = visit,
+                .userdata = userdata,
+                .loading.end.seq = read->after,
+                .last = read->upto < INT64_MAX ? read->upto : INT64_MAX,
+                .table = read->installation ? place.installing : place.table,
+                .n_most = read->n_most};
+        size_t n;
+        int r;
+
+        r = my_place(session->store, keyspace, read->installation, &place, call);
+        if (r == 0)
+                r = my_begin(session, read->installation != NULL, call);
+        if (r < 0)
+                return r;
+        l.begun = l.part = true; /* nothing is known of the record at `after` */
+        r = load_page(&l, &n);
         return my_end(session, r);
 }
 

@@ -217,4 +217,5 @@ const struct stoke_driver stoke_driver = {
         .install_abort = pg_install_abort,
         .server_limits = pg_server_limits,
         .scoped = pg_scoped,
+        .read = pg_read,
 };

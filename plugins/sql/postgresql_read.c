@@ -116,6 +116,40 @@ int pg_load(struct stoke_session *session, const struct stoke_keyspace *keyspace
         return pg_end(session, r);
 }
 
+/* ---- a part of it */
+
+int pg_read(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_read *read,
+        struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record), void *userdata) {
+        struct loading l = {.state.end.seq = read->after,
+                .begun = true,
+                .with_values = read->with_values,
+                .call = call,
+                .visit = visit,
+                .userdata = userdata};
+        char table[PG_TABLE_TEXT], *sql = NULL;
+        struct pg *pg = NULL;
+        int r;
+
+        r = pg_begin(session, keyspace, call);
+        if (r < 0)
+                return r;
+        pg_table(keyspace, read->installation != NULL, table);
+        r = asprintf(&sql,
+                    "COPY (SELECT seq, revision, kind, create_revision, version, lease, origin, hash, \"key\", %s FROM %s "
+                    "WHERE seq > %" PRIu64 " AND seq <= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq LIMIT %" PRIu32
+                    ") TO STDOUT (FORMAT binary)",
+                    l.with_values ? "value" : "octet_length(value)::int8", table,
+                    read->after < INT64_MAX ? read->after : INT64_MAX, read->upto < INT64_MAX ? read->upto : INT64_MAX,
+                    read->n_most) > 0
+                ? pg_place(session, keyspace, call, &pg)
+                : -ENOMEM;
+        if (r == 0)
+                r = pg_missing(session, pg, table, pg_copy(session, pg, call, sql, SQL_N_COLUMNS, on_row, &l), call);
+        free(sql);
+        pg_release(session, pg);
+        return pg_end(session, r);
+}
+
 /* ---- values */
 
 struct valuing {

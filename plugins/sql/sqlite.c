@@ -154,4 +154,5 @@ const struct stoke_driver stoke_driver = {
         .install_feed = sqlite_install_feed,
         .install_commit = sqlite_install_commit,
         .install_abort = sqlite_install_abort,
+        .read = sqlite_read,
 };

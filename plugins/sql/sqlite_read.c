@@ -101,6 +101,54 @@ out:
         return r;
 }
 
+/* Of an installation that is held: what was fed. */
+static int begin_read(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint8_t *id,
+        struct stoke_call *call, struct file **ret) {
+        int r;
+
+        if (!id)
+                return sqlite_file_begin_acquired(session, keyspace, call, ret);
+        r = sqlite_begin_call(session, call);
+        if (r == 0)
+                r = sqlite_file_begin(session, keyspace, id, call, ret);
+        return r == 0 && !*ret ? STOKE_MISSING : r;
+}
+
+int sqlite_read(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_read *read,
+        struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record), void *userdata) {
+        sqlite3_stmt *stmt = NULL;
+        struct file *file;
+        uint32_t n = 0;
+        int rc = SQLITE_DONE, r;
+
+        r = begin_read(session, keyspace, read->installation, call, &file);
+        if (r != 0)
+                return r;
+        r = sqlite_file_statement(file, read->with_values ? SQL_LOAD : SQL_LOAD_KEYS, call, &stmt);
+        if (r == 0)
+                sqlite3_bind_int64(stmt, 1, (sqlite3_int64)read->after);
+        while (r == 0 && n < read->n_most && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+                struct stoke_record record;
+
+                r = read_row(stmt, read->with_values, &record, call);
+                if (r == 0 && record.seq > read->upto)
+                        break;
+                if (r == 0 && visit(userdata, &record))
+                        r = STOKE_STOPPED;
+                n++;
+                if (n % 256 == 0 && (sql_expired(call) || atomic_load(&session->interrupted))) {
+                        rc = SQLITE_INTERRUPT;
+                        break;
+                }
+        }
+        if (r == 0 && rc != SQLITE_DONE && rc != SQLITE_ROW)
+                r = sqlite_fail(file->db, rc, session, call);
+        if (stmt)
+                sqlite3_reset(stmt);
+        sqlite_file_finish(file);
+        return r;
+}
+
 int sqlite_values(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint64_t *seqs,
         size_t n_seqs, struct stoke_call *call,
         int (*visit)(void *userdata, uint64_t seq, const void *data, size_t size), void *userdata) {

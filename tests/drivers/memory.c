@@ -262,6 +262,42 @@ static int memory_load(struct stoke_session *session, const struct stoke_keyspac
         return r;
 }
 
+static int memory_read(struct stoke_session *session, const struct stoke_keyspace *keyspace,
+        const struct stoke_read *read, struct stoke_call *call,
+        int (*visit)(void *userdata, const struct stoke_record *record), void *userdata) {
+        struct entry *copies;
+        struct log *log;
+        size_t first, n;
+        int r = memory_begin(session, call, MEMORY_READ);
+
+        if (r != 0)
+                return r;
+        if (memory_chance(session->instance, session->instance->faults.fail_load))
+                return memory_finish(session, memory_fail(call, -EIO, "failed by chance"));
+        log = memory_find(session->instance, keyspace, !read->installation);
+        if (!log || (read->installation && memcmp(log->id, read->installation, 16) != 0))
+                return memory_finish(session, STOKE_MISSING);
+        first = memory_position(log, read->after + 1);
+        n = memory_position(log, read->upto + 1) - first;
+        if (n > read->n_most)
+                n = read->n_most;
+        copies = calloc(n + 1, sizeof(*copies));
+        if (!copies)
+                abort();
+        for (size_t k = 0; k < n; k++)
+                copies[k] = memory_entry_copy(&log->entries[first + k].record);
+        memory_finish(session, 0);
+        for (size_t k = 0; k < n; k++) {
+                if (!read->with_values)
+                        copies[k].record.value = NULL;
+                if (r == 0 && visit(userdata, &copies[k].record))
+                        r = STOKE_STOPPED;
+                memory_entry_done(&copies[k]);
+        }
+        free(copies);
+        return r;
+}
+
 static int memory_values(struct stoke_session *session, const struct stoke_keyspace *keyspace, const uint64_t *seqs,
         size_t n_seqs, struct stoke_call *call,
         int (*visit)(void *userdata, uint64_t seq, const void *data, size_t size), void *userdata) {
@@ -477,4 +513,5 @@ const struct stoke_driver stoke_driver = {
         .install_feed = memory_install_feed,
         .install_commit = memory_install_commit,
         .install_abort = memory_install_abort,
+        .read = memory_read,
 };

@@ -32,6 +32,10 @@ enum memory_function {
         MEMORY_APPEND,
         MEMORY_ENDS,
         MEMORY_COMPACT,
+        MEMORY_READ,
+        MEMORY_FEED,
+        MEMORY_COMMIT,
+        MEMORY_ABORT,
         MEMORY_N_FUNCTIONS
 };
 
@@ -53,6 +57,8 @@ bool memory_in_limbo(const char *instance, const char *keyspace);
 bool memory_land(const char *instance, const char *keyspace);
 /* Cuts the last n records off (a replica that lagged behind was promoted). */
 void memory_forget(const char *instance, const char *keyspace, size_t n);
+/* The same of an installation that is not committed (the server crashed, and had not synced them). */
+void memory_lose(const char *instance, const char *keyspace, size_t n);
 /* Replaces the origin of the last record (another history of the same length). */
 void memory_fork(const char *instance, const char *keyspace);
 /* How often a function was called. */

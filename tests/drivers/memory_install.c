@@ -46,7 +46,7 @@ int memory_install_feed(struct stoke_session *session, const struct stoke_keyspa
 
         r = memory_check_records(records, n_records, call);
         if (r == 0)
-                r = memory_begin(session, call, MEMORY_N_FUNCTIONS);
+                r = memory_begin(session, call, MEMORY_FEED);
         if (r != 0)
                 return r;
         r = install(session, keyspace, id, call, &log);
@@ -62,7 +62,7 @@ int memory_install_commit(struct stoke_session *session, const struct stoke_keys
         const struct stoke_record *last, struct stoke_call *call) {
         struct instance *i = session->instance;
         struct log *log;
-        int r = memory_begin(session, call, MEMORY_N_FUNCTIONS);
+        int r = memory_begin(session, call, MEMORY_COMMIT);
 
         if (r != 0)
                 return r;
@@ -87,7 +87,7 @@ int memory_install_abort(struct stoke_session *session, const struct stoke_keysp
         struct instance *i = session->instance;
         const struct ended *ended;
         struct log *log;
-        int r = memory_begin(session, call, MEMORY_N_FUNCTIONS);
+        int r = memory_begin(session, call, MEMORY_ABORT);
 
         if (r != 0)
                 return r;

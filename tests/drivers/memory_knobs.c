@@ -101,6 +101,17 @@ void memory_forget(const char *name, const char *keyspace, size_t n) {
         pthread_mutex_unlock(&i->mutex);
 }
 
+void memory_lose(const char *name, const char *keyspace, size_t n) {
+        struct instance *i = memory_instance_get(name);
+
+        pthread_mutex_lock(&i->mutex);
+        for (struct log *log = i->logs; log; log = log->next)
+                if (!log->live && strcmp(log->name, keyspace) == 0)
+                        for (; n > 0 && log->n_entries > 0; n--)
+                                memory_entry_done(&log->entries[--log->n_entries]);
+        pthread_mutex_unlock(&i->mutex);
+}
+
 void memory_fork(const char *name, const char *keyspace) {
         struct instance *i = memory_instance_get(name);
         struct log *log;

@@ -71,25 +71,29 @@ void engine_create(struct engine *e, const char *name) {
         assert_int_equal(create.job.result, 0);
 }
 
-void engine_open(struct engine *e, const struct stoke_driver *driver, const char *const *settings, size_t cache_bytes) {
+struct datastore *engine_datastore(struct engine *e, const char *const *settings) {
         struct stoke_setting list[8];
-        struct datastore_config config = {.name = "test", .settings = list};
+        struct datastore_config config = {.name = "test", .settings = list, .plugin = &e->plugin};
         cleanup(error_done) struct error err = {};
-        size_t n = 0;
+        struct datastore *ds = NULL;
 
+        for (; settings[config.n_settings * 2]; config.n_settings++)
+                list[config.n_settings] =
+                        (struct stoke_setting){settings[config.n_settings * 2], settings[config.n_settings * 2 + 1]};
+        if (datastore_open(&config, &ds, &err) < 0)
+                fail_msg("%s", error_text(&err));
+        return ds;
+}
+
+void engine_open(struct engine *e, const struct stoke_driver *driver, const char *const *settings, size_t cache_bytes) {
         if (getenv("STOKEHOLD_TEST_LOG"))
                 log_set_level(LOG_LEVEL_DEBUG);
         else
                 log_set_level(LOG_LEVEL_ERROR);
-        for (; settings[n * 2]; n++)
-                list[n] = (struct stoke_setting){settings[n * 2], settings[n * 2 + 1]};
-        config.n_settings = n;
         e->plugin = (struct plugin){.driver = driver, .allowed = true};
-        config.plugin = &e->plugin;
         assert_int_equal(loop_new("test", &e->loop), 0);
         e->cache = value_cache_new(cache_bytes, e->memory, e->loop);
-        if (datastore_open(&config, &e->datastore, &err) < 0)
-                fail_msg("%s", error_text(&err));
+        e->datastore = engine_datastore(e, settings);
         memset(e->incarnation, 7, sizeof(e->incarnation));
 
         engine_create(e, "t");
