@@ -32,6 +32,12 @@ void control_backup_tenant(struct grpc_call *call, struct bytes data);
 void control_backup_cancel(struct grpc_call *call);
 void control_backup_drained(struct grpc_call *call);
 void control_backup_free(struct grpc_call *call);
+/* restore.c */
+void control_restore_tenant(struct grpc_call *call, struct bytes data);
+void control_restore_end(struct grpc_call *call);
+void control_restore_cancel(struct grpc_call *call);
+void control_restore_free(struct grpc_call *call);
+
 #define CONTROL_FILES_METHODS                                                                                          \
         {.path = "/stokehold.control.v1.Control/BackupTenant",                                                         \
                 .server_streaming = true,                                                                              \
@@ -39,4 +45,12 @@ void control_backup_free(struct grpc_call *call);
                 .on_message = control_backup_tenant,                                                                   \
                 .on_cancel = control_backup_cancel,                                                                    \
                 .on_drained = control_backup_drained,                                                                  \
-                .on_free = control_backup_free}
+                .on_free = control_backup_free},                                                                       \
+        {.path = "/stokehold.control.v1.Control/RestoreTenant",                                                        \
+                .client_streaming = true,                                                                              \
+                .server_streaming = true,                                                                              \
+                .user_size = CONTROL_USER_SIZE,                                                                        \
+                .on_message = control_restore_tenant,                                                                  \
+                .on_half_close = control_restore_end,                                                                  \
+                .on_cancel = control_restore_cancel,                                                                   \
+                .on_free = control_restore_free}

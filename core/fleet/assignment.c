@@ -56,7 +56,7 @@ void assignment_free(struct assignment *a) {
 
         if (!a)
                 return;
-        check(!a->busy && !a->serving);
+        check(!a->busy && !a->serving && !a->installing);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
         while ((waiter = STAILQ_FIRST(&a->waiters))) {
@@ -348,6 +348,11 @@ static struct fleet_store *safe_store_of(struct assignment *a) {
 
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
+        if (a->record->phase == REGISTRY_INSTALLING) {
+                if (a->want_delete)
+                        (void)installing_is_over(a, "the tenant was deleted");
+                return;
+        }
         if (a->want_delete) {
                 /* Leaving the data after all is the way out where the datastore cannot be reached. */
                 if (a->record->phase == REGISTRY_DELETING && (a->record->retain || !a->want_retain))
@@ -472,6 +477,8 @@ void assignment_step(struct assignment *a) {
                 return;
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
+                if (!installing_is_over(a, "the daemon is being stopped"))
+                        return;
                 if (a->serving)
                         assignment_stop(a);
                 else
@@ -493,6 +500,8 @@ void assignment_step(struct assignment *a) {
                 return;
         }
         if (a->gone) {
+                if (!installing_is_over(a, "another daemon has removed it"))
+                        return;
                 farewell(a);
                 return;
         }
@@ -548,6 +557,10 @@ void assignment_step(struct assignment *a) {
                         if (store)
                                 submit(a, store, a->record->incarnation, run_drop, on_job_done);
                 } else
+                        write_record(a, true);
+                break;
+        case REGISTRY_INSTALLING:
+                if (installing_step(a))
                         write_record(a, true);
                 break;
         }

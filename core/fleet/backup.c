@@ -5,6 +5,7 @@
  * is posted back; an errand closes the tap; done. Cancelling makes the step that runs end early, and goes the same way.
  */
 
+#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 

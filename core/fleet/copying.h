@@ -7,6 +7,8 @@
 
 #include <sys/queue.h>
 
+#include "base/macro.h"
+
 struct assignment;
 struct fleet;
 struct fleet_store;

@@ -122,7 +122,7 @@ static void on_settle(struct loop_task *task) {
                 break;
         case FLEET_STOPPING:
                 LIST_FOREACH(a, &fleet->assignments, entry)
-                        if (a->busy || a->serving)
+                        if (a->busy || a->serving || a->installing)
                                 return;
                 for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
                         following = LIST_NEXT(a, entry);
