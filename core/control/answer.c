@@ -50,7 +50,7 @@ static char *joined(struct arena *arena, const char *a, const char *b) {
         return s;
 }
 
-static char *time_text(struct arena *arena, int64_t seconds) {
+char *answer_time(struct arena *arena, int64_t seconds) {
         char *s = take(arena, TIME_SIZE);
         time_t t = (time_t)seconds;
         struct tm tm;
@@ -119,7 +119,7 @@ static void add_conditions(
                 c->status = text(arena, fleet_condition_status_name(view->conditions[i]->status));
                 c->reason = text(arena, view->conditions[i]->reason);
                 c->message = text(arena, view->conditions[i]->message);
-                c->last_transition_time = time_text(arena, view->conditions[i]->since);
+                c->last_transition_time = answer_time(arena, view->conditions[i]->since);
                 d->conditions[i] = c;
                 conditions[i] = (struct definition_condition){
                         c->type, c->status, c->reason, c->message, c->last_transition_time};
@@ -258,7 +258,7 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->n_leases = f->n_leases;
         t->memory_bytes = f->bytes_memory;
         t->deletion_policy = (char *)(view->retain ? "Retain" : "Delete");
-        t->created = time_text(arena, view->created);
+        t->created = answer_time(arena, view->created);
         t->uid_allow = peers_text(arena, view);
         t->host = text(arena, view->host_name);
         t->elsewhere = view->is_elsewhere;
@@ -348,7 +348,7 @@ static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
         d->version = text(list->arena, view->version);
         d->oldest_format = view->formats.oldest;
         d->current_format = view->formats.current;
-        d->since = time_text(list->arena, view->since);
+        d->since = answer_time(list->arena, view->since);
         d->n_tenants_serving = view->n_serving;
         d->self = view->is_self;
         add(list, d);
@@ -379,7 +379,7 @@ void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *
         response->current_format = summary.formats.current;
         response->definitions_generation = summary.definitions_generation;
         response->copy_revision = summary.copy_revision;
-        response->copy_saved = time_text(arena, summary.copy_saved);
+        response->copy_saved = answer_time(arena, summary.copy_saved);
         fleet_each_daemon(fleet, on_daemon, &daemons);
         response->n_daemons = daemons.n_items;
         response->daemons = (Stokehold__Control__V1__Daemon **)daemons.items;

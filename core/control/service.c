@@ -13,20 +13,12 @@
 #include "base/log.h"
 #include "control/answer.h"
 #include "control/method.h"
+#include "control/inside.h"
 #include "control/operation.h"
 #include "control/peer.h"
 #include "fleet/uuid.h"
 #include "rpc/listener.h"
 #include "rpc/protobuf.h"
-
-struct control {
-        struct control_config config;
-        struct peer_rules rules;
-        struct grpc_server *server;         /* owned */
-        struct listener *listener;          /* owned; NULL once closing */
-        struct operation_table *operations; /* owned */
-        uint64_t started_ns;
-};
 
 /* What a callback of the fleet needs to answer an operation. */
 struct answer {
@@ -50,7 +42,7 @@ static void answer_free(struct answer *answer) {
         free(answer);
 }
 
-static enum grpc_code code_of(int result) {
+enum grpc_code control_code(int result) {
         switch (result) {
         case -ENOENT:
                 return GRPC_NOT_FOUND;
@@ -67,8 +59,7 @@ static enum grpc_code code_of(int result) {
         }
 }
 
-/* The request, or NULL after the call was answered. */
-static void *enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+void *control_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
         enum peer_right needed) {
         struct control *control = grpc_call_server_userdata(call);
         void *request;
@@ -95,7 +86,7 @@ static struct operation *begin(struct grpc_call *call, const char *key, struct b
 
 void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
         enum peer_right needed) {
-        return enter(call, data, descriptor, needed);
+        return control_enter(call, data, descriptor, needed);
 }
 
 struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data) {
@@ -109,7 +100,7 @@ struct fleet *method_fleet(struct grpc_call *call) {
 }
 
 enum grpc_code method_code(int result) {
-        return code_of(result);
+        return control_code(result);
 }
 
 static void on_cancel(struct grpc_call *call) {
@@ -124,7 +115,7 @@ static void finish(struct operation *op, const void *message) {
 static bool refused(struct answer *answer, int result, const char *reason) {
         if (result >= 0)
                 return false;
-        operation_fail(answer->op, code_of(result), "%s", reason);
+        operation_fail(answer->op, control_code(result), "%s", reason);
         answer_free(answer);
         return true;
 }
@@ -176,7 +167,7 @@ static void status(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
         struct operation *op;
 
-        if (!enter(call, data, &stokehold__control__v1__status_request__descriptor, PEER_VIEW))
+        if (!control_enter(call, data, &stokehold__control__v1__status_request__descriptor, PEER_VIEW))
                 return;
         op = begin(call, "", data);
         if (op)
@@ -186,7 +177,7 @@ static void status(struct grpc_call *call, struct bytes data) {
 static void list_drivers(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
 
-        if (!enter(call, data, &stokehold__control__v1__list_drivers_request__descriptor, PEER_VIEW))
+        if (!control_enter(call, data, &stokehold__control__v1__list_drivers_request__descriptor, PEER_VIEW))
                 return;
         grpc_call_reply(call, protobuf_pack(&answer_drivers(control->config.fleet, grpc_call_arena(call))->base));
 }
@@ -197,7 +188,7 @@ static void list_datastores(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ListDatastoresResponse *response;
         cleanup(freep) char *text = NULL;
 
-        request = enter(call, data, &stokehold__control__v1__list_datastores_request__descriptor, PEER_VIEW);
+        request = control_enter(call, data, &stokehold__control__v1__list_datastores_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         response = answer_datastores(control->config.fleet, request->name, grpc_call_arena(call));
@@ -230,7 +221,7 @@ static void list_tenants(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ListTenantsRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__list_tenants_request__descriptor, PEER_VIEW);
+        request = control_enter(call, data, &stokehold__control__v1__list_tenants_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -278,7 +269,7 @@ static void check_datastore(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__CheckDatastoreRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__check_datastore_request__descriptor, PEER_VIEW);
+        request = control_enter(call, data, &stokehold__control__v1__check_datastore_request__descriptor, PEER_VIEW);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -310,7 +301,7 @@ static void on_tenant_created(void *userdata, int result, const char *reason) {
 
         /* Recorded, but not (yet) served: the tenant itself says why. */
         if (result < 0 && (result != -EAGAIN || !exists(answer->control, answer->name))) {
-                operation_fail(answer->op, code_of(result), "%s", reason);
+                operation_fail(answer->op, control_code(result), "%s", reason);
                 answer_free(answer);
                 return;
         }
@@ -326,7 +317,7 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
         struct fleet_create create;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__create_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__create_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -360,7 +351,7 @@ static void delete_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__DeleteTenantRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__delete_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__delete_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -389,7 +380,7 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__RecoverTenantRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__recover_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__recover_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -423,7 +414,7 @@ static void resume_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ResumeTenantRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__resume_tenant_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__resume_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -449,7 +440,7 @@ static void reload(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ReloadRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__reload_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -471,7 +462,7 @@ static void claim_datastore(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ClaimDatastoreRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__claim_datastore_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__claim_datastore_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -493,7 +484,7 @@ static void recover_registry(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__RecoverRegistryRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__recover_registry_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__recover_registry_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -524,7 +515,7 @@ static void finalize_upgrade(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__FinalizeUpgradeRequest *request;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__finalize_upgrade_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__finalize_upgrade_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, request->idempotency_key, data);
@@ -540,7 +531,7 @@ static void set_log_level(struct grpc_call *call, struct bytes data) {
         enum log_level level;
         struct operation *op;
 
-        request = enter(call, data, &stokehold__control__v1__set_log_level_request__descriptor, PEER_CHANGE);
+        request = control_enter(call, data, &stokehold__control__v1__set_log_level_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         op = begin(call, "", data);
@@ -602,6 +593,7 @@ static const struct grpc_method methods[] = {
         METHOD("RecoverRegistry", recover_registry),
         METHOD("FinalizeUpgrade", finalize_upgrade),
         METHOD("SetLogLevel", set_log_level),
+        CONTROL_FILES_METHODS,
 };
 
 static const struct grpc_service service = {

@@ -39,6 +39,8 @@ enum ctl_option {
         OPTION_DETACH = 1 << 21,
         OPTION_WAIT = 1 << 22,
         OPTION_RETENTION = 1 << 23,
+        OPTION_FORCE = 1 << 11,
+        OPTION_OVER = 1 << 12,
 };
 
 struct ctl {
@@ -48,11 +50,11 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
-        bool retain, yes, keep_data, accept_loss, enforce;
         const char *to;
         bool detach, wait;
         uint64_t retention_ns;
         bool has_retention;
+        bool retain, yes, keep_data, accept_loss, enforce, force, over;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -78,6 +80,7 @@ extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
 extern const struct ctl_command ctl_commands_migration[];
+extern const struct ctl_command ctl_commands_backup[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

@@ -15,8 +15,8 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore,
-        ctl_commands_tenant, ctl_commands_migration};
+static const struct ctl_command *const tables[] = {
+        ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant, ctl_commands_backup, ctl_commands_migration};
 
 /* ---- help */
 
@@ -41,6 +41,10 @@ static void print_options(unsigned options) {
                 puts("  --wait             show how far it has come, until it has ended (this is what happens anyway)");
         if (options & OPTION_DETACH)
                 puts("  --detach           return once it is recorded; it goes on by itself");
+        if (options & OPTION_FORCE)
+                puts("  --force            replace a file that is there");
+        if (options & OPTION_OVER)
+                puts("  --over             replace what the tenant has now");
         if (options & OPTION_YES)
                 puts("  -y, --yes          do not ask");
         if (options & OPTION_FORMAT)
@@ -113,6 +117,8 @@ enum {
         LONG_WAIT,
         LONG_DETACH,
         LONG_RETENTION,
+        LONG_FORCE,
+        LONG_OVER,
 };
 
 static const struct option long_options[] = {
@@ -132,6 +138,8 @@ static const struct option long_options[] = {
         {"wait", no_argument, NULL, LONG_WAIT},
         {"detach", no_argument, NULL, LONG_DETACH},
         {"retention", required_argument, NULL, LONG_RETENTION},
+        {"force", no_argument, NULL, LONG_FORCE},
+        {"over", no_argument, NULL, LONG_OVER},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -225,6 +233,14 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                                 return ctl_fail(
                                         CTL_USAGE, "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
                         break;
+                case LONG_FORCE:
+                        line->options |= OPTION_FORCE;
+                        ctl->force = true;
+                        break;
+                case LONG_OVER:
+                        line->options |= OPTION_OVER;
+                        ctl->over = true;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -288,6 +304,10 @@ static const char *option_name(unsigned option) {
                 return "--detach";
         case OPTION_RETENTION:
                 return "--retention";
+        case OPTION_FORCE:
+                return "--force";
+        case OPTION_OVER:
+                return "--over";
         }
         return "?";
 }

@@ -38,6 +38,7 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
         TAILQ_INIT(&a->move_waiters);
+        LIST_INIT(&a->copies);
 
         LIST_FOREACH(other, &fleet->assignments, entry) {
                 if (strcmp(other->name, name) > 0)
@@ -56,7 +57,7 @@ void assignment_free(struct assignment *a) {
 
         if (!a)
                 return;
-        check(!a->busy && !a->serving && !a->reading);
+        check(!a->busy && !a->serving && !a->reading && !a->installing);
         migration_forget(a);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
@@ -357,6 +358,11 @@ struct fleet_store *assignment_store(struct assignment *a) {
 
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
+        if (a->record->phase == REGISTRY_INSTALLING) {
+                if (a->want_delete)
+                        (void)installing_is_over(a, "the tenant was deleted");
+                return;
+        }
         if (a->want_delete) {
                 /* Leaving the data after all is the way out where the datastore cannot be reached. */
                 if (a->record->phase == REGISTRY_DELETING && (a->record->retain || !a->want_retain))
@@ -514,7 +520,7 @@ void assignment_step(struct assignment *a) {
                 return;
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
-                if (!migration_is_still(a))
+                if (!installing_is_over(a, "the daemon is being stopped") || !migration_is_still(a))
                         return;
                 if (a->serving)
                         assignment_stop(a);
@@ -535,7 +541,7 @@ void assignment_step(struct assignment *a) {
                 return;
         }
         if (a->gone) {
-                if (migration_is_still(a) && !a->reading)
+                if (installing_is_over(a, "another daemon has removed it") && migration_is_still(a) && !a->reading)
                         farewell(a);
                 return;
         }
@@ -594,6 +600,10 @@ void assignment_step(struct assignment *a) {
                         if (store)
                                 submit(a, store, a->record->incarnation, run_drop, on_job_done);
                 } else
+                        write_record(a, true);
+                break;
+        case REGISTRY_INSTALLING:
+                if (installing_step(a))
                         write_record(a, true);
                 break;
         }

@@ -183,6 +183,8 @@ static void stop_back(struct errand *errand) {
 }
 
 void assignment_stop(struct assignment *a) {
+        if (!copying_is_over(a, "the tenant is being stopped"))
+                return;
         a->busy = true;
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
 }

@@ -33,7 +33,7 @@ static bool store_is_held(const struct fleet_store *store) {
         LIST_FOREACH(a, &store->fleet->assignments, entry)
                 if (a->store == store || migration_holds(a, store))
                         return true;
-        return false;
+        return copying_holds(store->fleet, store);
 }
 
 static void close_leaving(struct fleet *fleet) {
@@ -125,7 +125,7 @@ static void on_settle(struct loop_task *task) {
                         return;
                 transfers_done(fleet);
                 LIST_FOREACH(a, &fleet->assignments, entry)
-                        if (a->busy || a->serving || a->reading || !migration_is_still(a))
+                        if (a->busy || a->serving || a->reading || a->installing || !migration_is_still(a))
                                 return;
                 for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
                         following = LIST_NEXT(a, entry);

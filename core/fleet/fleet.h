@@ -65,6 +65,7 @@ struct fleet_create {
         bool retain;
         bool wait; /* done when it is served, or has failed (result -EAGAIN) */
 };
+/* restore.h and clone.h make tenants too, with what others have or had. */
 void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
 /* done when nothing is left of it. keep_data: the keyspace stays in its datastore, forgotten. */
 void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata);

@@ -34,8 +34,9 @@ enum registry_phase {
         REGISTRY_READY,        /* it exists */
         REGISTRY_RECOVERING, /* its history was lost, which was accepted: its log is being continued, or may not have been yet */
         REGISTRY_DELETING, /* it is being dropped, or may not have been dropped yet */
+        REGISTRY_INSTALLING, /* it is being brought from a backup or another tenant by the daemon `installer`, or was not completely */
 };
-/* "Provisioning", "Ready", "Recovering", "Deleting". */
+/* "Provisioning", "Ready", "Recovering", "Deleting", "Installing". */
 const char *registry_phase_name(enum registry_phase phase);
 
 /*
@@ -96,6 +97,7 @@ struct registry_record {
         int64_t recover_above; /* its revisions begin above this one */
         char *host;            /* id of the one host that reaches its datastore (fleet/host.h); "": all do */
         char *host_name;       /* that host's, for people */
+        uint8_t installation[16], installer[16]; /* Installing: the installation's id, and the daemon whose it is; else all zero */
         uint8_t cluster[16];   /* incarnation that clients know it by, which no move changes */
         struct registry_migration *migration; /* owned; NULL: none is under way */
         struct registry_previous *previous;   /* owned; NULL: there is none */

@@ -16,6 +16,7 @@ static const char *const phase_names[] = {
         [REGISTRY_READY] = "Ready",
         [REGISTRY_RECOVERING] = "Recovering",
         [REGISTRY_DELETING] = "Deleting",
+        [REGISTRY_INSTALLING] = "Installing",
 };
 
 const char *registry_phase_name(enum registry_phase phase) {
@@ -77,6 +78,12 @@ char *registry_record_print(const struct registry_record *record, uint32_t forma
                 check(json_object_set_new(object, "recovery", json_string(recovery)) == 0 &&
                         json_object_set_new(object, "recoverAbove", json_integer(record->recover_above)) == 0);
         }
+        if (record->phase == REGISTRY_INSTALLING) {
+                uuid_print(record->installation, incarnation);
+                uuid_print(record->installer, recovery);
+                check(json_object_set_new(object, "installation", json_string(incarnation)) == 0 &&
+                        json_object_set_new(object, "installer", json_string(recovery)) == 0);
+        }
         registry_moves_print(record, object);
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
         check(text);
@@ -89,7 +96,7 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         cleanup(registry_record_freep) struct registry_record *record = NULL;
         cleanup(json_decrefp) json_t *object = NULL;
         const char *datastore, *incarnation, *phase, *source, *policy, *host = NULL, *host_name = NULL;
-        const char *recovery = NULL;
+        const char *recovery = NULL, *installation = NULL, *installer = NULL;
         json_int_t quota, created, recover_above = 0;
         json_error_t problem;
         int format, from_file, r;
@@ -102,10 +109,11 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         if (format < 0 || !format_is_known(formats, (uint32_t)format))
                 return error_set(reterr, -EBADMSG, "has format %d, and this version knows %u to %u", format,
                         formats->oldest, formats->current);
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I}", "datastore",
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I s?s s?s}", "datastore",
                     &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source,
                     "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host, "hostName",
-                    &host_name, "recovery", &recovery, "recoverAbove", &recover_above) < 0)
+                    &host_name, "recovery", &recovery, "recoverAbove", &recover_above, "installation", &installation,
+                    "installer", &installer) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
 
         record = new0(struct registry_record);
@@ -119,6 +127,10 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
                 return error_set(reterr, -EBADMSG, "phase \"%s\" is not known", phase);
         if (recovery && (uuid_parse(recovery, record->recovery) < 0 || recover_above <= 0))
                 return error_set(reterr, -EBADMSG, "recovery is no UUID, or above no revision");
+        if (record->phase == REGISTRY_INSTALLING &&
+                (!installation || uuid_parse(installation, record->installation) < 0 || !installer ||
+                        uuid_parse(installer, record->installer) < 0))
+                return error_set(reterr, -EBADMSG, "installation or installer is no UUID");
         if (quota < 0)
                 return error_set(reterr, -EBADMSG, "quota is negative");
         if (strcmp(policy, "Retain") != 0 && strcmp(policy, "Delete") != 0)

@@ -103,56 +103,66 @@ struct assignment *fleet_assign(struct fleet *fleet, const char *name, const cha
         return a;
 }
 
-void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
+struct fleet_store *fleet_place_tenant(
+        struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
         const char *datastore = create->datastore;
         struct fleet_store *store;
         struct assignment *a;
 
         if (refuse_unless_running(fleet, done, userdata))
-                return;
+                return NULL;
         if (!tenant_name_is_valid(create->name)) {
                 refuse(fleet, done, NULL, userdata, -EINVAL,
                         "\"%.80s\" is no name for a tenant: 1 to 63 of a-z, 0-9 and \"-\", neither beginning nor ending with \"-\"",
                         create->name);
-                return;
+                return NULL;
         }
         if (registry_keeps_name(create->name)) {
                 refuse(fleet, done, NULL, userdata, -EINVAL, "\"%s\" is the daemon's own keyspace", create->name);
-                return;
+                return NULL;
         }
         if (create->quota_bytes > INT64_MAX) {
                 refuse(fleet, done, NULL, userdata, -EINVAL, "quota is too large");
-                return;
+                return NULL;
         }
         a = fleet_find_assignment(fleet, create->name);
         if (a) {
                 refuse(fleet, done, NULL, userdata, -EEXIST, "tenant %s exists already, on datastore %s", a->name,
                         assignment_record(a) ? assignment_record(a)->datastore : "?");
-                return;
+                return NULL;
         }
         if (!datastore || !datastore[0])
                 datastore = fleet->definitions->default_datastore->base.name;
         store = fleet_find_store(fleet, datastore);
         if (!store || !store->wanted) {
                 refuse(fleet, done, NULL, userdata, -ENOENT, "no such datastore: %.253s", datastore);
-                return;
+                return NULL;
         }
         if (!store->ds && !store->leaving) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s is not ready: %s", datastore,
                         store->validation.message);
-                return;
+                return NULL;
         }
         if (store->governance.state == GOVERNANCE_FOREIGN) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s: %s", datastore, governance_refusal(store));
-                return;
+                return NULL;
         }
         if (store_refusal(store)) {
                 refuse(fleet, done, NULL, userdata, -EBUSY,
                         "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
                         store_refusal(store));
-                return;
+                return NULL;
         }
-        a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
+        return store;
+}
+
+void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
+        struct fleet_store *store = fleet_place_tenant(fleet, create, done, userdata);
+        struct assignment *a;
+
+        if (!store)
+                return;
+        a = fleet_assign(fleet, create->name, store->name, create->quota_bytes, create->retain, "stokectl", false);
         assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
         assignment_step(a);
 }

@@ -7,12 +7,14 @@
 
 #include <sys/queue.h>
 
+#include "fleet/copying.h"
 #include "fleet/crash.h"
 #include "fleet/definition.h"
 #include "fleet/fleet.h"
 #include "fleet/governor.h"
 #include "fleet/host.h"
 #include "fleet/in_force.h"
+#include "fleet/installing.h"
 #include "fleet/known.h"
 #include "fleet/members.h"
 #include "fleet/migration.h"
@@ -196,6 +198,11 @@ struct assignment {
         struct loop_timer move_timer, want_timer;
         char *want_reason; /* owned: why it is not moved yet to where its definition says; NULL */
         TAILQ_HEAD(, move_waiter) move_waiters;
+        struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
+        bool copies_waited_for;     /* a step waits for their end */
+        struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
+        bool install_aborted;          /* what it had brought has gone */
+        struct install *abort;         /* owned: while it is being removed */
 
         struct loop_timer retry;
         unsigned n_failures;
@@ -419,6 +426,9 @@ struct fleet {
         uint64_t given_back;                     /* of memory_figures.freed_bytes */
 };
 
+/* Where a tenant that is to be made would be; NULL: it cannot be made, and done will say why. */
+struct fleet_store *fleet_place_tenant(
+        struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
 /* A tenant that is new: its record, in phase Provisioning, is what is to be written first. */
 struct assignment *fleet_assign(struct fleet *fleet, const char *name, const char *datastore, uint64_t quota_bytes,
         bool retain, const char *source, bool from_file);

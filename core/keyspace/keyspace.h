@@ -340,6 +340,14 @@ void keyspace_lease_keep_alive(struct keyspace *ks, struct lease_call *call);
 void keyspace_lease_time_to_live(struct keyspace *ks, struct lease_call *call);
 void keyspace_leases(struct keyspace *ks, struct lease_call *call);
 
+/* All leases and what is left of their time, as this daemon counts it now: for whoever copies the log, which does not say. */
+struct lease_left {
+        int64_t id, ttl; /* seconds */
+        int64_t left_ms;
+};
+/* Owned by the caller; NULL: none, or no memory (then *ret_n is not 0). */
+struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n);
+
 /* As etcd numbers them; clients may raise any number. */
 enum alarm_type {
         ALARM_NONE = 0, /* of a request: all, or none */

@@ -347,6 +347,22 @@ size_t grpc_call_pending(struct grpc_call *call) {
         return call->queue.size;
 }
 
+void grpc_call_pause(struct grpc_call *call) {
+        call->paused = true;
+}
+
+void grpc_call_resume(struct grpc_call *call) {
+        size_t unread = call->unread;
+
+        call->paused = false;
+        call->unread = 0;
+        if (!unread || !call_has_stream(call))
+                return;
+        if (nghttp2_session_consume_stream(call->conn->session, call->stream_id, unread) < 0)
+                call_reset(call, NGHTTP2_INTERNAL_ERROR);
+        connection_dirty(call->conn);
+}
+
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *message) {
         if (!call->ended)
                 call_end(call, code, message, NULL);

@@ -155,6 +155,10 @@ bool grpc_call_metadata(struct grpc_call *call, const char *name, struct bytes *
 void grpc_call_send(struct grpc_call *call, struct blob *const *parts, size_t n_parts);
 /* Bytes that were sent and not yet taken by the connection, which itself holds at most some 500 KiB that its socket has not taken. */
 size_t grpc_call_pending(struct grpc_call *call);
+/* client_streaming: the client is to stop sending, by HTTP/2's flow control; what is on its way still comes to on_message(), 1 MiB at most (and the
+ * rest of a message that has begun). Other calls on its connection go on. */
+void grpc_call_pause(struct grpc_call *call);
+void grpc_call_resume(struct grpc_call *call);
 /* Ends the call. message: may be NULL, copied, percent-encoded as gRPC wants it. */
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *message);
 /* Unary: send and finish OK. */

@@ -192,6 +192,7 @@ struct grpc_call {
         bool has_request : 1; /* not client_streaming: the message has come */
         bool above_mark : 1;
         bool in_drained : 1;
+        bool paused : 1;   /* its client is to stop sending */
         bool gone : 1;     /* its stream is closed */
         bool promised : 1; /* nghttp2 has framed bytes of the queue that are not in a batch yet */
         bool bad_method : 1, bad_te : 1, has_type : 1, bad_type : 1, bad_encoding : 1, bad_timeout : 1;
@@ -208,6 +209,7 @@ struct grpc_call {
         struct bytes request; /* in the arena, or request_owned */
         uint8_t *request_owned;
         size_t held; /* of conn->held */
+        size_t unread; /* bytes that came while paused: the client's window is smaller by them */
         void *user;
         struct call_header *headers; /* few, or in the arena */
         size_t n_headers, n_headers_room;

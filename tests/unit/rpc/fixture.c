@@ -78,6 +78,19 @@ static void on_drained(struct grpc_call *call) {
         stream_fill(call);
 }
 
+static void sink(struct grpc_call *call, struct bytes data) {
+        struct fixture *f = fixture_of(call);
+
+        if (!f->sink)
+                grpc_call_pause(call);
+        f->sink = call;
+        f->n_sunk += (long)data.size;
+}
+
+static void sink_end(struct grpc_call *call) {
+        grpc_call_reply(call, blob_new(0));
+}
+
 static void hold_up(struct grpc_call *call, struct bytes data) {
         fixture_of(call)->n_sleeps++;
         (void)usleep((useconds_t)number_after(data, "ms:", 1) * 1000);
@@ -151,6 +164,7 @@ static const struct grpc_method methods[] = {
                 .on_half_close = bidi_end,
                 .on_cancel = on_cancel,
                 .on_free = on_free},
+        {.path = "/test.Echo/Sink", .client_streaming = true, .on_message = sink, .on_half_close = sink_end},
         {.path = "/test.Echo/Stream",
                 .server_streaming = true,
                 .on_message = stream,

@@ -1,0 +1,186 @@
+#include "control/inside.h"
+
+/*
+ * RestoreTenant: the first message says what is to be done, the others bring the file. While the fleet has enough to do the client is paused; it is
+ * told now and then how much has come, and at the end what has become of it.
+ *
+ * The restore and the call end apart: whichever is last frees what they share.
+ */
+
+#include <errno.h>
+#include <stokehold/control.pb-c.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/answer.h"
+#include "fleet/restore.h"
+
+#define TELL_BYTES ((uint64_t)512 * 1024)
+
+struct receiving {
+        struct control *control;
+        struct grpc_call *call;  /* borrowed; NULL: it has ended */
+        struct restore *restore; /* borrowed; NULL: not begun, or done */
+        char *who, *name;        /* owned: for the audit line */
+        bool over;
+        uint64_t told;
+};
+
+static void receiving_unref(struct receiving *r) {
+        if (r->call || r->restore)
+                return;
+        free(r->who);
+        free(r->name);
+        free(r);
+}
+
+static void tell(struct receiving *r, bool all) {
+        Stokehold__Control__V1__RestoreTenantResponse response = STOKEHOLD__CONTROL__V1__RESTORE_TENANT_RESPONSE__INIT;
+        uint64_t taken = restore_taken(r->restore);
+        struct blob *packed;
+
+        if (!r->call || taken < r->told + (all ? 1 : TELL_BYTES))
+                return;
+        r->told = response.taken = taken;
+        packed = protobuf_pack(&response.base);
+        if (packed)
+                grpc_call_send(r->call, &packed, 1);
+}
+
+static void on_room(void *userdata) {
+        struct receiving *r = userdata;
+
+        if (!r->call || !r->restore)
+                return;
+        tell(r, true);
+        grpc_call_resume(r->call);
+}
+
+static void on_collected(void *userdata) {
+        Stokehold__Control__V1__RestoreTenantResponse response = STOKEHOLD__CONTROL__V1__RESTORE_TENANT_RESPONSE__INIT;
+        struct receiving *r = userdata;
+        struct blob *packed;
+
+        r->restore = NULL;
+        if (r->call) {
+                response.taken = r->told;
+                response.tenant = answer_tenant(r->control->config.fleet, r->name, grpc_call_arena(r->call));
+                packed = protobuf_pack(&response.base);
+                if (packed)
+                        grpc_call_reply(r->call, packed);
+                else
+                        grpc_call_finish(r->call, GRPC_RESOURCE_EXHAUSTED, "no memory for the answer");
+        }
+        receiving_unref(r);
+}
+
+static void on_done(void *userdata, int result, const char *reason) {
+        struct receiving *r = userdata;
+        struct log_context context = {.peer = r->who, .tenant = r->name};
+
+        if (result < 0)
+                log_at(LOG_LEVEL_NOTICE, &context, "control: restore tenant \"%.63s\"%s: %s", r->name,
+                        r->over ? " over what it had" : "", reason);
+        else
+                log_at(LOG_LEVEL_NOTICE, &context, "control: restore tenant \"%.63s\"%s: done", r->name,
+                        r->over ? " over what it had" : "");
+        if (result == 0) {
+                fleet_collect(r->control->config.fleet, on_collected, r); /* r->restore stays set until then: it is in use */
+                return;
+        }
+        r->restore = NULL;
+        if (r->call)
+                grpc_call_finish(r->call, control_code(result), reason);
+        receiving_unref(r);
+}
+
+/* ---- the call: its memory has the pointer */
+
+static struct receiving **of(struct grpc_call *call) {
+        return grpc_call_user(call);
+}
+
+static void begin(struct grpc_call *call, const Stokehold__Control__V1__RestoreTenantRequest__Begin *begin) {
+        struct control *control = grpc_call_server_userdata(call);
+        struct receiving *r = new0(struct receiving);
+        struct restore_config config = {
+                .create = {.name = begin->name,
+                        .datastore = begin->datastore,
+                        .quota_bytes = begin->quota_bytes,
+                        .retain = strcmp(begin->deletion_policy, "Retain") == 0},
+                .over = begin->over,
+                .on_room = on_room,
+                .done = on_done,
+                .userdata = r,
+        };
+
+        r->control = control;
+        r->call = call;
+        r->over = begin->over;
+        r->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
+        r->name = strdup(begin->name);
+        check(r->who && r->name);
+        *of(call) = r;
+        r->restore = fleet_restore_tenant(control->config.fleet, &config);
+        if (restore_is_full(r->restore))
+                grpc_call_pause(call);
+}
+
+void control_restore_tenant(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__RestoreTenantRequest *request;
+        struct receiving *r = *of(call);
+        struct protobuf_field field;
+        struct bytes rest = data;
+
+        if (!r) {
+                request = control_enter(
+                        call, data, &stokehold__control__v1__restore_tenant_request__descriptor, PEER_CHANGE);
+                if (request && request->begin)
+                        begin(call, request->begin);
+                else if (request)
+                        grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "the first message must say what is to be done");
+                return;
+        }
+        if (!r->call || !r->restore)
+                return;
+        /* Of a message with data nothing else is looked at, and nothing copied. */
+        if (protobuf_read_field(&rest, &field) != 1 || field.number != 2 || field.type != 2) {
+                grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "all messages but the first must bring data");
+                r->call = NULL;
+                restore_cancel(r->restore);
+                return;
+        }
+        restore_feed(r->restore, field.bytes);
+        if (restore_is_full(r->restore))
+                grpc_call_pause(call);
+        else
+                tell(r, false);
+}
+
+void control_restore_end(struct grpc_call *call) {
+        struct receiving *r = *of(call);
+
+        if (!r)
+                grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "nothing was asked for");
+        else if (r->restore)
+                restore_end(r->restore);
+}
+
+void control_restore_cancel(struct grpc_call *call) {
+        struct receiving *r = *of(call);
+
+        if (!r)
+                return;
+        r->call = NULL;
+        if (r->restore)
+                restore_cancel(r->restore);
+}
+
+void control_restore_free(struct grpc_call *call) {
+        struct receiving *r = *of(call);
+
+        if (!r)
+                return;
+        r->call = NULL;
+        receiving_unref(r);
+}

@@ -1,0 +1,19 @@
+#pragma once
+
+/* Backups as files, for the commands that make, check and restore them. The only thread. */
+
+#include "base/archive.h"
+#include "ctl/ctl.h"
+
+#define BACKUP_READ_BYTES ((size_t)128 * 1024)
+
+/* What a backup says of itself. */
+struct backup_text {
+        char tenant[256], incarnation[40], created[32], version[64], driver[64];
+        int64_t revision, compacted;
+};
+
+struct archive_reader *backup_reader(struct backup_text *text);
+/* Reads it to its end: CTL_OK, or what was reported. The reader is the caller's. */
+int backup_check(const char *path, struct backup_text *text, struct archive_reader **ret);
+void backup_print(struct ctl *ctl, const struct backup_text *text, const struct archive_reader *reader);

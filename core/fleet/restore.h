@@ -1,0 +1,28 @@
+#pragma once
+
+/*
+ * A tenant restored from a backup, whose bytes somebody brings. All is checked before anything is committed, and nothing is seen before that. Belongs to
+ * the main loop, as do the callbacks, which never come from within a function here.
+ */
+
+#include "fleet/fleet.h"
+
+struct restore;
+
+struct restore_config {
+        struct fleet_create create; /* wait is not looked at; datastore "": the default one */
+        bool over; /* not of a new tenant: what this one has is replaced. Only the name is looked at */
+        void (*on_room)(void *userdata); /* restore_is_full() is over */
+        /* Exactly once, last: 0: it is served. */
+        fleet_done_fn done;
+        void *userdata;
+};
+struct restore *fleet_restore_tenant(struct fleet *fleet, const struct restore_config *config);
+/* None of these after done. */
+void restore_feed(struct restore *restore, struct bytes data);
+bool restore_is_full(const struct restore *restore);
+/* That was all of the file. */
+void restore_end(struct restore *restore);
+/* Nobody brings more of it: it is undone, unless it is being committed. done comes. */
+void restore_cancel(struct restore *restore);
+uint64_t restore_taken(const struct restore *restore);
