@@ -39,6 +39,12 @@ enum ctl_option {
         OPTION_DETACH = 1 << 21,
         OPTION_WAIT = 1 << 22,
         OPTION_RETENTION = 1 << 23,
+        OPTION_FROM = 1 << 24,
+        OPTION_TLS = 1 << 25,
+        OPTION_PREFIX = 1 << 26,
+        OPTION_FINISH = 1 << 27,
+        OPTION_ABORT = 1 << 28,
+        OPTION_OVERWRITE = 1 << 29,
         OPTION_FORCE = 1 << 11,
         OPTION_OVER = 1 << 12,
 };
@@ -50,7 +56,9 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
-        const char *to;
+        const char *from, *to;
+        const char *cacert, *cert, *key, *server_name, *prefix, *to_prefix;
+        bool finish, abort, overwrite;
         bool detach, wait;
         uint64_t retention_ns;
         bool has_retention;
@@ -80,6 +88,7 @@ extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
 extern const struct ctl_command ctl_commands_migration[];
+extern const struct ctl_command ctl_commands_transfer[];
 extern const struct ctl_command ctl_commands_backup[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */

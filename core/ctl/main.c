@@ -15,8 +15,8 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {
-        ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant, ctl_commands_backup, ctl_commands_migration};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
+        ctl_commands_backup, ctl_commands_migration, ctl_commands_transfer};
 
 /* ---- help */
 
@@ -34,7 +34,23 @@ static void print_options(unsigned options) {
         if (options & OPTION_ENFORCE)
                 puts("  --enforce          put these definitions in force where other daemons have others");
         if (options & OPTION_TO)
-                puts("  --to DATASTORE     where it goes");
+                puts("  --to WHERE         where it goes: a datastore, or (export) an etcd's endpoints");
+        if (options & OPTION_FROM)
+                puts("  --from URL,…       the etcd's endpoints: https://HOST:PORT, http://HOST:PORT, unix:///PATH");
+        if (options & OPTION_TLS)
+                puts("  --cacert FILE      the authorities of the etcd's certificate (the system's otherwise)\n"
+                     "  --cert FILE        our certificate for it\n"
+                     "  --key FILE         and its key\n"
+                     "  --server-name NAME what the etcd's certificate must be for (the endpoint's host otherwise)");
+        if (options & OPTION_PREFIX)
+                puts("  --prefix PREFIX    only keys that begin so (all otherwise; of a kine /registry/)\n"
+                     "  --to-prefix PREFIX what stands in its place afterwards");
+        if (options & OPTION_FINISH)
+                puts("  --finish           nobody writes to the source any more: carry what is left, and end");
+        if (options & OPTION_ABORT)
+                puts("  --abort            give it up");
+        if (options & OPTION_OVERWRITE)
+                puts("  --overwrite        remove what the target has there");
         if (options & OPTION_RETENTION)
                 puts("  --retention TIME   how long the former data stays, sealed, so that one can go back: 0s, 1h, …");
         if (options & OPTION_WAIT)
@@ -117,6 +133,16 @@ enum {
         LONG_WAIT,
         LONG_DETACH,
         LONG_RETENTION,
+        LONG_FROM,
+        LONG_CACERT,
+        LONG_CERT,
+        LONG_KEY,
+        LONG_SERVER_NAME,
+        LONG_PREFIX,
+        LONG_TO_PREFIX,
+        LONG_FINISH,
+        LONG_ABORT,
+        LONG_OVERWRITE,
         LONG_FORCE,
         LONG_OVER,
 };
@@ -138,6 +164,16 @@ static const struct option long_options[] = {
         {"wait", no_argument, NULL, LONG_WAIT},
         {"detach", no_argument, NULL, LONG_DETACH},
         {"retention", required_argument, NULL, LONG_RETENTION},
+        {"from", required_argument, NULL, LONG_FROM},
+        {"cacert", required_argument, NULL, LONG_CACERT},
+        {"cert", required_argument, NULL, LONG_CERT},
+        {"key", required_argument, NULL, LONG_KEY},
+        {"server-name", required_argument, NULL, LONG_SERVER_NAME},
+        {"prefix", required_argument, NULL, LONG_PREFIX},
+        {"to-prefix", required_argument, NULL, LONG_TO_PREFIX},
+        {"finish", no_argument, NULL, LONG_FINISH},
+        {"abort", no_argument, NULL, LONG_ABORT},
+        {"overwrite", no_argument, NULL, LONG_OVERWRITE},
         {"force", no_argument, NULL, LONG_FORCE},
         {"over", no_argument, NULL, LONG_OVER},
         {"yes", no_argument, NULL, 'y'},
@@ -230,8 +266,48 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         ctl->has_retention = true;
                         if (strcmp(optarg, "0") != 0 && strcmp(optarg, "0s") != 0 &&
                                 ctl_parse_time(optarg, &ctl->retention_ns) < 0)
-                                return ctl_fail(
-                                        CTL_USAGE, "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
+                                return ctl_fail(CTL_USAGE,
+                                        "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
+                        break;
+                case LONG_FROM:
+                        line->options |= OPTION_FROM;
+                        ctl->from = optarg;
+                        break;
+                case LONG_CACERT:
+                        line->options |= OPTION_TLS;
+                        ctl->cacert = optarg;
+                        break;
+                case LONG_CERT:
+                        line->options |= OPTION_TLS;
+                        ctl->cert = optarg;
+                        break;
+                case LONG_KEY:
+                        line->options |= OPTION_TLS;
+                        ctl->key = optarg;
+                        break;
+                case LONG_SERVER_NAME:
+                        line->options |= OPTION_TLS;
+                        ctl->server_name = optarg;
+                        break;
+                case LONG_PREFIX:
+                        line->options |= OPTION_PREFIX;
+                        ctl->prefix = optarg;
+                        break;
+                case LONG_TO_PREFIX:
+                        line->options |= OPTION_PREFIX;
+                        ctl->to_prefix = optarg;
+                        break;
+                case LONG_FINISH:
+                        line->options |= OPTION_FINISH;
+                        ctl->finish = true;
+                        break;
+                case LONG_ABORT:
+                        line->options |= OPTION_ABORT;
+                        ctl->abort = true;
+                        break;
+                case LONG_OVERWRITE:
+                        line->options |= OPTION_OVERWRITE;
+                        ctl->overwrite = true;
                         break;
                 case LONG_FORCE:
                         line->options |= OPTION_FORCE;
@@ -304,6 +380,18 @@ static const char *option_name(unsigned option) {
                 return "--detach";
         case OPTION_RETENTION:
                 return "--retention";
+        case OPTION_FROM:
+                return "--from";
+        case OPTION_TLS:
+                return "--cacert, --cert, --key, --server-name";
+        case OPTION_PREFIX:
+                return "--prefix, --to-prefix";
+        case OPTION_FINISH:
+                return "--finish";
+        case OPTION_ABORT:
+                return "--abort";
+        case OPTION_OVERWRITE:
+                return "--overwrite";
         case OPTION_FORCE:
                 return "--force";
         case OPTION_OVER:

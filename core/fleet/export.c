@@ -11,8 +11,6 @@
 #include <string.h>
 #include <uthash.h>
 
-#include "rpc/digest.h"
-
 /* etcd's --max-txn-ops and --max-request-bytes, with room to spare. */
 #define MOST_OPERATIONS 100
 #define MOST_BYTES ((size_t)1024 * 1024)
@@ -246,73 +244,13 @@ static int export_events(struct transfer *t, struct transfer_event *events, stru
         return r < 0 ? r : send_ops(e, reterr);
 }
 
-/* ---- comparing */
-
-struct sum {
-        struct transfer *transfer; /* to rename the keys as they are at the target; NULL: they are */
-        struct buf key;
-        struct digest *digest;
-        uint64_t n;
-};
-
-static int add_to_sum(void *userdata, const Mvccpb__KeyValue *kv) {
-        struct sum *sum = userdata;
-        struct bytes key = bytes_of(kv->key.data, kv->key.len);
-        uint64_t sizes[2];
-        int r;
-
-        if (sum->transfer) {
-                r = transfer_rename(sum->transfer, key, &sum->key, &key, NULL);
-                if (r < 0)
-                        return r;
-        }
-        sizes[0] = key.size;
-        sizes[1] = kv->value.len;
-        digest_add(sum->digest, sizes, sizeof(sizes));
-        digest_add(sum->digest, key.data, key.size);
-        digest_add(sum->digest, kv->value.data, kv->value.len);
-        sum->n++;
-        return 0;
-}
-
-static int sum_of(struct etcd_client *client, struct transfer *renames, const struct buf *prefix,
-        uint8_t ret[DIGEST_SIZE], uint64_t *ret_n, struct error *reterr) {
-        cleanup(digest_freep) struct digest *digest = NULL;
-        cleanup(buf_done) struct buf end = {};
-        struct sum sum = {.transfer = renames};
-        struct etcd_span span = transfer_span(prefix, &end);
-        int r;
-
-        r = digest_new(&digest);
-        if (r < 0)
-                return error_set(reterr, r, "SHA-256: %s", strerror(-r));
-        sum.digest = digest;
-        r = etcd_client_list(client, &span, 0, false, add_to_sum, &sum, NULL, reterr);
-        digest_finish(digest, ret);
-        buf_done(&sum.key);
-        *ret_n = sum.n;
-        return r;
-}
-
 static int export_finish(struct transfer *t, int64_t revision, struct error *reterr) {
         struct export *e = t->sink_state;
-        uint8_t here[DIGEST_SIZE], there[DIGEST_SIZE];
-        uint64_t n_here, n_there;
         int r;
 
         e->revision = revision;
         r = send_ops(e, reterr);
-        if (r >= 0)
-                r = sum_of(t->client, t, &t->prefix, here, &n_here, reterr);
-        if (r >= 0)
-                r = sum_of(e->client, NULL, &t->new_prefix, there, &n_there, reterr);
-        if (r < 0)
-                return r;
-        if (n_here != n_there || memcmp(here, there, sizeof(here)) != 0)
-                return error_set(reterr, -EBADMSG,
-                        "what is at the target (%llu keys) is not what is here (%llu): somebody else writes there, or here",
-                        (unsigned long long)n_there, (unsigned long long)n_here);
-        return 0;
+        return r < 0 ? r : transfer_compare(t, e->client, false, reterr);
 }
 
 static void export_close(struct transfer *t) {

@@ -54,9 +54,11 @@ static void *run(void *userdata) {
         int r;
 
         r = etcd_client_new(&client, &t->client, &err);
-        if (r >= 0)
+        if (r >= 0 && t->sink->work)
+                r = t->sink->work(t, &err);
+        else if (r >= 0)
                 r = t->sink->open(t, &err);
-        if (r >= 0)
+        if (r >= 0 && !t->sink->work)
                 r = transfer_work(t, &err);
         t->sink->close(t);
         etcd_watch_free(steal(t->watch));

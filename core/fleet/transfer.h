@@ -74,6 +74,10 @@ int import_start(const struct transfer_config *config, const struct import_targe
 int export_start(const struct transfer_config *config, const struct transfer_end *target, bool overwrite,
         struct transfer **ret, struct error *reterr);
 
+/* Carries nothing: whether another etcd has the same keys, values and revisions. -EBADMSG: it has not. */
+int comparison_start(const struct transfer_config *config, const struct transfer_end *target, struct transfer **ret,
+        struct error *reterr);
+
 /* The owner's thread, all of these. */
 void transfer_get_status(struct transfer *transfer, struct transfer_status *ret);
 /* Nobody writes to the source any more: its revision now is the last one. */

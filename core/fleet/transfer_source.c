@@ -100,7 +100,7 @@ int transfer_each_lease(struct transfer *t, int (*visit)(void *userdata, int64_t
 /* ---- the first reading */
 
 /* What it is that answers: a kine has no cluster, and lists only what has a prefix. */
-static int look(struct transfer *t, struct error *reterr) {
+int transfer_look(struct transfer *t, struct error *reterr) {
         Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
         Etcdserverpb__RangeResponse *response;
         cleanup(arena_done) struct arena arena;
@@ -332,7 +332,7 @@ int transfer_work(struct transfer *t, struct error *reterr) {
         int r;
 
         transfer_tell(t, 0, 0, NULL);
-        r = look(t, reterr);
+        r = transfer_look(t, reterr);
         if (r < 0)
                 return r;
         span = transfer_span(&t->prefix, &t->end);

@@ -24,6 +24,8 @@ struct transfer_event {
 };
 
 struct transfer_sink {
+        /* Does all of it, in place of what follows but close; NULL: no. */
+        int (*work)(struct transfer *t, struct error *reterr);
         /* Begins; nothing was read yet. */
         int (*open)(struct transfer *t, struct error *reterr);
         /* A key of the first reading, in order of mod_revision. */
@@ -94,6 +96,10 @@ int transfer_check_stopped(const struct transfer *t, struct error *reterr);
 void transfer_set_phase(struct transfer *t, enum transfer_phase phase);
 /* For what people see: revision: carried up to. */
 void transfer_tell(struct transfer *t, uint64_t n_carried, int64_t revision, const char *to);
+/* Whether the target has what the source has: -EBADMSG. with_revisions: those too. */
+int transfer_compare(struct transfer *t, struct etcd_client *target, bool with_revisions, struct error *reterr);
+/* What kind of etcd it is, and with it the prefix. */
+int transfer_look(struct transfer *t, struct error *reterr);
 /* transfer_source.c: all of the work between open and close. */
 int transfer_work(struct transfer *t, struct error *reterr);
 /* The keys that begin with prefix; end: holds what the span points to. */
