@@ -215,7 +215,7 @@ static int run_import(struct ctl *ctl) {
         request.name = ctl->args[0];
         request.from = &from;
         request.prefix = bytes_of_text(ctl->prefix);
-        request.has_new_prefix = ctl->to_prefix;
+        request.has_new_prefix = ctl->to_prefix != NULL;
         request.new_prefix = bytes_of_text(ctl->to_prefix);
         request.datastore = (char *)(ctl->datastore ? ctl->datastore : "");
         request.quota_bytes = ctl->quota_bytes;
@@ -242,7 +242,7 @@ static int run_export(struct ctl *ctl) {
         request.name = ctl->args[0];
         request.to = &to;
         request.prefix = bytes_of_text(ctl->prefix);
-        request.has_new_prefix = ctl->to_prefix;
+        request.has_new_prefix = ctl->to_prefix != NULL;
         request.new_prefix = bytes_of_text(ctl->to_prefix);
         request.overwrite = ctl->overwrite;
         request.finish = ctl->finish;
