@@ -14,6 +14,8 @@
 #include "fleet/point.h"
 #include "fleet/registry_migration.h"
 
+void (*fleet_point)(const char *name);
+
 /* ---- the record */
 
 bool migration_is_mine(const struct assignment *a) {
