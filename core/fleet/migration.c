@@ -131,6 +131,7 @@ static void start_mover(struct assignment *a, struct fleet_store *target) {
         mine->mover = mover_new(&config);
         mine->store = target;
         a->fleet->n_movers++;
+        migration_publish(a->fleet);
         errand_send(a->shard->loop, a->fleet->loop, start_there, NULL, mine);
 }
 
@@ -145,6 +146,7 @@ void migration_mover_gone(struct assignment *a) {
         mine->stopping = false;
         mine->store = NULL;
         fleet->n_movers--;
+        migration_publish(fleet);
         for (other = LIST_FIRST(&fleet->assignments); other; other = following) {
                 following = LIST_NEXT(other, entry);
                 if (other != a && other->migration && !other->migration->mover)
