@@ -14,6 +14,8 @@
 #include "fleet/point.h"
 #include "fleet/registry_migration.h"
 
+void (*fleet_point)(const char *name);
+
 /* ---- the record */
 
 bool migration_is_mine(const struct assignment *a) {
@@ -28,14 +30,24 @@ struct registry_migration *migration_change(struct assignment *a, enum migration
         return a->next->migration;
 }
 
-void migration_abort(struct assignment *a, const char *reason) {
-        struct registry_migration *m = migration_change(a, MIGRATION_ABORTING);
-        struct log_context context = {.tenant = a->name};
+void migration_spoil(struct registry_record *next, const char *reason) {
+        struct registry_migration *m = next->migration;
 
+        if (!m || m->phase == MIGRATION_ABORTING)
+                return;
+        m->phase = MIGRATION_ABORTING;
         free(m->reason);
         m->reason = strdup(reason);
         check(m->reason);
-        log_at(LOG_LEVEL_WARNING, &context, "the move to datastore %s is given up: %s", m->datastore, reason);
+}
+
+void migration_abort(struct assignment *a, const char *reason) {
+        struct log_context context = {.tenant = a->name};
+
+        log_at(LOG_LEVEL_WARNING, &context, "the move to datastore %s is given up: %s", a->record->migration->datastore,
+                reason);
+        a->next = registry_record_copy(a->record);
+        migration_spoil(a->next, reason);
         point("abort");
         assignment_write(a);
 }
@@ -129,6 +141,7 @@ static void start_mover(struct assignment *a, struct fleet_store *target) {
         mine->mover = mover_new(&config);
         mine->store = target;
         a->fleet->n_movers++;
+        migration_publish(a->fleet);
         errand_send(a->shard->loop, a->fleet->loop, start_there, NULL, mine);
 }
 
@@ -143,6 +156,7 @@ void migration_mover_gone(struct assignment *a) {
         mine->stopping = false;
         mine->store = NULL;
         fleet->n_movers--;
+        migration_publish(fleet);
         for (other = LIST_FIRST(&fleet->assignments); other; other = following) {
                 following = LIST_NEXT(other, entry);
                 if (other != a && other->migration && !other->migration->mover)

@@ -16,6 +16,10 @@ struct migration *migration_get(struct assignment *a, const uint8_t id[16]);
 /* The mover was stopped on the shard. */
 void migration_mover_gone(struct assignment *a);
 
+/* migration_view.c: for the metrics. "done", "failed". */
+void migration_count(const char *result, const struct mover_figures *figures, uint64_t hold_ns);
+void migration_publish(const struct fleet *fleet);
+
 /* migration_undo.c */
 typedef bool (*migration_after_fn)(struct assignment *a, int result, const char *reason);
 /* A job of the migration's at a datastore; after (on the main loop): a->migration has what it found. False: it is the assignment's turn. */

@@ -67,6 +67,7 @@ static void switch_back(struct errand *errand) {
         if (g->mover) {
                 a->switched_hold_ns = g->hold_ns;
                 migration_mover_gone(a);
+                migration_count("done", &a->migration->figures, g->hold_ns);
         }
         if (result == 0 || result == -ECANCELED) {
                 log_at(LOG_LEVEL_NOTICE, &context, "goes on in datastore %s; requests waited for %llu ms",

@@ -221,6 +221,7 @@ void migration_step_aborting(struct assignment *a) {
         point("cleared");
         next = registry_record_copy(a->record);
         migration_ended(a, next, m->reason[0] ? m->reason : "it was aborted");
+        migration_count("failed", &mine->figures, 0);
         a->next = next;
         assignment_write(a);
 }

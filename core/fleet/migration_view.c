@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/metrics.h"
 #include "fleet/migration_state.h"
 
 /* What is copied and how fast, and for how long it will go on so. */
@@ -105,6 +106,27 @@ bool fleet_find_migration(struct fleet *fleet, const char *tenant,
                 return false;
         visit(userdata, &view);
         return true;
+}
+
+/* ---- counted */
+
+void migration_count(const char *result, const struct mover_figures *figures, uint64_t hold_ns) {
+        char label[32];
+
+        snprintf(label, sizeof(label), "result=\"%s\"", result);
+        metric_add(metric_counter("stokehold_migrations_total", "Migrations that this daemon did, by how they ended.", label), 1);
+        metric_add(metric_counter("stokehold_migration_bytes_total", "Keys and values copied by migrations.", NULL),
+                (double)figures->bytes);
+        if (hold_ns)
+                metric_observe(metric_histogram("stokehold_migration_hold_seconds",
+                                       "For how long clients had to wait at a switch.", NULL, metric_seconds_bounds,
+                                       metric_seconds_n_bounds),
+                        (double)hold_ns / 1e9);
+}
+
+void migration_publish(const struct fleet *fleet) {
+        metric_set(metric_gauge("stokehold_migrations_running", "Tenants that this daemon copies or switches now.", NULL),
+                (double)fleet->n_movers);
 }
 
 bool migration_uses(const struct assignment *a, const struct fleet_store *store) {
