@@ -151,6 +151,8 @@ struct answer {
         const ProtobufCMessageDescriptor *descriptor;
         const ProtobufCMessage *message; /* in the arena */
         bool malformed;
+        void (*on_message)(void *userdata, const ProtobufCMessage *message);
+        void *userdata;
 };
 
 static void on_message(void *userdata, struct bytes data) {
@@ -158,11 +160,21 @@ static void on_message(void *userdata, struct bytes data) {
 
         answer->message = protobuf_unpack(answer->descriptor, &answer->ctl->arena, data);
         answer->malformed = !answer->message;
+        if (answer->message && answer->on_message)
+                answer->on_message(answer->userdata, answer->message);
 }
 
 int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, const ProtobufCMessage *request,
         const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
-        struct answer answer = {.ctl = ctl, .descriptor = response};
+        return ctl_call_streaming(ctl, method, default_timeout_ns, request, response, NULL, NULL, ret);
+}
+
+int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_timeout_ns,
+        const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+        void (*on_message_)(void *userdata, const ProtobufCMessage *message), void *userdata,
+        const ProtobufCMessage **ret) {
+        struct answer answer = {
+                .ctl = ctl, .descriptor = response, .on_message = on_message_, .userdata = userdata};
         cleanup(blob_unrefp) struct blob *packed = NULL;
         cleanup(error_done) struct error err = {};
         cleanup(freep) char *path = NULL;

@@ -35,6 +35,10 @@ enum ctl_option {
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
         OPTION_ENFORCE = 1 << 10,
+        OPTION_TO = 1 << 20,
+        OPTION_DETACH = 1 << 21,
+        OPTION_WAIT = 1 << 22,
+        OPTION_RETENTION = 1 << 23,
         OPTION_FORCE = 1 << 11,
         OPTION_OVER = 1 << 12,
 };
@@ -47,6 +51,10 @@ struct ctl {
         const char *datastore;
         uint64_t quota_bytes;
         bool retain, yes, keep_data, accept_loss, enforce, force, over;
+        const char *to;
+        bool detach, wait;
+        uint64_t retention_ns;
+        bool has_retention;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -71,7 +79,9 @@ struct ctl_command {
 extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
+extern const struct ctl_command ctl_commands_migration[];
 extern const struct ctl_command ctl_commands_backup[];
+extern const struct ctl_command ctl_commands_restore[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);
@@ -80,6 +90,12 @@ int ctl_fail(int code, const char *format, ...) printf_like(2, 3);
  * line. Anything but CTL_OK was reported. */
 int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, const ProtobufCMessage *request,
         const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret);
+
+/* Likewise, for a stream: on_message sees each response (also the last, which is in ret). default_timeout_ns 0: none. */
+int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_timeout_ns,
+        const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+        void (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
+        const ProtobufCMessage **ret);
 
 #define CTL_TIMEOUT_LOOK (10 * NSEC_PER_SEC)
 #define CTL_TIMEOUT_CHANGE (60 * NSEC_PER_SEC)

@@ -15,8 +15,9 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
-        ctl_commands_backup};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore,
+        ctl_commands_tenant, ctl_commands_migration,
+        ctl_commands_backup, ctl_commands_restore};
 
 /* ---- help */
 
@@ -33,6 +34,14 @@ static void print_options(unsigned options) {
                 puts("  --accept-loss      go on although acknowledged writes may be gone");
         if (options & OPTION_ENFORCE)
                 puts("  --enforce          put these definitions in force where other daemons have others");
+        if (options & OPTION_TO)
+                puts("  --to DATASTORE     where it goes");
+        if (options & OPTION_RETENTION)
+                puts("  --retention TIME   how long the former data stays, sealed, so that one can go back: 0s, 1h, …");
+        if (options & OPTION_WAIT)
+                puts("  --wait             show how far it has come, until it has ended (this is what happens anyway)");
+        if (options & OPTION_DETACH)
+                puts("  --detach           return once it is recorded; it goes on by itself");
         if (options & OPTION_FORCE)
                 puts("  --force            replace a file that is there");
         if (options & OPTION_OVER)
@@ -105,6 +114,10 @@ enum {
         LONG_KEEP_DATA,
         LONG_ACCEPT_LOSS,
         LONG_ENFORCE,
+        LONG_TO,
+        LONG_WAIT,
+        LONG_DETACH,
+        LONG_RETENTION,
         LONG_FORCE,
         LONG_OVER,
 };
@@ -122,6 +135,10 @@ static const struct option long_options[] = {
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
         {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
         {"enforce", no_argument, NULL, LONG_ENFORCE},
+        {"to", required_argument, NULL, LONG_TO},
+        {"wait", no_argument, NULL, LONG_WAIT},
+        {"detach", no_argument, NULL, LONG_DETACH},
+        {"retention", required_argument, NULL, LONG_RETENTION},
         {"force", no_argument, NULL, LONG_FORCE},
         {"over", no_argument, NULL, LONG_OVER},
         {"yes", no_argument, NULL, 'y'},
@@ -205,6 +222,26 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_OVER;
                         ctl->over = true;
                         break;
+                case LONG_TO:
+                        line->options |= OPTION_TO;
+                        ctl->to = optarg;
+                        break;
+                case LONG_WAIT:
+                        line->options |= OPTION_WAIT;
+                        ctl->wait = true;
+                        break;
+                case LONG_DETACH:
+                        line->options |= OPTION_DETACH;
+                        ctl->detach = true;
+                        break;
+                case LONG_RETENTION:
+                        line->options |= OPTION_RETENTION;
+                        ctl->has_retention = true;
+                        if (strcmp(optarg, "0") != 0 && strcmp(optarg, "0s") != 0 &&
+                                ctl_parse_time(optarg, &ctl->retention_ns) < 0)
+                                return ctl_fail(
+                                        CTL_USAGE, "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -260,6 +297,14 @@ static const char *option_name(unsigned option) {
                 return "--accept-loss";
         case OPTION_ENFORCE:
                 return "--enforce";
+        case OPTION_TO:
+                return "--to";
+        case OPTION_WAIT:
+                return "--wait";
+        case OPTION_DETACH:
+                return "--detach";
+        case OPTION_RETENTION:
+                return "--retention";
         case OPTION_FORCE:
                 return "--force";
         case OPTION_OVER:

@@ -73,7 +73,7 @@ static enum definition_use on_use(void *userdata, const char *datastore, definit
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 const struct registry_record *record = assignment_record(a);
 
-                if (!record || strcmp(record->datastore, datastore) != 0)
+                if (!record || (strcmp(record->datastore, datastore) != 0 && !migration_uses(a, store)))
                         continue;
                 if (!a->want_delete && record->phase != REGISTRY_DELETING &&
                         (!record->from_file || declared(next, a->name)))
@@ -300,10 +300,7 @@ static void apply_definition(struct fleet *fleet, const struct tenant_definition
         record = assignment_record(a);
         if (a->gone || a->want_delete || !record || record->phase == REGISTRY_DELETING)
                 return; /* applied again when it is gone */
-        if (d->datastore && strcmp(d->datastore, record->datastore) != 0)
-                add_error(fleet,
-                        "%s:%u: tenant %s is on datastore %s and stays there: moving it to %s is not supported by this version",
-                        d->base.file, d->datastore_line, a->name, record->datastore, d->datastore);
+        migration_want(a, d->datastore && strcmp(d->datastore, record->datastore) != 0 ? d->datastore : NULL);
 
         free(a->change_source);
         a->change_source = NULL;
@@ -443,6 +440,7 @@ static void read_again(struct fleet *fleet, bool enforce) {
         if (r < 0)
                 log_error("plugins: %s", strerror(-r));
         plugin_table_scan(fleet->plugins);
+        throttle_set(fleet->throttle, fleet->config.settings->migration.bandwidth_bytes);
         r = read_definitions(fleet, enforce);
         if (r < 0)
                 log_error("definitions: %s", strerror(-r));

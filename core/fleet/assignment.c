@@ -38,6 +38,7 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
         LIST_INIT(&a->copies);
+        TAILQ_INIT(&a->move_waiters);
 
         LIST_FOREACH(other, &fleet->assignments, entry) {
                 if (strcmp(other->name, name) > 0)
@@ -56,7 +57,8 @@ void assignment_free(struct assignment *a) {
 
         if (!a)
                 return;
-        check(!a->busy && !a->serving && !a->installing);
+        check(!a->busy && !a->serving && !a->reading && !a->installing);
+        migration_forget(a);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
         while ((waiter = STAILQ_FIRST(&a->waiters))) {
@@ -203,6 +205,10 @@ static void write_record(struct assignment *a, bool remove) {
         registry_write(a->fleet->registry, &a->write);
 }
 
+void assignment_write(struct assignment *a) {
+        write_record(a, false);
+}
+
 /* ---- the datastore */
 
 static int run_create(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
@@ -346,6 +352,10 @@ static struct fleet_store *safe_store_of(struct assignment *a) {
         return NULL;
 }
 
+struct fleet_store *assignment_store(struct assignment *a) {
+        return safe_store_of(a);
+}
+
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
         if (a->record->phase == REGISTRY_INSTALLING) {
@@ -386,6 +396,8 @@ static void take_wishes(struct assignment *a) {
                 free(a->change_source);
                 a->change_source = NULL;
         }
+        if (!a->next)
+                migration_take_wishes(a);
         /* Before it is made: where. */
         if (!a->next && a->record->phase == REGISTRY_PROVISIONING && !a->record->host[0] && is_local(a))
                 assignment_claim_host(a, a->next = registry_record_copy(a->record));
@@ -461,6 +473,36 @@ static bool is_served_wrongly(const struct assignment *a) {
                 a->record->phase == REGISTRY_RECOVERING;
 }
 
+/* It was moved: what is served can go on there as it is, where this daemon reaches that. */
+static bool goes_on_elsewhere(struct assignment *a) {
+        const struct registry_record *record = a->record;
+
+        return !a->gone && record->phase == REGISTRY_READY && record->previous && !a->store->leaving &&
+                memcmp(record->previous->incarnation, a->served, 16) == 0 &&
+                memcmp(record->incarnation, a->served, 16) != 0 && !assignment_is_elsewhere(a) &&
+                memcmp(a->served_recovery, record->recovery, 16) == 0 && !a->wanted.quarantined &&
+                !a->manner.quarantined;
+}
+
+/* Where it is served in another manner than it should be, or no more: true while that is done. */
+static bool correct(struct assignment *a) {
+        struct fleet_store *store;
+
+        if (!a->serving || !is_served_wrongly(a))
+                return false;
+        store = goes_on_elsewhere(a) ? fleet_find_store(a->fleet, a->record->datastore) : NULL;
+        if (store && store->ds && !store->leaving && governance_is_young(store))
+                return true; /* goes on when that is known */
+        if (store && store->ds && !store->leaving && !governance_refusal(store) && !store_refusal(store)) {
+                if (!a->unsealing && !a->reading)
+                        migration_switch(a, store);
+                return true;
+        }
+        if (migration_is_still(a))
+                assignment_stop(a);
+        return true;
+}
+
 /* Nothing is done with it until somebody asks. */
 static void rest(struct assignment *a) {
         a->settled = true;
@@ -473,11 +515,12 @@ void assignment_step(struct assignment *a) {
         if (a->busy)
                 return;
         assignment_catch_up(a);
+        migration_answer(a);
         if (a->retry.position)
                 return;
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
-                if (!installing_is_over(a, "the daemon is being stopped"))
+                if (!migration_is_still(a) || !installing_is_over(a, "the daemon is being stopped"))
                         return;
                 if (a->serving)
                         assignment_stop(a);
@@ -491,18 +534,15 @@ void assignment_step(struct assignment *a) {
         }
         if (!fleet_is_running(a->fleet))
                 return;
-        if (a->serving && is_served_wrongly(a)) {
-                assignment_stop(a);
+        if (correct(a))
                 return;
-        }
         if (a->sweep) {
                 sweep(a);
                 return;
         }
         if (a->gone) {
-                if (!installing_is_over(a, "another daemon has removed it"))
-                        return;
-                farewell(a);
+                if (migration_is_still(a) && !a->reading && installing_is_over(a, "another daemon has removed it"))
+                        farewell(a);
                 return;
         }
         if (a->record && !a->next)
@@ -535,8 +575,10 @@ void assignment_step(struct assignment *a) {
                         store = safe_store_of(a);
                         if (store)
                                 assignment_start(a, store);
-                } else
+                } else {
                         fleet_settle(a->fleet);
+                        migration_step(a);
+                }
                 break;
         case REGISTRY_RECOVERING:
                 if (assignment_is_left(a))
@@ -546,11 +588,12 @@ void assignment_step(struct assignment *a) {
                         assignment_recover(a, store);
                 break;
         case REGISTRY_DELETING:
-                if (a->serving)
-                        assignment_stop(a);
-                else if (a->wanted.quarantined && !a->want_delete)
+                if (a->serving) {
+                        if (migration_is_still(a))
+                                assignment_stop(a);
+                } else if (a->wanted.quarantined && !a->want_delete)
                         rest(a); /* not before it is asked for again */
-                else if (assignment_is_left(a))
+                else if (assignment_is_left(a) || !migration_remove_all(a))
                         break;
                 else if (!a->record->retain && !a->dropped) {
                         store = store_of(a);

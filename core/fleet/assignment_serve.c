@@ -45,6 +45,30 @@ bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_mann
 
 /* ---- errands */
 
+/* What the shard has read, for the main thread. The assignment stays as long as it is served, and messages come in order. */
+struct sealed_message {
+        struct loop_task task;
+        struct assignment *a;
+        uint8_t id[16];
+};
+
+static void on_sealed_here(struct loop_task *task) {
+        struct sealed_message *message = container_of(task, struct sealed_message, task);
+
+        if (message->a->serving || message->a->busy)
+                migration_on_sealed(message->a, message->id);
+        free(message);
+}
+
+static void on_sealed(void *userdata, const uint8_t id[16]) {
+        struct sealed_message *message = new0(struct sealed_message);
+
+        message->a = userdata;
+        memcpy(message->id, id, 16);
+        message->task.run = on_sealed_here;
+        loop_post(message->a->fleet->loop, &message->task);
+}
+
 static void start_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
         const struct fleet_config *config = &a->fleet->config; /* what is read of it never changes */
@@ -73,9 +97,12 @@ static void start_there(struct errand *errand) {
                 .loop = a->shard->loop,
                 .cache = a->shard->cache,
                 .memory = a->fleet->memory,
+                .on_sealed = on_sealed,
+                .userdata = a,
         };
 
         memcpy(tenant.incarnation, a->record->incarnation, 16);
+        memcpy(tenant.cluster, a->record->cluster, 16);
         memcpy(tenant.daemon, config->daemon, 16);
         owner_set(a->owner); /* and so is whatever follows from it */
         errand->result = tenant_open(&tenant, &a->started, &err);
@@ -148,6 +175,7 @@ static void stop_back(struct errand *errand) {
 
         a->busy = false;
         a->serving = NULL;
+        a->sealed = false;
         collect_known(a, &a->last);
         a->figures = (struct tenant_figures){};
         leave_shard(a);

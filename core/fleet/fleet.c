@@ -31,7 +31,7 @@ static bool store_is_held(const struct fleet_store *store) {
                 (store->fleet->registry_store == store && store->fleet->stage != FLEET_STOPPED))
                 return true;
         LIST_FOREACH(a, &store->fleet->assignments, entry)
-                if (a->store == store)
+                if (a->store == store || migration_holds(a, store))
                         return true;
         return copying_holds(store->fleet, store);
 }
@@ -122,7 +122,7 @@ static void on_settle(struct loop_task *task) {
                 break;
         case FLEET_STOPPING:
                 LIST_FOREACH(a, &fleet->assignments, entry)
-                        if (a->busy || a->serving || a->installing)
+                        if (a->busy || a->serving || a->installing || a->reading || !migration_is_still(a))
                                 return;
                 for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
                         following = LIST_NEXT(a, entry);
@@ -311,8 +311,10 @@ static void on_copy_start_time(struct loop_timer *timer) {
 static void on_members(void *userdata) {
         struct fleet *fleet = userdata;
 
-        if (fleet_is_running(fleet))
+        if (fleet_is_running(fleet)) {
                 agreement_consider(fleet);
+                migration_members_changed(fleet);
+        }
 }
 
 static void on_apply(struct loop_task *task) {
@@ -445,6 +447,7 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
                 fleet->n_shards++;
         }
         fleet->shard_cache = xcalloc(fleet->n_shards, sizeof(*fleet->shard_cache));
+        fleet->throttle = throttle_new(settings->migration.bandwidth_bytes);
 
         *ret = steal(fleet);
         return 0;
@@ -466,6 +469,7 @@ void fleet_free(struct fleet *fleet) {
         agreement_done(fleet);
         registry_copy_done(&fleet->copy);
         memory_free(fleet->memory);
+        throttle_free(fleet->throttle);
         registry_free(fleet->registry);
         host_done(&fleet->host);
         free(fleet->unfit);

@@ -77,6 +77,22 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
 void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Makes this daemon's registry the one that governs the datastore, whichever did so far. */
 void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/*
+ * Moves a tenant to another datastore while it is served (fleet/migration.h). wait: done when that has ended, 0 or (given up) -ECANCELED with the
+ * reason; otherwise when it is recorded, and goes on by itself. One that is under way to the same datastore is joined.
+ */
+struct fleet_migrate {
+        const char *name, *datastore;
+        int64_t retention_s; /* that the former data stays, sealed; -1: as the settings say */
+        bool wait;
+};
+void fleet_migrate_tenant(
+        struct fleet *fleet, const struct fleet_migrate *migrate, fleet_done_fn done, void *userdata);
+/* Gives it up, as long as it has not switched; done when nothing is left of it. */
+void fleet_abort_migration(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* Goes back to where the data was before, if that is still there, and nothing was written since. -ECANCELED with the reason. */
+void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+
 /* A registry whose log is not the one that was known: it is taken as it is. -EBUSY: it is not lost. */
 void fleet_recover_registry(struct fleet *fleet, fleet_done_fn done, void *userdata);
 /* Puts this daemon's newest format in use: -EBUSY where a live daemon cannot do it. */
@@ -140,6 +156,30 @@ void fleet_each_tenant(
 /* False: there is none. */
 bool fleet_find_tenant(struct fleet *fleet, const char *name,
         void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata);
+
+struct fleet_migration_view {
+        const char *tenant;
+        const uint8_t *id;
+        const char *phase; /* "Preparing", "Copying", "Sealing", "Aborting"; "Done", "Failed": the last one */
+        const char *step;  /* here: what is being done; "" */
+        const char *from, *to;
+        const char *reason; /* Aborting, Failed: why; "" */
+        bool is_running, is_here, back;
+        const uint8_t *owner; /* the daemon that does it; NULL: it has ended */
+        int64_t started, finished;
+        uint64_t bytes, bytes_all, records, records_to_go;
+        double rate;          /* bytes a second */
+        double seconds_to_go; /* -1: not known */
+        uint64_t hold_ns;     /* for how long clients wait, or had to; 0: not, or not known */
+        const char *former;   /* where the data was before, and still is, sealed; NULL: nowhere */
+        int64_t former_until; /* seconds since 1970 */
+};
+/* Those that are under way, and of each other tenant the last one. */
+void fleet_each_migration(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_migration_view *view), void *userdata);
+/* False: there is no such tenant, or it was never moved. */
+bool fleet_find_migration(struct fleet *fleet, const char *tenant,
+        void (*visit)(void *userdata, const struct fleet_migration_view *view), void *userdata);
 
 struct fleet_summary {
         unsigned n_shards;

@@ -69,6 +69,7 @@ struct registry_migration {
 struct registry_previous {
         char *datastore; /* owned, as all strings here */
         uint8_t incarnation[16], migration[16];
+        bool back;     /* the tenant went back from here, to a log that has not what was written here */
         int64_t until; /* seconds since 1970 */
         char *host, *host_name; /* as in the record */
 };

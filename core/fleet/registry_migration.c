@@ -127,8 +127,8 @@ void registry_moves_print(const struct registry_record *record, json_t *object) 
                                 m->host && m->host[0] ? m->host_name : NULL));
         if (p)
                 set(object, "previous",
-                        json_pack("{s:s s:s s:s s:I s:s* s:s*}", "datastore", p->datastore, "incarnation",
-                                text_of(p->incarnation, a), "migration", text_of(p->migration, b), "until",
+                        json_pack("{s:s s:s s:s s:b s:I s:s* s:s*}", "datastore", p->datastore, "incarnation",
+                                text_of(p->incarnation, a), "migration", text_of(p->migration, b), "back", (int)p->back, "until",
                                 (json_int_t)p->until, "host", has_host ? p->host : NULL,
                                 "hostName", has_host ? p->host_name : NULL));
         if (moved)
@@ -175,9 +175,10 @@ static int parse_previous(json_t *object, struct registry_record *record, struct
         struct registry_previous *p;
         json_error_t problem;
         json_int_t until;
+        int back;
 
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s?s s?s}", "datastore", &datastore, "incarnation",
-                    &incarnation, "migration", &migration, "until", &until, "host", &host,
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:b s:I s?s s?s}", "datastore", &datastore, "incarnation",
+                    &incarnation, "migration", &migration, "back", &back, "until", &until, "host", &host,
                     "hostName", &host_name) < 0)
                 return error_set(reterr, -EBADMSG, "previous: %s", problem.text);
         p = record->previous = new0(struct registry_previous);
@@ -185,6 +186,7 @@ static int parse_previous(json_t *object, struct registry_record *record, struct
         p->host = copy_string(host);
         p->host_name = copy_string(host_name);
         p->until = until;
+        p->back = back;
         if (uuid_parse(incarnation, p->incarnation) < 0 || uuid_parse(migration, p->migration) < 0)
                 return error_set(reterr, -EBADMSG, "previous: an id is no UUID");
         return 0;

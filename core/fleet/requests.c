@@ -50,6 +50,17 @@ static void refuse(struct fleet *fleet, fleet_done_fn done, fleet_check_fn check
         loop_defer(fleet->loop, &p->task);
 }
 
+void fleet_refuse(
+        struct fleet *fleet, fleet_done_fn done, void *userdata, int result, const char *format, ...) {
+        cleanup(freep) char *text = NULL;
+        va_list ap;
+
+        va_start(ap, format);
+        check(vasprintf(&text, format, ap) >= 0);
+        va_end(ap);
+        refuse(fleet, done, NULL, userdata, result, "%s", text);
+}
+
 static bool refuse_unless_running(struct fleet *fleet, fleet_done_fn done, void *userdata) {
         if (fleet_is_running(fleet) && !fleet->unfit)
                 return false;
@@ -156,8 +167,7 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
         assignment_step(a);
 }
 
-/* NULL: refused, since the daemon is not running yet or any more, or since there is none. */
-static struct assignment *find_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
+struct assignment *fleet_find_tenant_for(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
         struct assignment *a;
 
         if (refuse_unless_running(fleet, done, userdata))
@@ -173,7 +183,7 @@ void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, 
         const struct registry_record *record;
         struct assignment *a;
 
-        a = find_tenant(fleet, name, done, userdata);
+        a = fleet_find_tenant_for(fleet, name, done, userdata);
         if (!a)
                 return;
         record = assignment_record(a);
@@ -192,7 +202,7 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
         const struct registry_record *record;
         struct assignment *a;
 
-        a = find_tenant(fleet, name, done, userdata);
+        a = fleet_find_tenant_for(fleet, name, done, userdata);
         if (!a)
                 return;
         record = assignment_record(a);
@@ -208,7 +218,7 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
 void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata) {
         struct assignment *a;
 
-        a = find_tenant(fleet, name, done, userdata);
+        a = fleet_find_tenant_for(fleet, name, done, userdata);
         if (!a)
                 return;
         if (!quarantine_reason(fleet->quarantine, name)) {

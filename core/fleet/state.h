@@ -17,6 +17,7 @@
 #include "fleet/installing.h"
 #include "fleet/known.h"
 #include "fleet/members.h"
+#include "fleet/migration.h"
 #include "fleet/quarantine.h"
 #include "fleet/registry.h"
 #include "fleet/registry_copy.h"
@@ -187,6 +188,21 @@ struct assignment {
         struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
         bool install_aborted;          /* what it had brought has gone */
         struct install *abort;         /* owned: while it is being removed */
+        /* Moves: fleet/migration.h */
+        struct migration *migration; /* owned: what this daemon does for it; NULL: nothing */
+        struct registry_migration *want_move; /* owned: to be recorded; NULL: none is wanted */
+        char *want_datastore;                 /* owned: where its definition says that it belongs; NULL: where it is */
+        bool want_abort;
+        struct fleet_store *former; /* borrowed: while the keyspace goes from there to `store` */
+        bool sealed, sealed_asked;  /* the log was read to be sealed, which waits for the registry to say; it was asked */
+        bool reading, unsealing;
+        uint8_t sealed_by[16], unsealing_id[16];
+        struct registry_read read;
+        uint8_t switching_to[16];  /* while `former` is set */
+        uint64_t switched_hold_ns; /* for so long clients had waited when it was done; 0: not known */
+        struct loop_timer move_timer, want_timer;
+        char *want_reason; /* owned: why it is not moved yet to where its definition says; NULL */
+        TAILQ_HEAD(, move_waiter) move_waiters;
 
         struct loop_timer retry;
         unsigned n_failures;
@@ -197,6 +213,14 @@ struct assignment {
         struct tenant_metrics *metrics; /* owned, collect.c */
         STAILQ_HEAD(, tenant_waiter) waiters;
         LIST_ENTRY(assignment) entry; /* fleet.assignments, in order of name */
+};
+
+/* Who waits for a migration's end. */
+struct move_waiter {
+        uint8_t id[16];
+        fleet_done_fn done;
+        void *userdata;
+        TAILQ_ENTRY(move_waiter) entry;
 };
 
 struct assignment *assignment_new(struct fleet *fleet, const char *name);
@@ -221,6 +245,10 @@ void assignment_fail(struct assignment *a, const char *reason);
 void assignment_start(struct assignment *a, struct fleet_store *store);
 void assignment_stop(struct assignment *a);
 void assignment_recover(struct assignment *a, struct fleet_store *store);
+/* The datastore of the record, open, where a tenant may be started there; NULL: not (yet), and the failure told. */
+struct fleet_store *assignment_store(struct assignment *a);
+/* a->next is written, and what follows taken. */
+void assignment_write(struct assignment *a);
 /* Nothing is wrong with it. */
 void assignment_well(struct assignment *a);
 /* Takes what was said while it was busy. */
@@ -231,6 +259,11 @@ bool assignment_is_left(struct assignment *a);
 bool assignment_host_lives(const struct assignment *a);
 /* The record says from now on that its datastore is this host's own. */
 void assignment_claim_host(const struct assignment *a, struct registry_record *record);
+/* requests.c: answered later, as if somebody had looked. */
+void fleet_refuse(struct fleet *fleet, fleet_done_fn done, void *userdata, int result, const char *format, ...)
+        printf_like(5, 6);
+/* NULL: refused, since the daemon is not running yet or any more, or since there is none. */
+struct assignment *fleet_find_tenant_for(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Its datastore is another host's own. */
 bool assignment_is_elsewhere(const struct assignment *a);
 
@@ -366,6 +399,7 @@ struct fleet {
         struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
         struct loop_timer copy_timer, copy_start_timer;
         struct throttle *throttle; /* owned: of all that is copied */
+        unsigned n_movers;         /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
         LIST_HEAD(, fleet_store) stores;

@@ -166,6 +166,8 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
                 .opening = config->opening,
                 .progress_notify_ns = config->progress_notify_ns,
                 .slow_commit_ns = config->slow_ns,
+                .on_sealed = config->on_sealed,
+                .userdata = config->userdata,
         };
         struct grpc_server_config server_config = {
                 .loop = config->loop,
@@ -188,6 +190,7 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
         }
 
         memcpy(keyspace_config.incarnation, config->incarnation, 16);
+        memcpy(keyspace_config.cluster, config->cluster, 16);
         memcpy(keyspace_config.daemon, config->daemon, 16);
         r = keyspace_new(&keyspace_config, &t->keyspace);
         if (r < 0)

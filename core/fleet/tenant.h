@@ -26,6 +26,7 @@ struct tenant_config {
         const char *name;
         uint8_t incarnation[16];
         uint8_t daemon[16];
+        uint8_t cluster[16];
         struct datastore *datastore; /* borrowed, until tenant_close() is done */
         struct keyspace_known known; /* of its log, from the last life */
         uint64_t quota_bytes;
@@ -45,6 +46,9 @@ struct tenant_config {
         uint64_t idle_close_ns;    /* 0: never */
         bool quarantined;          /* all that comes is refused, unread */
         _Atomic uint32_t *opening; /* borrowed: see keyspace_config; may be NULL */
+        /* Its log was read to be sealed, by the migration of this id: see keyspace_config. On the shard. */
+        void (*on_sealed)(void *userdata, const uint8_t id[16]);
+        void *userdata;
         struct loop *loop;         /* borrowed, the shard's */
         struct value_cache *cache; /* borrowed, the shard's */
         struct memory *memory;     /* borrowed; NULL: no budget */
@@ -57,6 +61,7 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
 /* Listens no more, drains (calls may end within timeout_ns), closes the keyspace, frees the tenant, then calls done. */
 void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata);
 
+/* Borrowed until it is closed; the shard's. */
 struct keyspace *tenant_keyspace(struct tenant *tenant);
 
 struct tenant_figures {

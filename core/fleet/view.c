@@ -24,7 +24,7 @@ static void visit_datastore(struct fleet_store *store,
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 const struct registry_record *record = assignment_record(a);
 
-                if (record && strcmp(record->datastore, store->name) == 0)
+                if (record && (strcmp(record->datastore, store->name) == 0 || migration_uses(a, store)))
                         used_by[n++] = a->name;
         }
         if (store->ds)
@@ -210,6 +210,13 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                         a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED ||
                         a->figures.condition == KEYSPACE_NO_MEMORY;
 
+                if (a->want_reason && a->want_datastore) {
+                        cleanup(freep) char *move = NULL;
+
+                        check(asprintf(&move, "tenant %s: cannot be moved to datastore %s, where its definition says: %s", a->name,
+                                      a->want_datastore, a->want_reason) > 0);
+                        visit(userdata, move);
+                }
                 if (!a->reason && !sick && !quarantined)
                         continue;
                 check(asprintf(&line, "tenant %s: %s%s", a->name, !a->reason && quarantined ? "quarantined: " : "",

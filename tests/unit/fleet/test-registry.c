@@ -185,6 +185,84 @@ static void test_bad_records_are_told(void **state) {
         }
 }
 
+static char *copied(const char *s) {
+        char *p = strdup(s);
+
+        assert_non_null(p);
+        return p;
+}
+
+/* Where a tenant's data is going to and was: what is written is read as it was; a record that was never moved is as before there were moves. */
+static void test_moves_survive(void **state) {
+        struct registry_record *record = world_record("a", REGISTRY_READY), *read = NULL, *copy;
+        cleanup(error_done) struct error err = {};
+        char *text, *again, *plain;
+
+        (void)state;
+        plain = registry_record_print(record, 1);
+        assert_null(strstr(plain, "migration"));
+        assert_null(strstr(plain, "cluster"));
+        uuid_make(record->cluster);
+        record->migration = new0(struct registry_migration);
+        record->migration->phase = MIGRATION_SEALING;
+        uuid_make(record->migration->id);
+        uuid_make(record->migration->incarnation);
+        uuid_make(record->migration->owner);
+        record->migration->datastore = copied("there");
+        record->migration->host = copied("h");
+        record->migration->host_name = copied("name");
+        record->migration->reason = copied("because \"x\"");
+        record->migration->started = 17;
+        record->migration->retention = 86400;
+        record->previous = new0(struct registry_previous);
+        record->previous->datastore = copied("before");
+        record->previous->host = copied("");
+        record->previous->host_name = copied("");
+        record->previous->back = true;
+        record->previous->until = INT64_MAX;
+        record->moved = new0(struct registry_moved);
+        record->moved->from = copied("x");
+        record->moved->to = copied("y");
+        record->moved->reason = copied("");
+        record->moved->bytes = INT64_C(5) << 40;
+        record->moved->hold_us = 12;
+        text = registry_record_print(record, 1);
+        assert_int_equal(
+                registry_record_parse(bytes_of_string("a"), bytes_of_string(text), &world_formats, &read, &err), 0);
+        again = registry_record_print(read, 1);
+        assert_string_equal(text, again);
+        assert_int_equal(read->migration->phase, MIGRATION_SEALING);
+        assert_string_equal(read->migration->reason, "because \"x\"");
+        assert_memory_equal(read->cluster, record->cluster, 16);
+        assert_true(read->previous->back && read->previous->until == INT64_MAX);
+        free(again);
+        copy = registry_record_copy(read);
+        again = registry_record_print(copy, 1);
+        assert_string_equal(text, again);
+        registry_record_free(copy);
+        registry_record_free(read);
+        registry_record_free(record);
+        free(again);
+        free(text);
+
+        /* Parts that are damaged are told, not guessed. */
+        for (size_t i = 0; i < 4; i++) {
+                static const char *const parts[] = {",\"migration\":{}", ",\"previous\":{\"datastore\":1}", ",\"moved\":7",
+                        ",\"cluster\":\"x\""};
+                struct error why = {};
+
+                read = NULL;
+                assert_true(asprintf(&text, "%.*s%s}", (int)strlen(plain) - 1, plain, parts[i]) > 0);
+                assert_int_equal(
+                        registry_record_parse(bytes_of_string("a"), bytes_of_string(text), &world_formats, &read, &why),
+                        -EBADMSG);
+                assert_null(read);
+                error_done(&why);
+                free(text);
+        }
+        free(plain);
+}
+
 static void test_uuids(void **state) {
         uint8_t a[16], b[16];
         char text[UUID_TEXT_SIZE];
@@ -210,6 +288,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_first_start_is_finished, world_setup, world_teardown),
                 cmocka_unit_test_setup_teardown(test_bad_file_is_refused, world_setup, world_teardown),
                 cmocka_unit_test(test_bad_records_are_told),
+                cmocka_unit_test(test_moves_survive),
                 cmocka_unit_test(test_uuids),
         };
 

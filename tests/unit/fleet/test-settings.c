@@ -57,6 +57,9 @@ static void check_config_defaults(const struct settings *s) {
         assert_int_equal(s->limits.txn_nesting, 48);
         assert_int_equal(s->limits.streams, 65536);
         assert_int_equal(s->limits.connections, 65536);
+        assert_true(s->migration.retention_ns == 24 * 3600 * NSEC_PER_SEC);
+        assert_int_equal(s->migration.bandwidth_bytes, 0);
+        assert_int_equal(s->migration.parallel, 2);
         assert_int_equal(s->limits.watches, 200000);
         assert_int_equal(s->limits.stream_watches, 100000);
         assert_int_equal(s->limits.watch_bytes, 1 << 20);
@@ -240,7 +243,7 @@ static void test_fixed_changes(void **state) {
 
         (void)state;
         a = load_ok(&options);
-        folder_write(&folder, "stokehold.yaml", "log: {level: debug}\ntenants: {quota: 1Gi}\n");
+        folder_write(&folder, "stokehold.yaml", "log: {level: debug}\ntenants: {quota: 1Gi}\nmigration: {bandwidth: 1Mi}\n");
         b = load_ok(&options);
         assert_null(settings_fixed_changes(a, b));
         settings_free(b);
