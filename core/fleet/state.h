@@ -428,6 +428,9 @@ void fleet_registry_hurry(struct fleet *fleet);
 void fleet_registry_lost(struct fleet *fleet, const char *reason);
 /* done when the next opening has ended. False: somebody waits already. */
 bool fleet_registry_wait(struct fleet *fleet, fleet_done_fn done, void *userdata);
+/* The same in phase Installing, by this daemon. */
+struct assignment *fleet_assign_installing(
+        struct fleet *fleet, const struct fleet_create *create, const struct fleet_store *store);
 /* Something has come to rest: looks, at the end of this iteration, whether a start or a stop is complete, and whether a datastore that is leaving
  * can be closed. */
 void fleet_settle(struct fleet *fleet);
