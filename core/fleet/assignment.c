@@ -59,6 +59,7 @@ void assignment_free(struct assignment *a) {
                 return;
         check(!a->busy && !a->serving && !a->reading && !a->installing);
         migration_forget(a);
+        backup_plan_free(a);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
         while ((waiter = STAILQ_FIRST(&a->waiters))) {

@@ -314,6 +314,7 @@ static void on_members(void *userdata) {
         if (fleet_is_running(fleet)) {
                 agreement_consider(fleet);
                 migration_members_changed(fleet);
+                backup_plans_members_changed(fleet);
         }
 }
 

@@ -7,6 +7,7 @@
 
 #include <sys/queue.h>
 
+#include "fleet/backup_plan.h"
 #include "fleet/copying.h"
 #include "fleet/crash.h"
 #include "fleet/definition.h"
@@ -183,6 +184,7 @@ struct assignment {
         struct tenant_figures last;              /* written by the shard while it is being stopped */
         struct fleet_store *store;               /* borrowed, while served or while a job runs */
 
+        struct backup_plan *backup_plan; /* owned; NULL: no backups are made by the clock */
         struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
         bool copies_waited_for;     /* a step waits for their end */
         struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
@@ -398,6 +400,7 @@ struct fleet {
         bool has_copy;
         struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
         struct loop_timer copy_timer, copy_start_timer;
+        unsigned n_backups;        /* by the clock, that run */
         struct throttle *throttle; /* owned: of all that is copied */
         unsigned n_movers;         /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
