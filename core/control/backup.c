@@ -1,4 +1,4 @@
-#include "control/inside.h"
+#include "control/files.h"
 
 /*
  * BackupTenant: the fleet makes the file on a thread of its own; its bytes come here through a queue, which keeps that thread waiting while the client is
@@ -15,6 +15,8 @@
 
 #include "base/log.h"
 #include "control/answer.h"
+#include "control/method.h"
+#include "rpc/protobuf.h"
 #include "fleet/backup.h"
 #include "fleet/uuid.h"
 
@@ -136,7 +138,7 @@ static void send_some(struct sending *s) {
                 chunk = take(s);
                 if (!chunk) {
                         if (!s->backup)
-                                grpc_call_finish(s->call, s->result < 0 ? control_code(s->result) : GRPC_OK, s->reason);
+                                grpc_call_finish(s->call, s->result < 0 ? method_code(s->result) : GRPC_OK, s->reason);
                         return;
                 }
                 grpc_call_send(s->call, &chunk->message, 1);
@@ -202,8 +204,7 @@ static struct sending **of(struct grpc_call *call) {
         return grpc_call_user(call);
 }
 
-void control_backup_tenant(struct grpc_call *call, struct bytes data) {
-        struct control *control = grpc_call_server_userdata(call);
+void files_backup_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__BackupTenantRequest *request;
         struct backup_config config = {
                 .write = on_write,
@@ -213,7 +214,7 @@ void control_backup_tenant(struct grpc_call *call, struct bytes data) {
         };
         struct sending *s;
 
-        request = control_enter(call, data, &stokehold__control__v1__backup_tenant_request__descriptor, PEER_CHANGE);
+        request = method_enter(call, data, &stokehold__control__v1__backup_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
                 return;
         s = new0(struct sending);
@@ -229,10 +230,10 @@ void control_backup_tenant(struct grpc_call *call, struct bytes data) {
         STAILQ_INIT(&s->chunks);
         config.name = request->name;
         config.userdata = s;
-        s->backup = fleet_backup_tenant(control->config.fleet, &config);
+        s->backup = fleet_backup_tenant(method_fleet(call), &config);
 }
 
-void control_backup_cancel(struct grpc_call *call) {
+void files_backup_cancel(struct grpc_call *call) {
         struct sending *s = *of(call);
 
         if (!s)
@@ -242,14 +243,14 @@ void control_backup_cancel(struct grpc_call *call) {
                 backup_cancel(s->backup);
 }
 
-void control_backup_drained(struct grpc_call *call) {
+void files_backup_drained(struct grpc_call *call) {
         struct sending *s = *of(call);
 
         if (s && s->call)
                 send_some(s);
 }
 
-void control_backup_free(struct grpc_call *call) {
+void files_backup_free(struct grpc_call *call) {
         struct sending *s = *of(call);
 
         if (!s)

@@ -1,4 +1,4 @@
-#include "control/inside.h"
+#include "control/files.h"
 
 /*
  * RestoreTenant: the first message says what is to be done, the others bring the file. While the fleet has enough to do the client is paused; it is
@@ -13,21 +13,23 @@
 
 #include "base/log.h"
 #include "control/answer.h"
+#include "control/method.h"
+#include "rpc/protobuf.h"
 #include "fleet/restore.h"
 
 #define TELL_BYTES ((uint64_t)512 * 1024)
 
 struct receiving {
-        struct control *control;
+        struct fleet *fleet;     /* borrowed */
         struct grpc_call *call;  /* borrowed; NULL: it has ended */
         struct restore *restore; /* borrowed; NULL: not begun, or done */
         char *who, *name;        /* owned: for the audit line */
-        bool over;
+        bool over, collecting;
         uint64_t told;
 };
 
 static void receiving_unref(struct receiving *r) {
-        if (r->call || r->restore)
+        if (r->call || r->restore || r->collecting)
                 return;
         free(r->who);
         free(r->name);
@@ -61,10 +63,10 @@ static void on_collected(void *userdata) {
         struct receiving *r = userdata;
         struct blob *packed;
 
-        r->restore = NULL;
+        r->collecting = false;
         if (r->call) {
                 response.taken = r->told;
-                response.tenant = answer_tenant(r->control->config.fleet, r->name, grpc_call_arena(r->call));
+                response.tenant = answer_tenant(r->fleet, r->name, grpc_call_arena(r->call));
                 packed = protobuf_pack(&response.base);
                 if (packed)
                         grpc_call_reply(r->call, packed);
@@ -84,13 +86,14 @@ static void on_done(void *userdata, int result, const char *reason) {
         else
                 log_at(LOG_LEVEL_NOTICE, &context, "control: restore tenant \"%.63s\"%s: done", r->name,
                         r->over ? " over what it had" : "");
+        r->restore = NULL;
         if (result == 0) {
-                fleet_collect(r->control->config.fleet, on_collected, r); /* r->restore stays set until then: it is in use */
+                r->collecting = true;
+                fleet_collect(r->fleet, on_collected, r);
                 return;
         }
-        r->restore = NULL;
         if (r->call)
-                grpc_call_finish(r->call, control_code(result), reason);
+                grpc_call_finish(r->call, method_code(result), reason);
         receiving_unref(r);
 }
 
@@ -101,7 +104,6 @@ static struct receiving **of(struct grpc_call *call) {
 }
 
 static void begin(struct grpc_call *call, const Stokehold__Control__V1__RestoreTenantRequest__Begin *begin) {
-        struct control *control = grpc_call_server_userdata(call);
         struct receiving *r = new0(struct receiving);
         struct restore_config config = {
                 .create = {.name = begin->name,
@@ -114,26 +116,26 @@ static void begin(struct grpc_call *call, const Stokehold__Control__V1__RestoreT
                 .userdata = r,
         };
 
-        r->control = control;
+        r->fleet = method_fleet(call);
         r->call = call;
         r->over = begin->over;
         r->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
         r->name = strdup(begin->name);
         check(r->who && r->name);
         *of(call) = r;
-        r->restore = fleet_restore_tenant(control->config.fleet, &config);
+        r->restore = fleet_restore_tenant(method_fleet(call), &config);
         if (restore_is_full(r->restore))
                 grpc_call_pause(call);
 }
 
-void control_restore_tenant(struct grpc_call *call, struct bytes data) {
+void files_restore_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__RestoreTenantRequest *request;
         struct receiving *r = *of(call);
         struct protobuf_field field;
         struct bytes rest = data;
 
         if (!r) {
-                request = control_enter(
+                request = method_enter(
                         call, data, &stokehold__control__v1__restore_tenant_request__descriptor, PEER_CHANGE);
                 if (request && request->begin)
                         begin(call, request->begin);
@@ -157,7 +159,7 @@ void control_restore_tenant(struct grpc_call *call, struct bytes data) {
                 tell(r, false);
 }
 
-void control_restore_end(struct grpc_call *call) {
+void files_restore_end(struct grpc_call *call) {
         struct receiving *r = *of(call);
 
         if (!r)
@@ -166,7 +168,7 @@ void control_restore_end(struct grpc_call *call) {
                 restore_end(r->restore);
 }
 
-void control_restore_cancel(struct grpc_call *call) {
+void files_restore_cancel(struct grpc_call *call) {
         struct receiving *r = *of(call);
 
         if (!r)
@@ -176,7 +178,7 @@ void control_restore_cancel(struct grpc_call *call) {
                 restore_cancel(r->restore);
 }
 
-void control_restore_free(struct grpc_call *call) {
+void files_restore_free(struct grpc_call *call) {
         struct receiving *r = *of(call);
 
         if (!r)

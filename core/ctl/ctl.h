@@ -56,13 +56,13 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
+        bool retain, yes, keep_data, accept_loss, enforce, force, over;
         const char *from, *to;
         const char *cacert, *cert, *key, *server_name, *prefix, *to_prefix;
         bool finish, abort, overwrite;
         bool detach, wait;
         uint64_t retention_ns;
         bool has_retention;
-        bool retain, yes, keep_data, accept_loss, enforce, force, over;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -90,6 +90,7 @@ extern const struct ctl_command ctl_commands_tenant[];
 extern const struct ctl_command ctl_commands_migration[];
 extern const struct ctl_command ctl_commands_transfer[];
 extern const struct ctl_command ctl_commands_backup[];
+extern const struct ctl_command ctl_commands_restore[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

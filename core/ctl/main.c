@@ -15,8 +15,9 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
-        ctl_commands_backup, ctl_commands_migration, ctl_commands_transfer};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore,
+        ctl_commands_tenant, ctl_commands_migration,
+        ctl_commands_backup, ctl_commands_restore, ctl_commands_transfer};
 
 /* ---- help */
 
@@ -249,6 +250,14 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_ENFORCE;
                         ctl->enforce = true;
                         break;
+                case LONG_FORCE:
+                        line->options |= OPTION_FORCE;
+                        ctl->force = true;
+                        break;
+                case LONG_OVER:
+                        line->options |= OPTION_OVER;
+                        ctl->over = true;
+                        break;
                 case LONG_TO:
                         line->options |= OPTION_TO;
                         ctl->to = optarg;
@@ -316,6 +325,8 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                 case LONG_OVER:
                         line->options |= OPTION_OVER;
                         ctl->over = true;
+                                return ctl_fail(
+                                        CTL_USAGE, "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
                         break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);

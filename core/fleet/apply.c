@@ -240,7 +240,7 @@ void fleet_apply_datastores(struct fleet *fleet) {
 
 /* ---- tenants */
 
-void assignment_update_manner(struct assignment *a) {
+static void update_manner(struct assignment *a) {
         const struct settings *settings = a->fleet->config.settings;
         const struct registry_record *record = assignment_record(a);
         const struct tenant_definition *d = definitions_find_tenant(a->fleet->definitions, a->name);
@@ -279,6 +279,11 @@ void assignment_update_manner(struct assignment *a) {
                 memcpy(m->peers, d->peers, d->n_peers * sizeof(*m->peers));
                 m->n_peers = d->n_peers;
         }
+}
+
+void assignment_update_manner(struct assignment *a) {
+        update_manner(a);
+        backup_plan_update(a);
 }
 
 static void apply_definition(struct fleet *fleet, const struct tenant_definition *d) {

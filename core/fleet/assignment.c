@@ -37,8 +37,8 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->owner = crash_table_enter(fleet->crashes, name);
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
-        TAILQ_INIT(&a->move_waiters);
         LIST_INIT(&a->copies);
+        TAILQ_INIT(&a->move_waiters);
 
         LIST_FOREACH(other, &fleet->assignments, entry) {
                 if (strcmp(other->name, name) > 0)
@@ -59,6 +59,7 @@ void assignment_free(struct assignment *a) {
                 return;
         check(!a->busy && !a->serving && !a->reading && !a->installing);
         migration_forget(a);
+        backup_plan_free(a);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
         while ((waiter = STAILQ_FIRST(&a->waiters))) {
@@ -521,7 +522,7 @@ void assignment_step(struct assignment *a) {
                 return;
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
-                if (!installing_is_over(a, "the daemon is being stopped") || !migration_is_still(a))
+                if (!migration_is_still(a) || !installing_is_over(a, "the daemon is being stopped"))
                         return;
                 if (a->serving)
                         assignment_stop(a);
@@ -542,7 +543,7 @@ void assignment_step(struct assignment *a) {
                 return;
         }
         if (a->gone) {
-                if (installing_is_over(a, "another daemon has removed it") && migration_is_still(a) && !a->reading)
+                if (migration_is_still(a) && !a->reading && installing_is_over(a, "another daemon has removed it"))
                         farewell(a);
                 return;
         }

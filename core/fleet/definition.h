@@ -104,6 +104,9 @@ struct tenant_definition {
         size_t n_peers;
         char *tcp; /* "127.0.0.1:2379", "[::1]:2379"; NULL: none */
         unsigned tcp_line;
+        uint64_t backup_every_ns; /* 0: none are made */
+        unsigned backup_keep;
+        char *backup_directory; /* absolute */
 };
 
 struct secret_value {

@@ -252,6 +252,20 @@ static void write_endpoint(struct yaml_writer *w, const struct tenant_definition
         yaml_write_end(w);
 }
 
+static void write_backup(struct yaml_writer *w, const struct tenant_definition *t) {
+        char every[64];
+
+        if (!t->backup_directory)
+                return;
+        duration_print(t->backup_every_ns, every);
+        yaml_write_key(w, "backup");
+        yaml_write_mapping(w);
+        write_pair(w, "directory", t->backup_directory);
+        write_pair(w, "every", t->backup_every_ns ? every : "off");
+        write_int(w, "keep", t->backup_keep);
+        yaml_write_end(w);
+}
+
 static void write_tenant_status(struct yaml_writer *w, const struct tenant_status *status) {
         yaml_write_key(w, "status");
         yaml_write_mapping(w);
@@ -286,6 +300,7 @@ int tenant_definition_print(const struct tenant_definition *t, const struct tena
                 duration_print(t->auto_compact_ns, duration);
                 write_pair(w, "autoCompaction", t->auto_compact_ns ? duration : "off");
         }
+        write_backup(w, t);
         write_pair(w, "datastore", t->datastore);
         write_pair(w, "deletionPolicy", t->retain ? "Retain" : "Delete");
         write_endpoint(w, t);

@@ -12,6 +12,8 @@
 #include "fleet/definition_kind.h"
 #include "fleet/registry.h"
 
+#define BACKUP_KEEP 7
+
 void tenant_definition_free(struct tenant_definition *t) {
         if (!t)
                 return;
@@ -21,6 +23,7 @@ void tenant_definition_free(struct tenant_definition *t) {
         free(t->datastore);
         free(t->peers);
         free(t->tcp);
+        free(t->backup_directory);
         free(t);
 }
 
@@ -136,9 +139,44 @@ static int parse_endpoint(const struct node_reader *reader, const struct node_at
         return string_copy(tcp, &t->tcp);
 }
 
+static int parse_backup(const struct node_reader *reader, const struct node_at *spec, struct tenant_definition *t) {
+        static const char *const known[] = {"every", "keep", "directory", NULL};
+        const char *directory = NULL;
+        uint64_t keep = BACKUP_KEEP;
+        struct node_at at;
+        bool given = false;
+        int r;
+
+        r = node_mapping(reader, spec, "backup", "spec.backup", &at);
+        if (r < 0 || !at.node)
+                return r;
+        r = node_only(reader, &at, known, NULL);
+        if (r < 0)
+                return r;
+        r = node_duration(reader, &at, "every", &given, &t->backup_every_ns);
+        if (r < 0)
+                return r;
+        if (!given)
+                return node_required(reader, &at, "every");
+        if (t->backup_every_ns && t->backup_every_ns < NSEC_PER_SEC)
+                return node_field_fail(reader, &at, "every", "must be at least 1s, or off");
+        r = node_number(reader, &at, "keep", 1, 10000, &keep);
+        if (r < 0)
+                return r;
+        t->backup_keep = (unsigned)keep;
+        r = node_string(reader, &at, "directory", &directory);
+        if (r < 0)
+                return r;
+        if (!directory)
+                return node_required(reader, &at, "directory");
+        if (directory[0] != '/')
+                return node_field_fail(reader, &at, "directory", "must be an absolute path");
+        return string_copy(directory, &t->backup_directory);
+}
+
 static int parse_spec(const struct node_reader *reader, const struct node_at *spec, struct tenant_definition *t) {
-        static const char *const known[] = {"datastore", "quota", "endpoint", "deletionPolicy", "autoCompaction", NULL};
-        static const char *const planned[] = {"backup", "clientNames", "requests", "selector", "tolerations", NULL};
+        static const char *const known[] = {"datastore", "quota", "endpoint", "deletionPolicy", "autoCompaction", "backup", NULL};
+        static const char *const planned[] = {"clientNames", "requests", "selector", "tolerations", NULL};
         const char *datastore = NULL, *policy = NULL;
         int r;
 
@@ -170,6 +208,9 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
                 return node_field_fail(reader, spec, "deletionPolicy",
                         "Unsupported value: \"%s\": supported values: \"Delete\", \"Retain\"", policy);
         t->retain = policy && strcmp(policy, "Retain") == 0;
+        r = parse_backup(reader, spec, t);
+        if (r < 0)
+                return r;
         return parse_endpoint(reader, spec, t);
 }
 

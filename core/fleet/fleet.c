@@ -125,7 +125,7 @@ static void on_settle(struct loop_task *task) {
                         return;
                 transfers_done(fleet);
                 LIST_FOREACH(a, &fleet->assignments, entry)
-                        if (a->busy || a->serving || a->reading || a->installing || !migration_is_still(a))
+                        if (a->busy || a->serving || a->installing || a->reading || !migration_is_still(a))
                                 return;
                 for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
                         following = LIST_NEXT(a, entry);
@@ -317,6 +317,7 @@ static void on_members(void *userdata) {
         if (fleet_is_running(fleet)) {
                 agreement_consider(fleet);
                 migration_members_changed(fleet);
+                backup_plans_members_changed(fleet);
         }
 }
 

@@ -156,6 +156,17 @@ struct fleet_store *fleet_place_tenant(
         return store;
 }
 
+struct assignment *fleet_assign_installing(
+        struct fleet *fleet, const struct fleet_create *create, const struct fleet_store *store) {
+        struct assignment *a =
+                fleet_assign(fleet, create->name, store->name, create->quota_bytes, create->retain, "stokectl", false);
+
+        a->next->phase = REGISTRY_INSTALLING;
+        uuid_make(a->next->installation);
+        memcpy(a->next->installer, fleet->config.daemon, 16);
+        return a;
+}
+
 void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
         struct fleet_store *store = fleet_place_tenant(fleet, create, done, userdata);
         struct assignment *a;

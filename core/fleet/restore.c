@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "fleet/intake.h"
 #include "fleet/restore.h"
-#include "fleet/uuid.h"
 
 #define EARLY_BYTES ((size_t)4 * 1024 * 1024)
 
@@ -182,10 +181,7 @@ struct restore *fleet_restore_tenant(struct fleet *fleet, const struct restore_c
         if (!store)
                 return r;
         r->refused = false;
-        a = fleet_assign(fleet, r->name, store->name, config->create.quota_bytes, config->create.retain, "stokectl", false);
-        a->next->phase = REGISTRY_INSTALLING;
-        uuid_make(a->next->installation);
-        memcpy(a->next->installer, fleet->config.daemon, 16);
+        a = fleet_assign_installing(fleet, &config->create, store);
         r->waits_recorded = true;
         assignment_wait(a, WAIT_RECORDED, on_recorded, r);
         assignment_step(a);

@@ -7,6 +7,7 @@
 
 #include <sys/queue.h>
 
+#include "fleet/backup_plan.h"
 #include "fleet/copying.h"
 #include "fleet/crash.h"
 #include "fleet/definition.h"
@@ -183,6 +184,12 @@ struct assignment {
         struct tenant_figures last;              /* written by the shard while it is being stopped */
         struct fleet_store *store;               /* borrowed, while served or while a job runs */
 
+        struct backup_plan *backup_plan; /* owned; NULL: no backups are made by the clock */
+        struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
+        bool copies_waited_for;     /* a step waits for their end */
+        struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
+        bool install_aborted;          /* what it had brought has gone */
+        struct install *abort;         /* owned: while it is being removed */
         /* Moves: fleet/migration.h */
         struct migration *migration; /* owned: what this daemon does for it; NULL: nothing */
         struct registry_migration *want_move; /* owned: to be recorded; NULL: none is wanted */
@@ -198,11 +205,6 @@ struct assignment {
         struct loop_timer move_timer, want_timer;
         char *want_reason; /* owned: why it is not moved yet to where its definition says; NULL */
         TAILQ_HEAD(, move_waiter) move_waiters;
-        struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
-        bool copies_waited_for;     /* a step waits for their end */
-        struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
-        bool install_aborted;          /* what it had brought has gone */
-        struct install *abort;         /* owned: while it is being removed */
 
         struct loop_timer retry;
         unsigned n_failures;
@@ -407,6 +409,7 @@ struct fleet {
         bool has_copy;
         struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
         struct loop_timer copy_timer, copy_start_timer;
+        unsigned n_backups;        /* by the clock, that run */
         struct throttle *throttle; /* owned: of all that is copied */
         unsigned n_movers;         /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
@@ -438,6 +441,9 @@ void fleet_registry_hurry(struct fleet *fleet);
 void fleet_registry_lost(struct fleet *fleet, const char *reason);
 /* done when the next opening has ended. False: somebody waits already. */
 bool fleet_registry_wait(struct fleet *fleet, fleet_done_fn done, void *userdata);
+/* The same in phase Installing, by this daemon. */
+struct assignment *fleet_assign_installing(
+        struct fleet *fleet, const struct fleet_create *create, const struct fleet_store *store);
 /* Something has come to rest: looks, at the end of this iteration, whether a start or a stop is complete, and whether a datastore that is leaving
  * can be closed. */
 void fleet_settle(struct fleet *fleet);
