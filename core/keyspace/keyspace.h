@@ -339,6 +339,11 @@ void keyspace_lease_keep_alive(struct keyspace *ks, struct lease_call *call);
 /* ttl: the remaining seconds, -1 for a lease that is not there (and the result is KEYSPACE_OK then, as etcd answers). */
 void keyspace_lease_time_to_live(struct keyspace *ks, struct lease_call *call);
 void keyspace_leases(struct keyspace *ks, struct lease_call *call);
+/* What is left of each lease now, as far as this daemon knows; ascending by id, owned by the caller (free()). How many. */
+struct lease_left {
+        int64_t id, seconds;
+};
+size_t keyspace_leases_left(struct keyspace *ks, struct lease_left **ret);
 
 /* As etcd numbers them; clients may raise any number. */
 enum alarm_type {

@@ -476,3 +476,24 @@ void keyspace_leases(struct keyspace *ks, struct lease_call *c) {
         if (keyspace_enter(ks, &c->call, on_leases))
                 barrier_wait(ks, &c->call);
 }
+
+static int compare_left(const void *a, const void *b) {
+        int64_t x = ((const struct lease_left *)a)->id, y = ((const struct lease_left *)b)->id;
+
+        return (x > y) - (x < y);
+}
+
+size_t keyspace_leases_left(struct keyspace *ks, struct lease_left **ret) {
+        struct lease_left *left = xcalloc(HASH_COUNT(ks->leases.table), sizeof(*left));
+        uint64_t now = clock_now_ns();
+        struct lease *l, *next;
+        size_t n = 0;
+
+        HASH_ITER(hh, ks->leases.table, l, next)
+                left[n++] = (struct lease_left){
+                        l->id, l->expires_ns > now ? (int64_t)((l->expires_ns - now) / NSEC_PER_SEC) : 0};
+        if (n)
+                qsort(left, n, sizeof(*left), compare_left);
+        *ret = left;
+        return n;
+}
