@@ -35,6 +35,8 @@ enum ctl_option {
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
         OPTION_ENFORCE = 1 << 10,
+        OPTION_CONFIG = 1 << 24, /* and --plugins */
+        OPTION_KEYSPACE = 1 << 25,
 };
 
 struct ctl {
@@ -45,7 +47,8 @@ struct ctl {
         const char *datastore;
         uint64_t quota_bytes;
         bool retain, yes, keep_data, accept_loss, enforce;
-        char **args; /* what follows the command's words */
+        const char *root, *config, *plugins, *keyspace; /* of `offline` alone, but for root */
+        char **args;                                    /* what follows the command's words */
         size_t n_args;
 
         /* Made by the first call. */
@@ -69,6 +72,7 @@ struct ctl_command {
 extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
+extern const struct ctl_command ctl_commands_offline[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

@@ -15,7 +15,8 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant};
+static const struct ctl_command *const tables[] = {
+        ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant, ctl_commands_offline};
 
 /* ---- help */
 
@@ -32,6 +33,11 @@ static void print_options(unsigned options) {
                 puts("  --accept-loss      go on although acknowledged writes may be gone");
         if (options & OPTION_ENFORCE)
                 puts("  --enforce          put these definitions in force where other daemons have others");
+        if (options & OPTION_KEYSPACE)
+                puts("  --keyspace K       with --datastore: the data, as NAME/INCARNATION");
+        if (options & OPTION_CONFIG)
+                puts("  --config FILE      the daemon's settings (else /etc/stokehold/stokehold.yaml)\n"
+                     "  --plugins DIR      where the drivers are, instead of what the settings say");
         if (options & OPTION_YES)
                 puts("  -y, --yes          do not ask");
         if (options & OPTION_FORMAT)
@@ -100,6 +106,9 @@ enum {
         LONG_KEEP_DATA,
         LONG_ACCEPT_LOSS,
         LONG_ENFORCE,
+        LONG_CONFIG,
+        LONG_PLUGINS,
+        LONG_KEYSPACE,
 };
 
 static const struct option long_options[] = {
@@ -115,6 +124,9 @@ static const struct option long_options[] = {
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
         {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
         {"enforce", no_argument, NULL, LONG_ENFORCE},
+        {"config", required_argument, NULL, LONG_CONFIG},
+        {"plugins", required_argument, NULL, LONG_PLUGINS},
+        {"keyspace", required_argument, NULL, LONG_KEYSPACE},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -188,6 +200,18 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_ENFORCE;
                         ctl->enforce = true;
                         break;
+                case LONG_CONFIG:
+                        line->options |= OPTION_CONFIG;
+                        ctl->config = optarg;
+                        break;
+                case LONG_PLUGINS:
+                        line->options |= OPTION_CONFIG;
+                        ctl->plugins = optarg;
+                        break;
+                case LONG_KEYSPACE:
+                        line->options |= OPTION_KEYSPACE;
+                        ctl->keyspace = optarg;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -197,6 +221,7 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
 
         if (root && socket_path)
                 return ctl_fail(CTL_USAGE, "--root and --socket exclude each other");
+        ctl->root = root;
         if (!root && !socket_path)
                 socket_path = getenv("STOKEHOLD_SOCKET");
         if (root ? asprintf(&ctl->socket, "%s/run/control.sock", root) < 0
@@ -243,6 +268,10 @@ static const char *option_name(unsigned option) {
                 return "--accept-loss";
         case OPTION_ENFORCE:
                 return "--enforce";
+        case OPTION_CONFIG:
+                return "--config or --plugins";
+        case OPTION_KEYSPACE:
+                return "--keyspace";
         }
         return "?";
 }

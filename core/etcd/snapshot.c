@@ -10,6 +10,7 @@
 #include "etcd/snapshot.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "base/log.h"
 #include "etcd/header.h"
