@@ -82,6 +82,8 @@ struct datastore_job {
 };
 
 void datastore_submit(struct datastore *ds, struct datastore_job *job);
+/* The jobs of a keyspace (by name) that wait or run end soon: their deadlines are now. Any thread. */
+void datastore_hurry(struct datastore *ds, const char *keyspace);
 /* How many jobs wait or run, of a keyspace (by name) or (NULL) of all. */
 size_t datastore_pending(struct datastore *ds, const char *keyspace);
 

@@ -192,6 +192,7 @@ struct datastore_job *datastore_take(struct datastore *ds, struct session *sessi
                 /* What became ready with the last job's end may be for somebody who sleeps. */
                 wake_one(ds);
                 session->job = job;
+                session->deadline_ns = job->deadline_ns;
                 session->started_ns = clock_now_ns();
                 session->interrupted_ns = 0;
         }
@@ -339,6 +340,21 @@ void datastore_submit(struct datastore *ds, struct datastore_job *job) {
         pthread_mutex_unlock(&ds->mutex);
         if (stopping)
                 datastore_post_all(job, -ECANCELED, "the datastore is being closed");
+}
+
+void datastore_hurry(struct datastore *ds, const char *keyspace) {
+        uint64_t now = clock_now_ns();
+        struct lane *lane;
+
+        pthread_mutex_lock(&ds->mutex);
+        HASH_FIND_STR(ds->lanes, keyspace, lane);
+        for (int c = 0; lane && c < N_CLASSES; c++)
+                for (struct datastore_job *job = lane->first[c]; job; job = job->next)
+                        job->deadline_ns = min_of(job->deadline_ns, now);
+        for (unsigned i = 0; lane && i < ds->n_sessions; i++)
+                if (ds->sessions[i]->job && ds->sessions[i]->job->lane == lane)
+                        ds->sessions[i]->deadline_ns = min_of(ds->sessions[i]->deadline_ns, now);
+        pthread_mutex_unlock(&ds->mutex);
 }
 
 size_t datastore_pending(struct datastore *ds, const char *keyspace) {

@@ -20,7 +20,7 @@ void datastore_interrupt_late(struct datastore *ds, uint64_t now, bool all) {
 
                 if (!session->job || !connection || session->interrupting)
                         continue;
-                deadline = session->job->deadline_ns;
+                deadline = session->deadline_ns;
                 if (!all && (now < deadline || now - deadline < INTERRUPT_GRACE_NS))
                         continue;
                 if (!all && session->interrupted_ns && now - session->interrupted_ns < INTERRUPT_AGAIN_NS)

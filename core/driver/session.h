@@ -23,6 +23,7 @@ struct session {
         uint8_t scope_incarnation[16];
         struct datastore_job *job; /* running */
         uint64_t started_ns;
+        uint64_t deadline_ns;    /* the job's, or earlier: datastore_hurry() */
         uint64_t interrupted_ns; /* this job was last interrupted; 0: never */
         bool interrupting;       /* interrupt() is being called: the connection must stay */
 };

@@ -67,11 +67,15 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
         case RECORD_NOOP:
                 compaction_add(ks, r->seq, false);
                 break;
-        case RECORD_CREATED:
-        case RECORD_INSTALLED:
         case RECORD_SEAL:
         case RECORD_UNSEAL:
+        case RECORD_INSTALLED:
+                seal_apply(ks, r);
+                break;
         case RECORD_PIN:
+                pin_apply(ks, r);
+                break;
+        case RECORD_CREATED:
                 break;
         }
 }
@@ -80,6 +84,7 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
 void keyspace_forget(struct keyspace *ks) {
         leases_done(ks);
         alarms_done(ks);
+        moving_forget(ks);
         values_unlink_all(&ks->values);
         compaction_forget(ks);
         history_done(&ks->history);

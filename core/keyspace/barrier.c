@@ -43,9 +43,20 @@ static bool holds(const struct keyspace *ks, const struct stoke_end *end, const 
         return end->seq < ks->end.seq || end_equal(end, &ks->end);
 }
 
+/* The log is sealed, as far as it was read: it may go on elsewhere, and nothing that is asked here tells of that. */
+static bool is_sealed(struct keyspace *ks, struct call_list *list) {
+        if (!ks->moving.sealed)
+                return false;
+        call_list_join(&ks->barrier.waiting, list);
+        keyspace_stalled(ks);
+        return true;
+}
+
 static void wait_for(struct keyspace *ks, const struct stoke_end *end) {
         struct barrier *b = &ks->barrier;
 
+        if (is_sealed(ks, &b->asked))
+                return;
         if (holds(ks, end, &b->known)) {
                 pass(ks, &b->asked);
                 return;
@@ -60,53 +71,73 @@ static void wait_for(struct keyspace *ks, const struct stoke_end *end) {
 }
 
 static void on_answer(struct datastore_question *q) {
-        struct barrier *b = container_of(q, struct barrier, question);
-        struct keyspace *ks = container_of(b, struct keyspace, barrier);
+        struct barrier_question *question = container_of(q, struct barrier_question, question);
+        struct keyspace *ks = question->ks;
+        struct barrier *b = &ks->barrier;
 
         keyspace_job_ended(ks);
-        b->asking = false;
-        if (!ks->closing && ks->open) {
-                if (q->result == 0 && !q->found)
-                        keyspace_set_condition(
-                                ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
-                else if (q->result == 0) {
-                        if (ks->condition == KEYSPACE_UNREACHABLE && ks->head == HEAD_IDLE)
-                                keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
-                        wait_for(ks, &q->end);
-                } else {
-                        keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s",
-                                q->reason[0]            ? q->reason
-                                        : q->result < 0 ? strerror(-q->result)
-                                                        : "");
-                        call_list_join(&b->waiting, &b->asked);
-                        b->retry.on_time = on_retry;
-                        loop_timer_set(ks->loop, &b->retry, loop_now_ns(ks->loop) + RETRY_NS);
-                        keyspace_stalled(ks);
+        if (b->question != question) {
+                ks->moving.n_detached--;
+        } else {
+                b->question = NULL;
+                if (!ks->closing && ks->open) {
+                        if (q->result == 0 && !q->found)
+                                keyspace_set_condition(
+                                        ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
+                        else if (q->result == 0) {
+                                if (ks->condition == KEYSPACE_UNREACHABLE && ks->head == HEAD_IDLE)
+                                        keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
+                                wait_for(ks, &q->end);
+                        } else {
+                                keyspace_set_condition(ks, KEYSPACE_UNREACHABLE, "%s",
+                                        q->reason[0]            ? q->reason
+                                                : q->result < 0 ? strerror(-q->result)
+                                                                : "");
+                                call_list_join(&b->waiting, &b->asked);
+                                b->retry.on_time = on_retry;
+                                loop_timer_set(ks->loop, &b->retry, loop_now_ns(ks->loop) + RETRY_NS);
+                                keyspace_stalled(ks);
+                        }
+                        if (b->waiting.n && !b->retry.position)
+                                ask(ks);
                 }
-                if (b->waiting.n && !b->retry.position)
-                        ask(ks);
         }
+        free(question);
         keyspace_check_closed(ks);
 }
 
 static void ask(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
 
-        if (b->asking || !b->waiting.n || ks->closing || !ks->open)
+        if (b->question || !b->waiting.n || ks->closing || !ks->open || keyspace_is_held(ks))
                 return;
-        b->asking = true;
+        b->question = new0(struct barrier_question);
+        b->question->ks = ks;
         b->known = ks->end;
         call_list_join(&b->asked, &b->waiting);
         keyspace_stalled(ks);
-        b->question.keyspace = keyspace_stoke(ks);
-        b->question.done = on_answer;
-        keyspace_ask(ks, &b->question);
+        b->question->question.keyspace = keyspace_stoke(ks);
+        b->question->question.done = on_answer;
+        keyspace_ask(ks, &b->question->question);
+}
+
+void barrier_turn_away(struct keyspace *ks) {
+        struct barrier *b = &ks->barrier;
+
+        if (b->question) {
+                b->question = NULL;
+                ks->moving.n_detached++;
+        }
+        loop_timer_clear(&b->retry);
+        call_list_join(&b->waiting, &b->asked);
+        call_list_join(&b->waiting, &b->loading);
+        b->must_load = b->loads = false;
 }
 
 void barrier_kick(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
 
-        if (!b->loading.n || ks->head != HEAD_IDLE)
+        if (!b->loading.n || ks->head != HEAD_IDLE || is_sealed(ks, &b->loading))
                 return;
         if (b->loads ? ks->end.seq >= b->wanted.seq : !b->must_load && holds(ks, &b->wanted, &b->wanted_known)) {
                 b->must_load = b->loads = false;
@@ -120,10 +151,15 @@ void barrier_kick(struct keyspace *ks) {
 static void on_task(struct loop_task *task) {
         struct keyspace *ks = container_of(task, struct keyspace, barrier.task);
 
-        if (ks->exclusive)
-                pass(ks, &ks->barrier.waiting);
-        else
+        if (!ks->exclusive)
                 ask(ks);
+        else if (!keyspace_is_held(ks))
+                pass(ks, &ks->barrier.waiting);
+}
+
+void barrier_go_on(struct keyspace *ks) {
+        if (ks->barrier.waiting.n && !ks->barrier.retry.position)
+                loop_defer(ks->loop, &ks->barrier.task);
 }
 
 static void on_free_task(struct loop_task *task) {
@@ -136,7 +172,7 @@ void barrier_wait(struct keyspace *ks, struct keyspace_call *call) {
         struct barrier *b = &ks->barrier;
 
         b->task.run = on_task;
-        if (call->own.fresh && !ks->exclusive) {
+        if (call->own.fresh) {
                 /* Asks for no barrier: passes alone, in the deferred work. */
                 call_list_add(&b->free, call);
                 b->free_task.run = on_free_task;
@@ -144,6 +180,8 @@ void barrier_wait(struct keyspace *ks, struct keyspace_call *call) {
                 return;
         }
         call_list_add(&b->waiting, call);
+        if (keyspace_is_held(ks))
+                keyspace_stalled(ks);
         if (!b->retry.position)
                 loop_defer(ks->loop, &b->task);
 }
@@ -156,7 +194,7 @@ void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call) {
 void barrier_done(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
 
-        check(!b->asking);
+        check(!b->question);
         loop_timer_clear(&b->retry);
         if (ks->loop) {
                 loop_undefer(ks->loop, &b->task);

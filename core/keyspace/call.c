@@ -178,7 +178,7 @@ void keyspace_on_open(struct keyspace *ks) {
         call_list_join(&all, &ks->opening);
         while ((call = call_list_take(&all)))
                 if (call->own.evaluate) {
-                        call_list_add(&ks->queue, call);
+                        call_list_add(call->own.moves ? &ks->moving.calls : &ks->queue, call);
                         commit_kick(ks);
                 } else
                         barrier_wait(ks, call);
@@ -226,7 +226,7 @@ static void age_batch(struct keyspace *ks) {
         enum keyspace_result result = KEYSPACE_OK;
 
         for (size_t i = 0; ks->batch && i < ks->batch->n_calls; i++)
-                if (ks->batch->calls[i] && is_over(ks, ks->batch->calls[i], false, &result))
+                if (ks->batch->calls[i] && is_over(ks, ks->batch->calls[i], ks->batch->moves, &result))
                         keyspace_call_end(ks->batch->calls[i], result);
 }
 
@@ -235,6 +235,8 @@ static void on_ageing(struct loop_timer *timer) {
 
         call_list_age(ks, &ks->opening, false);
         call_list_age(ks, &ks->queue, false);
+        call_list_age(ks, &ks->moving.calls, true);
+        call_list_age(ks, &ks->moving.later, true);
         call_list_age(ks, &ks->fetching, false);
         call_list_age(ks, &ks->barrier.waiting, false);
         call_list_age(ks, &ks->barrier.asked, false);
@@ -242,8 +244,9 @@ static void on_ageing(struct loop_timer *timer) {
         call_list_age(ks, &ks->compaction.held, true);
         call_list_age(ks, &ks->compaction.physical, true);
         age_batch(ks);
-        if (ks->opening.n || ks->queue.n || ks->fetching.n || ks->barrier.waiting.n || ks->barrier.asked.n ||
-                ks->barrier.loading.n || ks->compaction.held.n || ks->compaction.physical.n || ks->batch)
+        if (ks->opening.n || ks->queue.n || ks->moving.calls.n || ks->moving.later.n || ks->fetching.n ||
+                ks->barrier.waiting.n || ks->barrier.asked.n || ks->barrier.loading.n || ks->compaction.held.n ||
+                ks->compaction.physical.n || ks->batch)
                 keyspace_stalled(ks);
 }
 

@@ -79,7 +79,7 @@ static void batch_abandon(struct batch *b) {
                         continue;
                 b->calls[i] = NULL;
                 call->own.batch = NULL;
-                call_list_add_first(&ks->queue, call);
+                call_list_add_first(b->moves ? &ks->moving.calls : &ks->queue, call);
         }
         batch_free(b);
 }
@@ -143,9 +143,11 @@ static void pause_after_failure(struct keyspace *ks) {
 /* The head is free, and something may have to be done there. */
 static void go_on(struct keyspace *ks) {
         ks->head = HEAD_IDLE;
+        hold_update(ks);
         watch_kick(ks);
         barrier_kick(ks);
         compaction_kick(ks);
+        switch_kick(ks);
         if (ks->grown && ks->head == HEAD_IDLE)
                 load_tail(ks); /* what it brings is evaluated on, rather than refused for */
         commit_kick(ks);
@@ -273,6 +275,7 @@ static void on_appended(struct datastore_job *job) {
                 ks->n_alone++;
                 if (ks->condition == KEYSPACE_UNREACHABLE)
                         keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
+                hold_update(ks); /* whoever is told that it is sealed finds it held */
                 batch_end_calls(b, KEYSPACE_OK);
                 batch_free(b);
                 go_on(ks);
@@ -289,6 +292,10 @@ static void on_appended(struct datastore_job *job) {
                 load_tail(ks); /* ks->batch stays: it may have landed, or land still */
                 break;
         case STOKE_MISSING:
+                if (switch_waits(ks)) {
+                        b->uncertain = true; /* dropped after it has moved: the log at the target tells */
+                        break;
+                }
                 ks->batch = NULL;
                 batch_end_calls(b, KEYSPACE_UNAVAILABLE);
                 batch_free(b);
@@ -339,14 +346,18 @@ void commit_on_loaded(struct keyspace *ks) {
                 keyspace_set_condition(ks, KEYSPACE_SERVING, "%s", "");
         if (ks->closing)
                 return;
+        hold_update(ks);
         if (b) {
                 if (b->landed) {
                         ks->batch = NULL;
                         ks->n_failures = 0;
                         batch_end_calls(b, KEYSPACE_OK);
                         batch_free(b);
-                } else if (b->uncertain && end_equal(&b->base, &ks->end)) {
-                        send_closer(ks);
+                } else if (switch_waits(ks)) {
+                        go_on(ks); /* the log at the target tells */
+                        return;
+                } else if (b->uncertain && end_equal(&b->base, &ks->end) && !b->moves) {
+                        send_closer(ks); /* what moves is made void by its own like */
                         return;
                 } else {
                         ks->batch = NULL;
@@ -355,7 +366,7 @@ void commit_on_loaded(struct keyspace *ks) {
                         batch_abandon(b);
                 }
         }
-        if (ks->was_stale && ks->loaded_nothing && ks->queue.n) {
+        if (ks->was_stale && ks->loaded_nothing && (ks->queue.n || ks->moving.calls.n)) {
                 /* Refused, and yet nobody has appended: a deadlock, or a rival that rolled back. */
                 ks->was_stale = false;
                 watch_kick(ks);
@@ -372,6 +383,7 @@ void commit_on_load_failed(struct keyspace *ks) {
         ks->head = HEAD_IDLE;
         if (!ks->closing)
                 pause_after_failure(ks);
+        switch_kick(ks);
 }
 
 static void on_pause_over(struct loop_timer *timer) {
@@ -443,6 +455,22 @@ static bool too_large(const struct batch *b) {
         return b->bytes > limits->batch_bytes || (b->n_calls > 1 && b->n_records > limits->batch_records);
 }
 
+/* What moves comes one at a time: nothing may follow a seal. */
+static void gather_moving(struct batch *b) {
+        struct keyspace *ks = b->ks;
+        struct keyspace_call *call;
+        int r;
+
+        b->moves = true;
+        while (b->n_calls == 0 && (call = call_list_take(&ks->moving.calls))) {
+                r = call->own.evaluate(call, b);
+                if (r == EVALUATE_HOLD)
+                        call_list_add(&ks->moving.later, call);
+                else
+                        batch_add_call(b, call);
+        }
+}
+
 /* Evaluates as many calls as a batch may have. */
 static void gather(struct batch *b) {
         struct keyspace *ks = b->ks;
@@ -479,7 +507,7 @@ static void answer_without_append(struct batch *b) {
 
                 if (!call)
                         continue;
-                if (ks->exclusive || call->own.fresh) {
+                if (ks->exclusive || call->own.fresh || b->moves) {
                         keyspace_call_end(call, call->own.result);
                         continue;
                 }
@@ -491,12 +519,18 @@ static void answer_without_append(struct batch *b) {
         batch_free(b);
 }
 
+static bool has_work(const struct keyspace *ks) {
+        if (ks->moving.phase != SWITCH_NONE)
+                return false;
+        return ks->moving.calls.n || (ks->queue.n && !keyspace_is_held(ks));
+}
+
 static void begin(struct keyspace *ks) {
         struct batch *b;
 
-        if (ks->head != HEAD_IDLE || !ks->open || ks->closing || !ks->queue.n)
+        if (ks->head != HEAD_IDLE || !ks->open || ks->closing || ks->batch || !has_work(ks))
                 return;
-        if (ks->foreign && ks->n_alone >= 4) {
+        if (ks->foreign && ks->n_alone >= 4 && !ks->moving.calls.n) {
                 /* Others get their turn, as long as there are any. */
                 ks->n_alone = 0;
                 if (++ks->n_quiet > QUIET_PAUSES)
@@ -506,7 +540,10 @@ static void begin(struct keyspace *ks) {
         }
 
         b = batch_new(ks);
-        gather(b);
+        if (ks->moving.calls.n)
+                gather_moving(b);
+        else
+                gather(b);
         ks->max_calls = 0;
         if (too_large(b)) {
                 if (b->n_calls > 1) {
@@ -533,7 +570,7 @@ static void on_begin(struct loop_task *task) {
 }
 
 void commit_kick(struct keyspace *ks) {
-        if (ks->head == HEAD_IDLE && ks->open && !ks->closing && ks->queue.n)
+        if (ks->head == HEAD_IDLE && ks->open && !ks->closing && has_work(ks))
                 loop_defer(ks->loop, &ks->begin_task);
 }
 
@@ -551,7 +588,7 @@ void keyspace_queue(struct keyspace *ks, struct keyspace_call *call,
         }
         call_list_add(&ks->queue, call);
         commit_kick(ks);
-        if (ks->head != HEAD_IDLE)
+        if (ks->head != HEAD_IDLE || keyspace_is_held(ks))
                 keyspace_stalled(ks);
 }
 

@@ -39,6 +39,7 @@ struct batch {
         uint64_t sent_ns;
         bool is_noop;
         bool is_recovery;
+        bool moves;     /* a call of ks->moving */
         bool uncertain; /* its outcome is unknown */
         bool landed;    /* its records were found in the log */
 };
@@ -47,7 +48,7 @@ struct batch {
 enum evaluation {
         EVALUATED = 0,  /* call->own.result and what is answered are set; given when the batch stands */
         EVALUATE_FETCH, /* own.fetch holds values that it needs first; nothing was changed */
-        EVALUATE_HOLD,  /* a Compact that must wait for the previous one's deletions; nothing was changed */
+        EVALUATE_HOLD, /* a Compact that must wait for the previous one's deletions, a pin in a sealed log; nothing was changed */
 };
 
 /* Adds a record at the next seq. value: a reference is taken over, NULL: none. */

@@ -7,6 +7,9 @@
  * raise the dead; and whoever appends a mark has first completed the deletions of the one before. Records of internal
  * kinds die likewise: at once what nobody needs any more, one mark later what speaks of another record's death.
  *
+ * While a pin stands nothing is deleted, and a mark may be appended before the deletions of the one before are complete; it says so. Then
+ * what each of them names is a round of its own, and the rounds are deleted one after the other, as if the later mark had waited.
+ *
  * The keyspace's loop only; deletions run on a worker.
  */
 
@@ -25,6 +28,7 @@ struct compact_job {
         struct keyspace *ks;
         struct stoke_keyspace name;
         struct stoke_compact compact;
+        unsigned generation;
         uint64_t seqs[DELETE_STEP];
 };
 
@@ -52,6 +56,35 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone) {
         seq_list_add(is_tombstone ? &ks->compaction.pending_later : &ks->compaction.pending, seq);
 }
 
+/* What is dead by now goes before what the next mark names. */
+static void begin_round(struct compaction *c) {
+        if (!c->dead.n && !c->job)
+                return;
+        c->rounds = realloc(c->rounds, (c->n_rounds + 1) * sizeof(*c->rounds));
+        check(c->rounds);
+        c->rounds[c->n_rounds++] = c->dead;
+        c->dead = (struct seq_list){};
+}
+
+static void drop_dead(struct compaction *c) {
+        for (size_t i = 0; i < c->n_rounds; i++)
+                seq_list_done(&c->rounds[i]);
+        free(steal(c->rounds));
+        c->n_rounds = 0;
+        seq_list_done(&c->dead);
+        c->generation++;
+}
+
+/* The list that is deleted from now. */
+static struct seq_list *first_round(struct compaction *c) {
+        while (c->n_rounds && !c->rounds[0].n && !c->job) {
+                seq_list_done(&c->rounds[0]);
+                c->n_rounds--;
+                memmove(c->rounds, c->rounds + 1, c->n_rounds * sizeof(*c->rounds));
+        }
+        return c->n_rounds ? &c->rounds[0] : &c->dead;
+}
+
 void compaction_forget(struct keyspace *ks) {
         struct compaction *c = &ks->compaction;
 
@@ -60,7 +93,7 @@ void compaction_forget(struct keyspace *ks) {
         seq_list_done(&c->pending);
         seq_list_done(&c->pending_later);
         seq_list_done(&c->later);
-        seq_list_done(&c->dead);
+        drop_dead(c);
         c->mark = 0;
         c->own = c->pruning = c->fenced = false;
 }
@@ -175,10 +208,12 @@ void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *r) {
                 prune(ks, SIZE_MAX);
         loop_timer_clear(&c->timer);
 
-        /* Whoever appended this mark has completed the deletions of the one before. Of a log that is loaded from its
-         * beginning that is not known: it may be an installation's copy, taken while they were under way. */
-        if (ks->open)
-                seq_list_done(&c->dead);
+        /* Whoever appended this mark has completed the deletions of the one before, unless it says otherwise. Of a log that is loaded from
+         * its beginning that is not known: it may be an installation's copy, taken while they were under way. */
+        if (ks->open && r->version == 0)
+                drop_dead(c);
+        else
+                begin_round(c);
         if (c->mark)
                 seq_list_add(&c->dead, c->mark);
         seq_list_join(&c->dead, &c->later);
@@ -219,8 +254,8 @@ static void on_compacted(struct datastore_job *job) {
                 c->fenced = true;
         if (r != 0) {
                 /* Named again: a deletion may be repeated. */
-                for (size_t i = 0; i < j->compact.n_seqs && c->mark == j->compact.mark; i++)
-                        seq_list_add(&c->dead, j->seqs[i]);
+                for (size_t i = 0; i < j->compact.n_seqs && c->generation == j->generation; i++)
+                        seq_list_add(c->n_rounds ? &c->rounds[0] : &c->dead, j->seqs[i]);
                 log_warning("%s: compaction could not delete %zu records, it will be tried again: %s", ks->name,
                         j->compact.n_seqs,
                         job->reason[0]  ? job->reason
@@ -238,10 +273,12 @@ static void on_compacted(struct datastore_job *job) {
 static void delete_some(struct keyspace *ks) {
         struct compaction *c = &ks->compaction;
         struct compact_job *j = new0(struct compact_job);
-        size_t n = min_of(c->dead.n, (size_t)DELETE_STEP);
+        struct seq_list *dead = first_round(c);
+        size_t n = min_of(dead->n, (size_t)DELETE_STEP);
 
-        memcpy(j->seqs, &c->dead.seqs[c->dead.n - n], n * sizeof(*j->seqs));
-        c->dead.n -= n;
+        memcpy(j->seqs, &dead->seqs[dead->n - n], n * sizeof(*j->seqs));
+        dead->n -= n;
+        j->generation = c->generation;
         qsort(j->seqs, n, sizeof(*j->seqs), compare_seqs);
         j->ks = ks;
         j->name = keyspace_stoke(ks);
@@ -263,23 +300,24 @@ static void delete_some(struct keyspace *ks) {
         keyspace_submit(ks, &j->job);
 }
 
-static bool is_busy(const struct compaction *c) {
-        return c->pruning || c->job || c->dead.n;
+static bool is_busy(struct compaction *c) {
+        return c->pruning || c->job || first_round(c)->n;
 }
 
 void compaction_kick(struct keyspace *ks) {
         struct compaction *c = &ks->compaction;
         struct keyspace_call *call;
 
-        if (ks->closing || !ks->open || c->pruning || c->job || c->retry.position)
+        if (ks->closing || !ks->open || c->pruning || c->job || (c->retry.position && !keyspace_is_pinned(ks)))
                 return;
-        if (c->dead.n) {
+        if (first_round(c)->n && !keyspace_is_pinned(ks)) {
                 /* Another daemon's mark is that daemon's to carry out, unless it is in our way. */
-                if (ks->exclusive || c->own || c->held.n || c->physical.n)
+                if (!keyspace_is_held(ks) && (ks->exclusive || c->own || c->held.n || c->physical.n))
                         delete_some(ks);
                 return;
         }
-        seq_list_done(&c->dead);
+        if (!first_round(c)->n)
+                seq_list_done(&c->dead);
         while ((call = call_list_take(&c->physical)))
                 keyspace_call_end_later(call, KEYSPACE_OK);
         while ((call = call_list_take(&c->held)))
@@ -308,9 +346,9 @@ static int evaluate(struct keyspace_call *call, struct batch *b) {
                 call->own.result = KEYSPACE_COMPACTED;
                 return EVALUATED;
         }
-        if (is_busy(&ks->compaction))
+        if (is_busy(&ks->compaction) && (ks->compaction.pruning || ks->compaction.job || !keyspace_is_pinned(ks)))
                 return EVALUATE_HOLD;
-        batch_add(b, RECORD_MARK, b->revision, (struct bytes){}, NULL, c->revision_wanted, 0, 0);
+        batch_add(b, RECORD_MARK, b->revision, (struct bytes){}, NULL, c->revision_wanted, is_busy(&ks->compaction), 0);
         call->own.result = KEYSPACE_OK;
         return EVALUATED;
 }

@@ -30,7 +30,8 @@ bool keyspace_is_quiet(const struct keyspace *ks) {
         return ks->open && !ks->closing && ks->condition == KEYSPACE_SERVING && ks->head == HEAD_IDLE && !ks->load &&
                 !ks->reload && !ks->batch && !ks->closer && !ks->n_jobs && !ks->hub.n_watchers && !ks->queue.n &&
                 !ks->fetching.n && !ks->ranging.n && !ks->late.n && !ks->hashing.n && !b->waiting.n && !b->asked.n &&
-                !b->loading.n && !b->free.n && !ks->compaction.held.n && !ks->compaction.physical.n &&
+                !b->loading.n && !b->free.n && !keyspace_is_held(ks) && !ks->moving.calls.n &&
+                TAILQ_EMPTY(&ks->moving.own) && !ks->compaction.held.n && !ks->compaction.physical.n &&
                 !ks->compaction.pruning && !ks->automatic.calling && !ks->leases.calling &&
                 TAILQ_EMPTY(&ks->leases.expired);
 }
@@ -106,6 +107,7 @@ static void on_closed(struct keyspace *ks) {
         memory_done(ks->memory);
         if (ks->past.n_leases)
                 loop_timer_set(ks->loop, &idle->timer, ks->past.expires_ns);
+        switch_kick(ks);
         if (ks->opening.n || ks->hub.n_watchers)
                 load_open(ks);
 }
@@ -142,10 +144,7 @@ static void take_down(struct keyspace *ks, enum keyspace_condition then, const c
         ks->revision = ks->compacted = 0;
         ks->idle.phase = IDLE_EMPTYING;
         memory_set_open(ks->memory, false);
-        datastore_unsubscribe(steal(ks->subscription));
-        loop_timer_clear(&ks->follow);
-        ks->follow.on_time = NULL;
-        ks->grown = false;
+        load_unfollow(ks);
         loop_timer_clear(&ks->idle.timer);
         loop_timer_clear(&ks->leases.retry);
         auto_compaction_stop(ks);

@@ -48,6 +48,13 @@ struct stoke_keyspace keyspace_stoke(struct keyspace *ks) {
 }
 
 void keyspace_submit(struct keyspace *ks, struct datastore_job *job) {
+        if (ks->moving.phase != SWITCH_NONE)
+                switch_park(ks, job);
+        else
+                keyspace_submit_now(ks, job);
+}
+
+void keyspace_submit_now(struct keyspace *ks, struct datastore_job *job) {
         ks->n_jobs++;
         job->loop = ks->loop;
         datastore_submit(ks->datastore, job);
@@ -62,6 +69,7 @@ void keyspace_ask(struct keyspace *ks, struct datastore_question *question) {
 void keyspace_job_ended(struct keyspace *ks) {
         check(ks->n_jobs > 0);
         ks->n_jobs--;
+        switch_kick(ks);
 }
 
 /* ---- condition */
@@ -71,6 +79,8 @@ static void end_all(struct keyspace *ks, enum keyspace_result result) {
         ks->open = false;
         call_list_end(&ks->opening, result);
         call_list_end(&ks->queue, result);
+        call_list_end(&ks->moving.calls, result);
+        call_list_end(&ks->moving.later, result);
         call_list_end(&ks->fetching, result);
         call_list_end(&ks->ranging, result);
         call_list_end(&ks->hashing, result);
@@ -134,7 +144,13 @@ void keyspace_get_status(struct keyspace *ks, struct keyspace_status *ret) {
                 .n_watchers = ks->hub.n_watchers,
                 .n_leases = ks->past.n_leases ? ks->past.n_leases : HASH_COUNT(ks->leases.table),
                 .n_alarms = ks->alarms.n,
+                .n_pins = ks->moving.n_pins,
+                .held = keyspace_is_held(ks),
+                .sealed = ks->moving.sealed,
+                .switching = ks->moving.phase != SWITCH_NONE,
+                .held_ns = ks->moving.held_ns ? clock_now_ns() - ks->moving.held_ns : 0,
         };
+        memcpy(ret->seal_id, ks->moving.seal_id, sizeof(ret->seal_id));
 }
 
 const char *keyspace_name(const struct keyspace *ks) {
@@ -143,6 +159,10 @@ const char *keyspace_name(const struct keyspace *ks) {
 
 const uint8_t *keyspace_incarnation(const struct keyspace *ks) {
         return ks->incarnation;
+}
+
+struct datastore *keyspace_datastore(const struct keyspace *ks) {
+        return ks->datastore;
 }
 
 struct loop *keyspace_loop(const struct keyspace *ks) {
@@ -213,7 +233,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         fill_limits(&ks->config.limits);
         memcpy(ks->incarnation, config->incarnation, sizeof(ks->incarnation));
         memcpy(ks->daemon, config->daemon, sizeof(ks->daemon));
-        memcpy(halves, ks->incarnation, sizeof(halves));
+        memcpy(halves, uuid_is_set(config->cluster) ? config->cluster : config->incarnation, sizeof(halves));
         /* Neither may be zero: proto3 would leave it out, and clients take zero for "no such". */
         ks->cluster_id = (halves[0] ^ halves[1]) | 1;
         ks->member_id = hash_name(ks->name, ks->cluster_id) | 1;
@@ -226,6 +246,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
         ks->next_batch = 1;
         ks->close_task.run = on_close;
         calls_init(ks);
+        moving_init(ks);
         commit_init(ks);
         TAILQ_INIT(&ks->leases.expired);
         TAILQ_INIT(&ks->hub.watchers);
@@ -262,6 +283,7 @@ void keyspace_free(struct keyspace *ks) {
         compaction_done(ks);
         auto_compaction_stop(ks);
         idle_done(ks);
+        moving_done(ks);
         keyspace_forget(ks);
         values_done(&ks->values);
         free_endpoints(ks);
@@ -286,6 +308,8 @@ static void release_on_done(struct datastore_job *job) {
         ks->releasing = ks->acquired = false;
         if (ks->closing)
                 keyspace_check_closed(ks);
+        else if (ks->moving.phase == SWITCH_RELEASING)
+                switch_on_released(ks);
         else
                 idle_on_released(ks);
 }
@@ -300,7 +324,7 @@ void keyspace_release(struct keyspace *ks) {
                 .run = release_run,
                 .done = release_on_done,
         };
-        keyspace_submit(ks, &ks->release_job);
+        keyspace_submit_now(ks, &ks->release_job);
 }
 
 /* Deferred, so that closed() is never called from within keyspace_close(). */
@@ -313,6 +337,8 @@ static void on_close(struct loop_task *task) {
                 return;
         /* Calls that came, or moved on, after the lists were ended: nobody would end them any more. */
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
+        call_list_end(&ks->moving.calls, KEYSPACE_STOPPED);
+        call_list_end(&ks->moving.later, KEYSPACE_STOPPED);
         call_list_end(&ks->ranging, KEYSPACE_STOPPED);
         call_list_end(&ks->hashing, KEYSPACE_STOPPED);
         call_list_end(&ks->barrier.free, KEYSPACE_STOPPED);
@@ -342,16 +368,18 @@ void keyspace_close(struct keyspace *ks, void (*done)(void *userdata), void *use
         ks->closed = done;
         ks->closed_userdata = userdata;
 
-        if (ks->subscription)
-                datastore_unsubscribe(steal(ks->subscription));
+        load_unfollow(ks);
+        switch_stop(ks);
+        pins_stop(ks);
         loop_timer_clear(&ks->reopen);
-        loop_timer_clear(&ks->follow);
         loop_timer_clear(&ks->pause_timer);
         auto_compaction_stop(ks);
         idle_stop(ks);
         load_on_closing(ks);
         call_list_end(&ks->opening, KEYSPACE_STOPPED);
         call_list_end(&ks->queue, KEYSPACE_STOPPED);
+        call_list_end(&ks->moving.calls, KEYSPACE_STOPPED);
+        call_list_end(&ks->moving.later, KEYSPACE_STOPPED);
         call_list_end(&ks->fetching, KEYSPACE_STOPPED);
         call_list_end(&ks->ranging, KEYSPACE_STOPPED);
         call_list_end(&ks->hashing, KEYSPACE_STOPPED);

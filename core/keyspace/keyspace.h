@@ -183,6 +183,7 @@ struct keyspace_call {
                 bool fresh;    /* the index holds all that was acknowledged before the call */
                 bool reread;   /* a value was not in the datastore: the log was caught up with once for that */
                 bool internal; /* the keyspace's own: nobody uses it for that */
+                bool moves;    /* a seal, an unseal, a pin: passes a hold */
         } own;
 };
 /* done will not be called; a write that is under way may still happen. Harmless after done. */
@@ -429,7 +430,12 @@ struct seal_call {
                 SEAL_UNSEALED, /* keyspace_unseal(): the unseal is in the log */
         } outcome;
         struct stoke_end end; /* the seal's, or the unseal's record */
-        int64_t revision;     /* the log's there: as of call.revision */
+        int64_t revision;     /* the log's there */
+        struct {
+                struct keyspace *keyspace;
+                void (*done)(struct keyspace_call *call, enum keyspace_result result);
+                bool seals;
+        } own;
 };
 /* Appends the seal behind all that was begun before. From then on the keyspace is sealed, and all is held. */
 void keyspace_seal(struct keyspace *ks, struct seal_call *call);

@@ -125,6 +125,13 @@ void leases_restart(struct keyspace *ks) {
         }
 }
 
+void leases_shift(struct keyspace *ks, uint64_t ns) {
+        struct lease *l, *next;
+
+        HASH_ITER(hh, ks->leases.table, l, next)
+                lease_count(ks, l, l->expires_ns + ns);
+}
+
 void lease_apply(struct keyspace *ks, const struct stoke_record *r) {
         struct lease *l = lease_find(ks, r->lease);
 
@@ -298,6 +305,10 @@ static void expire_some(struct keyspace *ks) {
         ks->leases.call =
                 (struct keyspace_call){.done = on_expire_done, .deadline_ns = UINT64_MAX, .own.internal = true};
         keyspace_queue(ks, &ks->leases.call, evaluate_expiry);
+}
+
+void leases_kick(struct keyspace *ks) {
+        expire_some(ks);
 }
 
 /* ---- calls */

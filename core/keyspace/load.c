@@ -63,7 +63,10 @@ static void follow_again(struct keyspace *ks) {
 static void on_follow(struct loop_timer *timer) {
         struct keyspace *ks = container_of(timer, struct keyspace, follow);
 
-        if (!ks->follow_call.own.keyspace &&
+        if (keyspace_is_held(ks)) { /* the unseal may come from another daemon */
+                if (ks->open && ks->head == HEAD_IDLE)
+                        load_tail(ks);
+        } else if (!ks->follow_call.own.keyspace &&
                 (ks->hub.n_watchers || ks->leases.table || ks->condition != KEYSPACE_SERVING)) {
                 ks->follow_call = (struct keyspace_call){
                         .done = on_followed,
@@ -85,12 +88,23 @@ static void mark_opening(struct keyspace *ks, bool opening) {
                 atomic_store_explicit(ks->config.opening, opening, memory_order_relaxed);
 }
 
+void load_follow(struct keyspace *ks) {
+        if (ks->exclusive || ks->follow.on_time)
+                return;
+        ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
+        ks->follow.on_time = on_follow;
+        follow_again(ks);
+}
+
+void load_unfollow(struct keyspace *ks) {
+        datastore_unsubscribe(steal(ks->subscription));
+        loop_timer_clear(&ks->follow);
+        ks->follow.on_time = NULL;
+        ks->grown = false;
+}
+
 void load_opened(struct keyspace *ks) {
-        if (!ks->exclusive && !ks->follow.on_time) {
-                ks->subscription = datastore_subscribe(ks->datastore, ks->name, ks->loop, on_grown, ks);
-                ks->follow.on_time = on_follow;
-                follow_again(ks);
-        }
+        load_follow(ks);
         ks->open = true;
         leases_restart(ks);
         idle_on_open(ks);
@@ -166,6 +180,8 @@ static void finish(struct keyspace *ks) {
 
         ks->loaded_nothing = l->n_applied == 0;
         load_free(l);
+        if (ks->open && ks->moving.phase == SWITCH_LOADING)
+                switch_on_loaded(ks);
         if (ks->open)
                 commit_on_loaded(ks);
         else if (recover_is_due(ks))
@@ -218,7 +234,7 @@ static void rebuild(struct keyspace *ks) {
         ks->index = (struct index){};
         keyspace_forget(ks);
         ks->open = false; /* as when it is loaded first: nobody is told of anything before all is there */
-        same = apply_some(ks, l, SIZE_MAX) && same_history(ks, &before, revision_before);
+        same = apply_some(ks, l, SIZE_MAX) && (l->other_log || same_history(ks, &before, revision_before));
         index_done(&before);
         if (!same) {
                 cleanup(freep) char *reason = NULL;
@@ -230,6 +246,7 @@ static void rebuild(struct keyspace *ks) {
                         reason = NULL;
                 load_free(steal(ks->load));
                 lose(ks, reason ? reason : "forked");
+                switch_fail(ks, -ESTALE);
                 return;
         }
         ks->open = true;
@@ -256,14 +273,22 @@ static void conclude(struct keyspace *ks, struct load *l) {
                 idle_refuse(ks, keyspace_bytes(ks));
                 return;
         }
-        if (l->as_it_comes && (l->broken || l->damage[0] || r != 0)) {
+        if (l->as_it_comes && (l->given_up || l->broken || l->damage[0] || r != 0)) {
                 keyspace_forget(ks);
                 memory_set(ks->memory, 0, true);
+        }
+        if (switch_waits(ks) && (l->given_up || l->broken || l->damage[0] || r != 0)) {
+                /* Whatever it is here, it goes on elsewhere. */
+                load_free(steal(ks->load));
+                ks->head = HEAD_IDLE;
+                switch_kick(ks);
+                return;
         }
         if (l->broken || l->damage[0]) {
                 reason = strdup(l->broken ? l->broken : l->damage);
                 load_free(steal(ks->load));
                 lose(ks, reason ? reason : "damaged");
+                switch_fail(ks, -ESTALE);
                 return;
         }
         if (r != 0) {
@@ -274,6 +299,7 @@ static void conclude(struct keyspace *ks, struct load *l) {
         if (!end_equal(&l->end, &ks->end)) {
                 load_free(steal(ks->load));
                 lose(ks, "the log does not end as the datastore says");
+                switch_fail(ks, -ESTALE);
                 return;
         }
         if (!ks->open)
@@ -293,7 +319,7 @@ static void on_slice(struct loop_task *task) {
 
         if (l->waits && !ks->closing)
                 return;
-        if (ks->closing || l->broken || l->refused)
+        if (ks->closing || l->broken || l->refused || l->given_up)
                 load_stop(l);
         else if (!apply_some(ks, l, APPLY_SLICE)) {
                 if (!l->broken)
@@ -302,7 +328,7 @@ static void on_slice(struct loop_task *task) {
         }
         if (l->as_it_comes) {
                 memory_set(ks->memory, keyspace_bytes(ks), false);
-                if (!l->refused && !l->broken && !ks->closing && !memory_fits(ks->memory)) {
+                if (!l->refused && !l->broken && !l->given_up && !ks->closing && !memory_fits(ks->memory)) {
                         l->waits = true;
                         memory_wait(ks->memory,
                                 keyspace_bytes(ks) < ks->idle.needs && ks->idle.needs > memory_most(ks->config.memory));
@@ -374,6 +400,8 @@ static void submit(struct keyspace *ks, bool all) {
         l->after = all ? (struct stoke_end){} : ks->end;
         l->limits = ks->limits;
         l->acquire = ks->exclusive && !ks->acquired;
+        l->anew = all || ks->moving.phase == SWITCH_LOADING;
+        l->other_log = all && ks->moving.phase == SWITCH_LOADING && ks->moving.to.other_log;
         l->with_values = !all;
         l->as_it_comes = all && !ks->open;
         l->slice.run = on_slice;
@@ -394,13 +422,13 @@ static void submit(struct keyspace *ks, bool all) {
         ks->head = HEAD_LOADING;
         ks->reload = false;
         ks->grown = false;
-        keyspace_submit(ks, &l->job);
+        keyspace_submit_now(ks, &l->job);
 }
 
 static void on_reopen(struct loop_timer *timer) {
         struct keyspace *ks = container_of(timer, struct keyspace, reopen);
 
-        if (!ks->open && !ks->load && !ks->closing)
+        if (!ks->open && !ks->load && !ks->closing && !switch_waits(ks))
                 submit(ks, true);
 }
 
@@ -425,10 +453,12 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
         if (result == STOKE_MISSING) {
                 ks->head = HEAD_IDLE;
                 keyspace_set_condition(ks, KEYSPACE_DROPPED, "the datastore has no keyspace of this incarnation");
+                switch_fail(ks, -ENOENT);
                 return;
         }
         if (result == STOKE_FORKED || result == STOKE_COMPACTED) {
                 recover_lose_forked(ks);
+                switch_fail(ks, -ESTALE);
                 return;
         }
 
@@ -444,11 +474,31 @@ static void fail(struct keyspace *ks, struct load *l, int result) {
 void load_tail(struct keyspace *ks) {
         if (ks->closing || ks->load || !ks->open)
                 return;
-        submit(ks, false);
+        if (switch_waits(ks))
+                ks->head = HEAD_IDLE; /* what is at the target will do */
+        else
+                submit(ks, ks->moving.phase == SWITCH_LOADING && ks->moving.to.other_log);
+}
+
+void load_at_target(struct keyspace *ks) {
+        if (!ks->load)
+                submit(ks, ks->moving.to.other_log);
+}
+
+void load_give_up(struct keyspace *ks) {
+        struct load *l = ks->load;
+
+        if (!l || !l->as_it_comes || l->given_up)
+                return;
+        l->given_up = true;
+        l->waits = false;
+        load_stop(l);
+        loop_slice(ks->loop, &l->slice);
 }
 
 void load_open(struct keyspace *ks) {
-        if (ks->open || ks->load || ks->closing || keyspace_is_over(ks) || ks->condition == KEYSPACE_QUARANTINED)
+        if (ks->open || ks->load || ks->closing || keyspace_is_over(ks) || ks->condition == KEYSPACE_QUARANTINED ||
+                switch_waits(ks))
                 return;
         if (ks->idle.phase != IDLE_NOT)
                 return; /* it is being closed, and opened afterwards */

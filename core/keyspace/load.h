@@ -30,6 +30,8 @@ struct load {
         struct stoke_end after; /* seq 0: all */
         bool acquire, with_values;
         bool as_it_comes;
+        bool anew;      /* the server's limits are asked for */
+        bool other_log; /* it need not be what was known */
 
         /* The worker's, until the job is done. */
         struct piece *filling; /* owned */
@@ -56,7 +58,7 @@ struct load {
         bool met_known, met_other; /* the record at the end known before: as it was, or another one */
         uint8_t last_kind;         /* of the record applied last */
         int64_t last_revision;
-        bool job_done;
+        bool job_done, given_up;
         bool waits, refused; /* for memory; it did not come */
         const char *broken;  /* why it is not the keyspace's log */
         struct loop_task slice;

@@ -246,8 +246,7 @@ int load_read(struct datastore_job *job, struct stoke_session *session, struct s
                         return r;
                 l->acquired = true;
         }
-        if (l->after.seq == 0 &&
-                driver->size >= offsetof(struct stoke_driver, server_limits) + sizeof(driver->server_limits) &&
+        if (l->anew && driver->size >= offsetof(struct stoke_driver, server_limits) + sizeof(driver->server_limits) &&
                 driver->server_limits) {
                 r = driver->server_limits(session, &l->name, call, &l->limits);
                 if (r != 0)

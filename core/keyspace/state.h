@@ -31,6 +31,11 @@ enum head_state {
         HEAD_PAUSED,    /* commit.c: waits before the next try */
 };
 
+/* A question under way; one that the keyspace has turned away from is nobody's, and is freed when it comes back. */
+struct barrier_question {
+        struct datastore_question question;
+        struct keyspace *ks;
+};
 struct barrier {
         struct call_list waiting; /* for the next question */
         struct call_list asked;   /* wait for the one under way */
@@ -38,12 +43,11 @@ struct barrier {
         struct stoke_end known;   /* the end when the question was sent */
         struct call_list free;    /* serializable: pass in the deferred work */
         struct loop_task free_task;
-        struct stoke_end wanted;       /* the newest answer that `loading` waits for */
-        struct stoke_end wanted_known; /* the end when that question was sent */
-        bool must_load;                /* the answers contradict each other: only a load tells */
-        bool loads;                    /* a load was begun for `loading`: whatever it brings will do */
-        struct datastore_question question;
-        bool asking; /* it is under way */
+        struct stoke_end wanted;           /* the newest answer that `loading` waits for */
+        struct stoke_end wanted_known;     /* the end when that question was sent */
+        bool must_load;                    /* the answers contradict each other: only a load tells */
+        bool loads;                        /* a load was begun for `loading`: whatever it brings will do */
+        struct barrier_question *question; /* owned: under way; or NULL */
         struct loop_task task;
         struct loop_timer retry;
 };
@@ -91,6 +95,9 @@ struct seq_list {
 };
 
 struct compaction {
+        struct seq_list *rounds; /* owned: of earlier marks, the first of all first: to be deleted before `dead` */
+        size_t n_rounds;
+        unsigned generation;           /* of what is dead: what was named before it was dropped is not named again */
         uint64_t mark;                 /* seq of the newest mark applied; 0: none */
         bool own;                      /* this daemon appended it */
         bool pruning;                  /* history items below `compacted` are left */
@@ -139,6 +146,54 @@ struct past {
         struct past_lease *leases; /* owned, by id; only while it is closed */
         size_t n_leases;
         uint64_t expires_ns; /* the first of them */
+};
+
+/* pin.c, seal.c, switch.c: what stands in the way of calls and deletions, and going on elsewhere. */
+struct log_pin {
+        int64_t id;
+        uint64_t expires_ns; /* from when this daemon learnt of it, as leases */
+};
+struct ended_migration {
+        uint8_t id[16];
+        struct stoke_end end; /* of its unseal */
+        int64_t revision;
+};
+enum switch_phase {
+        SWITCH_NONE,
+        SWITCH_WAITING,   /* for what is under way at the old datastore; nothing new is begun there */
+        SWITCH_RELEASING, /* the log is given back there */
+        SWITCH_LOADING,   /* at the target, not yet served from there */
+};
+struct moving {
+        struct call_list calls; /* seals, unseals, pins: before the queue, one a batch */
+        struct call_list later; /* those that cannot be appended to a sealed log */
+
+        unsigned n_holds;
+        uint64_t held_ns; /* since when; 0: not held */
+        bool sealed, told;
+        uint8_t seal_id[16];
+        struct stoke_end seal_end;
+        int64_t seal_revision;
+        struct ended_migration *ended; /* owned: whose unseal is in the log */
+        size_t n_ended;
+        struct loop_task told_task;
+
+        TAILQ_HEAD(, pin) own; /* of this daemon */
+        struct log_pin *pins;  /* owned: in the log, given up ones are not */
+        size_t n_pins;
+        struct loop_timer pins_timer; /* the next of them is over */
+
+        enum switch_phase phase;
+        struct keyspace_switch to;
+        struct loop_task switch_task, ended_task;
+        struct loop_timer hurry;
+        size_t n_detached;            /* questions that nobody waits for */
+        struct datastore_job *parked; /* to be submitted at the target, in order */
+        /* How the last one ended, to be told. */
+        void (*done)(void *userdata, int result, const char *reason);
+        void *done_userdata;
+        int result;
+        char reason[256];
 };
 
 struct watch_hub {
@@ -225,6 +280,7 @@ struct keyspace {
         struct loop_timer follow;                    /* shared: asks each second in case a notice was missed */
         struct keyspace_call follow_call;
 
+        struct moving moving;
         struct barrier barrier;
         struct leases leases;
         struct alarms alarms;
@@ -278,7 +334,9 @@ void keyspace_stalled(struct keyspace *ks);
 
 /* ---- jobs: counted, so that closing can wait for them */
 
+/* While the keyspace goes elsewhere it waits until it is there. */
 void keyspace_submit(struct keyspace *ks, struct datastore_job *job);
+void keyspace_submit_now(struct keyspace *ks, struct datastore_job *job);
 void keyspace_ask(struct keyspace *ks, struct datastore_question *question);
 void keyspace_job_ended(struct keyspace *ks);
 /* Goes on with closing if it was waiting for the last job; last thing in each job's done. */
@@ -342,8 +400,56 @@ void commit_recovery(struct keyspace *ks);
 void load_on_room(struct keyspace *ks, bool granted);
 /* The keyspace is closed for good: one that waits need not any more. */
 void load_on_closing(struct keyspace *ks);
+/* Gives up a load of all that nobody sees yet. */
+void load_give_up(struct keyspace *ks);
+/* Hears of what others append from now on, and asks each second; ends with load_unfollow(). */
+void load_follow(struct keyspace *ks);
+void load_unfollow(struct keyspace *ks);
+/* Loads at the target of a switch. */
+void load_at_target(struct keyspace *ks);
+
+/* seal.c: holds and seals */
+void moving_init(struct keyspace *ks);
+void moving_done(struct keyspace *ks);
+/* The log is forgotten, with the pins and seals in it. */
+void moving_forget(struct keyspace *ks);
+static inline bool keyspace_is_held(const struct keyspace *ks) {
+        return ks->moving.n_holds || ks->moving.sealed || ks->moving.phase != SWITCH_NONE;
+}
+void seal_apply(struct keyspace *ks, const struct stoke_record *record);
+/* What holds has changed, or a call of `calls` has something to do. */
+void hold_update(struct keyspace *ks);
+/* As keyspace_queue(), past a hold. */
+void moving_queue(struct keyspace *ks, struct keyspace_call *call,
+        int (*evaluate)(struct keyspace_call *call, struct batch *batch));
+/* pin.c */
+void pin_apply(struct keyspace *ks, const struct stoke_record *record);
+/* Nothing may be deleted from the datastore now. */
+bool keyspace_is_pinned(const struct keyspace *ks);
+/* The keyspace is being closed. */
+void pins_stop(struct keyspace *ks);
+/* switch.c: nothing new is begun at the datastore. */
+static inline bool switch_waits(const struct keyspace *ks) {
+        return ks->moving.phase == SWITCH_WAITING || ks->moving.phase == SWITCH_RELEASING;
+}
+/* Something that the switch waits for may have come about. */
+void switch_kick(struct keyspace *ks);
+/* The log at the target was loaded; or it cannot be: negative errno. */
+void switch_on_loaded(struct keyspace *ks);
+void switch_fail(struct keyspace *ks, int result);
+void switch_on_released(struct keyspace *ks);
+/* Keeps a job for the target. */
+void switch_park(struct keyspace *ks, struct datastore_job *job);
+/* The keyspace is being closed. */
+void switch_stop(struct keyspace *ks);
+void switch_init(struct keyspace *ks);
+void switch_done(struct keyspace *ks);
 
 /* barrier.c */
+/* The answer of a question that is under way is not waited for any more. */
+void barrier_turn_away(struct keyspace *ks);
+/* Those that wait may go on. */
+void barrier_go_on(struct keyspace *ks);
 void barrier_wait(struct keyspace *ks, struct keyspace_call *call);
 /* The index has moved, or the head is free. */
 void barrier_kick(struct keyspace *ks);
@@ -357,6 +463,10 @@ struct lease *lease_find(struct keyspace *ks, int64_t id);
 void leases_done(struct keyspace *ks);
 /* The same in steps of n items; true: all are gone. */
 bool leases_drop_some(struct keyspace *ks, size_t n);
+/* So long nobody could keep one alive. */
+void leases_shift(struct keyspace *ks, uint64_t ns);
+/* Ends what is over. */
+void leases_kick(struct keyspace *ks);
 /* The keyspace is open: nobody could keep a lease alive before, but those known from before it was closed go on. */
 void leases_restart(struct keyspace *ks);
 

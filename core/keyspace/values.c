@@ -266,6 +266,7 @@ static void fetch_submit(struct fetch_job *j) {
 
         j->n = min_of(f->n - j->first, (size_t)FETCH_PIECE);
         j->n_visited = 0;
+        j->name = keyspace_stoke(j->ks);
         memcpy(j->seqs, &f->seqs[j->first], j->n * sizeof(*j->seqs));
         memset(j->blobs, 0, sizeof(j->blobs));
         keyspace_submit(j->ks, &j->job);
@@ -278,6 +279,12 @@ static void fetch_on_done(struct datastore_job *job) {
         int r = job->result;
 
         keyspace_job_ended(ks);
+        if (r != 0 && f && (ks->moving.phase != SWITCH_NONE || job->ds != ks->datastore) && !ks->closing) {
+                for (size_t i = 0; i < j->n; i++)
+                        blob_unref(j->blobs[i]);
+                fetch_submit(j); /* it is at the target, too */
+                return;
+        }
         for (size_t i = 0; i < j->n; i++) {
                 if (!j->blobs[i])
                         continue;
