@@ -355,7 +355,11 @@ def test_memory(driver, proto, request, tmp_path):
         wait_for("it is open", lambda: side.revision() == n + 1, 60)
         pathlib.Path(f"/proc/{d.process.pid}/clear_refs").write_text("5")
         before = peak(d)
-        assert save(d.endpoint("demo"), tmp_path / "big.db")["totalKey"] == n
+        try:
+            assert save(d.endpoint("demo"), tmp_path / "big.db")["totalKey"] == n
+        except Exception:
+            print(d.log()[-3000:])
+            raise
         grown = peak(d) - before
         assert (tmp_path / "big.db").stat().st_size > n * 100 * 1024
         print(f"{driver}: {(tmp_path / 'big.db').stat().st_size // MIB} MiB saved, peak {before // 1024} -> {(before + grown) // 1024} MiB")
