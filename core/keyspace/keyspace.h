@@ -346,7 +346,7 @@ struct lease_left {
         int64_t id, ttl; /* seconds */
         int64_t left_ms;
 };
-/* Owned by the caller; NULL: none, or no memory (then *ret_n is not 0). */
+/* Ascending by id, owned by the caller; NULL: none, or no memory (then *ret_n is not 0). */
 struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n);
 
 /* As etcd numbers them; clients may raise any number. */

@@ -237,7 +237,7 @@ static int descend(struct bucket_walk *w, struct bucket_level *l, struct error *
 
 static int read_element(struct bucket_walk *w, struct bucket_level *l, struct error *reterr) {
         struct pages *p = w->pages;
-        uint64_t element = BOLT_PAGE_HEADER + (uint64_t)l->next++ * BOLT_ELEMENT, at;
+        uint64_t element = BOLT_PAGE_HEADER + (uint64_t)l->next++ * BOLT_ELEMENT, at = 0;
         uint32_t key_size, value_size;
         const uint8_t *e;
         struct buf last;

@@ -226,18 +226,18 @@ static int compare_leases(const void *a, const void *b) {
 }
 
 static int compare_left(const void *key, const void *element) {
-        int64_t x = *(const int64_t *)key, y = ((const struct snapshot_left *)element)->lease;
+        int64_t x = *(const int64_t *)key, y = ((const struct lease_left *)element)->id;
 
         return (x > y) - (x < y);
 }
 
 /* A lease that was never renewed late has no remaining time of its own in etcd: all of it. */
 size_t planned_lease_size(const struct snapshot_plan *p, const struct planned_lease *l, int64_t *ret_left) {
-        const struct snapshot_left *left = p->config.n_left
+        const struct lease_left *left = p->config.n_left
                 ? bsearch(&l->id, p->config.left, p->config.n_left, sizeof(*left), compare_left)
                 : NULL;
 
-        *ret_left = left && left->seconds < l->ttl ? max_of(left->seconds, INT64_C(1)) : 0;
+        *ret_left = left && left->left_ms / 1000 < l->ttl ? max_of(left->left_ms / 1000, INT64_C(1)) : 0;
         return protobuf_field_varint_size((uint64_t)l->id) + protobuf_field_varint_size((uint64_t)l->ttl) +
                 protobuf_field_varint_size((uint64_t)*ret_left);
 }

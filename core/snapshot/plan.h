@@ -15,22 +15,17 @@
 #include <stokehold/driver.h>
 
 #include "base/error.h"
+#include "keyspace/keyspace.h"
 
 /* As old as may be, so that every etcd that restores snapshots with a storage version takes it; 3.5 and older do not look. */
 #define SNAPSHOT_STORAGE_VERSION "3.6.0"
 
-/* The remaining time of a lease, seconds. */
-struct snapshot_left {
-        int64_t lease, seconds;
-};
-
 struct snapshot_config {
-        uint64_t member_id; /* of the etcd that it is said to be from */
-        uint64_t term;      /* > 0 */
-        int64_t compacted;  /* assumed; 0: never compacted */
-        size_t max_bytes;   /* of memory for this pass; 0: no limit */
-        const struct snapshot_left
-                *left; /* ascending by lease; borrowed; leases that are missing have all their time */
+        uint64_t member_id;            /* of the etcd that it is said to be from */
+        uint64_t term;                 /* > 0 */
+        int64_t compacted;             /* assumed; 0: never compacted */
+        size_t max_bytes;              /* of memory for this pass; 0: no limit */
+        const struct lease_left *left; /* ascending by id; borrowed; leases that are missing have all their time */
         size_t n_left;
 };
 

@@ -30,7 +30,7 @@ COMPLAINTS = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSani
 def program(name):
     """Beside each other in the build folder, or where meson puts them by default."""
     for place in (BUILD / name, BUILD / "core" / name, BUILD / "core" / "ctl" / name, BUILD / "tests" / name,
-                  BUILD / "tests" / "drivers" / name, TOOLS / name):
+                  BUILD / "tests" / "drivers" / name, BUILD / "tests" / "unit" / "snapshot" / name, TOOLS / name):
         if place.is_file():
             return str(place)
     raise FileNotFoundError(f"{name}: neither in {BUILD} nor in {TOOLS} (tests/run builds it)")

@@ -4,6 +4,7 @@
  *
  *     test-snapshot [SEED]
  *     test-snapshot --write FILE SEED     leaves the file of a random log, for other readers to look at
+ *     test-snapshot --read FILE           prints what is read of another's: kind, revision, create revision, version, lease, key, value
  */
 #include <fcntl.h>
 #include <setjmp.h>
@@ -282,7 +283,7 @@ static void bare_revision(void **state) {
 
 /* What is left of a lease goes with it, where it is known. */
 static void remaining(void **state) {
-        static const struct snapshot_left left[] = {{-5, 30}, {7, 11}, {9, 1000}};
+        static const struct lease_left left[] = {{-5, 30}, {7, 11}, {9, 1000}};
         struct snapshot_config config = {.member_id = 1, .term = 2, .left = left, .n_left = n_elements(left)};
         static const int64_t ids[] = {7, 9, -5, 8}, expected[] = {11, 100, 30, 100};
         struct snapshot_plan *plan;
@@ -463,6 +464,37 @@ static int write_one(const char *path) {
         return r != 0;
 }
 
+static void print_hex(const uint8_t *data, size_t size) {
+        printf(" x");
+        for (size_t i = 0; i < size; i++)
+                printf("%02x", data[i]);
+}
+
+static int read_one(const char *path) {
+        cleanup(snapshot_reader_freep) struct snapshot_reader *reader = NULL;
+        cleanup(error_done) struct error err = {};
+        struct stoke_origin origin = {.batch = 1};
+        struct stoke_record r;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        int result = fd < 0 ? error_set(&err, -errno, "%s", strerror(errno))
+                            : snapshot_reader_new(fd, &origin, &reader, &err);
+
+        while (result >= 0 && (result = snapshot_reader_next(reader, &r, &err)) > 0) {
+                printf("%u %lld %lld %lld %lld", r.kind, (long long)r.revision, (long long)r.create_revision,
+                        (long long)r.version, (long long)r.lease);
+                print_hex(r.key, r.key_size);
+                print_hex(r.value, r.value_size);
+                if (r.kind == RECORD_LEASE)
+                        printf(" %lld", (long long)snapshot_reader_lease_left(reader));
+                putchar('\n');
+        }
+        if (fd >= 0)
+                close(fd);
+        if (result < 0)
+                fprintf(stderr, "%s\n", error_text(&err));
+        return result < 0;
+}
+
 int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(nothing),
@@ -477,6 +509,8 @@ int main(int argc, char **argv) {
                 cmocka_unit_test(damage),
         };
 
+        if (argc == 3 && strcmp(argv[1], "--read") == 0)
+                return read_one(argv[2]);
         if (argc == 4 && strcmp(argv[1], "--write") == 0) {
                 seed = (unsigned)strtoul(argv[3], NULL, 10);
                 return write_one(argv[2]);
