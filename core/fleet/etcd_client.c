@@ -230,7 +230,7 @@ int etcd_client_list(struct etcd_client *c, const struct etcd_span *span, int64_
         c->page = PAGE_KEYS_FIRST; /* the last list may have been one of small values */
         for (;;) {
                 Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
-                cleanup(arena_done) struct arena arena;
+                cleanup(arena_done) struct arena arena = {};
                 Etcdserverpb__RangeResponse *page;
 
                 arena_init(&arena, 0);
@@ -271,7 +271,7 @@ int etcd_client_list(struct etcd_client *c, const struct etcd_span *span, int64_
 int etcd_client_revision(
         struct etcd_client *c, const struct etcd_span *span, int64_t *ret_revision, struct error *reterr) {
         Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
         Etcdserverpb__RangeResponse *response;
         int r;
 
@@ -295,7 +295,7 @@ int etcd_client_lease(
         struct etcd_client *c, int64_t id, int64_t *ret_granted, int64_t *ret_left, struct error *reterr) {
         Etcdserverpb__LeaseTimeToLiveRequest request = ETCDSERVERPB__LEASE_TIME_TO_LIVE_REQUEST__INIT;
         Etcdserverpb__LeaseTimeToLiveResponse *response;
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
         cleanup(error_done) struct error err = {};
         enum grpc_code code = GRPC_OK;
         int r;
@@ -322,7 +322,7 @@ int etcd_client_leases(
         struct etcd_client *c, void (*visit)(void *userdata, int64_t id), void *userdata, struct error *reterr) {
         Etcdserverpb__LeaseLeasesRequest request = ETCDSERVERPB__LEASE_LEASES_REQUEST__INIT;
         Etcdserverpb__LeaseLeasesResponse *response;
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
         cleanup(error_done) struct error err = {};
         enum grpc_code code = GRPC_OK;
         int r;

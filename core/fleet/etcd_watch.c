@@ -215,7 +215,7 @@ static int take_waiting(struct etcd_watch *w, struct error *reterr) {
         struct waiting_message *m;
 
         while ((m = STAILQ_FIRST(&w->waiting))) {
-                cleanup(arena_done) struct arena arena;
+                cleanup(arena_done) struct arena arena = {};
                 const Etcdserverpb__WatchResponse *response;
                 int r;
 

@@ -103,7 +103,7 @@ static int grant(void *userdata, int64_t id, int64_t ttl, struct error *reterr) 
         Etcdserverpb__LeaseGrantRequest request = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
         Etcdserverpb__LeaseGrantResponse *response;
         cleanup(error_done) struct error err = {};
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
         struct export_lease *lease;
         enum grpc_code code = GRPC_OK;
         int r;
@@ -149,7 +149,7 @@ static int is_empty(struct export *e, struct error *reterr) {
         Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
         struct etcd_span span = transfer_span(&e->transfer->new_prefix, &e->end);
         Etcdserverpb__RangeResponse *response;
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
         int r;
 
         arena_init(&arena, 0);
@@ -171,7 +171,7 @@ static int delete_all(struct export *e, struct error *reterr) {
         Etcdserverpb__DeleteRangeRequest request = ETCDSERVERPB__DELETE_RANGE_REQUEST__INIT;
         struct etcd_span span = transfer_span(&e->transfer->new_prefix, &e->end);
         Etcdserverpb__DeleteRangeResponse *response;
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
 
         arena_init(&arena, 0);
         request.key = (ProtobufCBinaryData){.len = span.key.size, .data = (uint8_t *)span.key.data};

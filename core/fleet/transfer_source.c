@@ -103,7 +103,7 @@ int transfer_each_lease(struct transfer *t, int (*visit)(void *userdata, int64_t
 int transfer_look(struct transfer *t, struct error *reterr) {
         Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
         Etcdserverpb__RangeResponse *response;
-        cleanup(arena_done) struct arena arena;
+        cleanup(arena_done) struct arena arena = {};
         int r;
 
         if (t->prefix.size || t->has_new_prefix)

@@ -145,19 +145,23 @@ static void end(struct fleet_transfer *t, int result, const char *reason) {
         fleet_settle(t->fleet);
 }
 
-/* The thread has gone. */
-static void drop_thread(struct fleet_transfer *t) {
+/* The thread has gone. The reason is the transfer's until here, and then the caller's. */
+static char *drop_thread(struct fleet_transfer *t, const char *reason) {
+        char *kept = strdup(reason);
+
+        check(kept);
         transfer_get_status(t->transfer, &t->last);
         transfer_free(steal(t->transfer));
+        return kept;
 }
 
 /* ---- exports */
 
 static void on_exported(void *userdata, int result, const char *reason) {
         struct fleet_transfer *t = userdata;
+        cleanup(freep) char *kept = drop_thread(t, reason);
 
-        drop_thread(t);
-        end(t, result, reason);
+        end(t, result, kept);
 }
 
 /* What there is of the tenant already; true: the request was refused. */
@@ -339,16 +343,16 @@ static void remove_tenant(struct fleet_transfer *t, const char *reason) {
 static void on_compared(void *userdata, int result, const char *reason) {
         struct fleet_transfer *t = userdata;
         struct transfer_status carried = t->last;
+        cleanup(freep) char *kept = drop_thread(t, reason);
 
-        drop_thread(t);
         t->last = carried;
         if (result == -EBADMSG)
-                remove_tenant(t, reason);
+                remove_tenant(t, kept);
         else if (result < 0 && !t->stopped) {
                 /* What was imported is there, and every record of it was checked; that the source does not answer any more is no reason to throw it
                  * away. */
                 log_warning(
-                        "%s: what was imported could not be compared with its source once more: %s", t->tenant, reason);
+                        "%s: what was imported could not be compared with its source once more: %s", t->tenant, kept);
                 end_import(t, 0, "");
         } else if (result < 0)
                 remove_tenant(t, "it was aborted");
@@ -390,12 +394,12 @@ static void on_import_served(void *userdata, int result, const char *reason) {
 static void on_imported(void *userdata, int result, const char *reason) {
         struct fleet_transfer *t = userdata;
         struct assignment *a = t->installing.assignment;
+        cleanup(freep) char *kept = drop_thread(t, reason);
 
-        drop_thread(t);
         installing_leave(&t->installing, result == 0);
         if (result < 0) {
                 /* The record says Installing: what there is goes with it. If whether it was committed is not known, that tells. */
-                end_import(t, result, t->stopped ? "it was aborted" : reason);
+                end_import(t, result, t->stopped ? "it was aborted" : kept);
                 return;
         }
         t->stage = STAGE_SERVING;
