@@ -322,6 +322,8 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
                 .datastore = request->datastore,
                 .quota_bytes = request->quota_bytes,
                 .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .client_names = (const char *const *)request->client_names,
+                .n_client_names = request->n_client_names,
                 .wait = request->wait,
         };
         fleet_create_tenant(control->config.fleet, &create, on_tenant_created, answer_new(control, op, request->name));

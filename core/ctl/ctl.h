@@ -35,6 +35,7 @@ enum ctl_option {
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
         OPTION_ENFORCE = 1 << 10,
+        OPTION_CLIENT_NAME = 1 << 20,
 };
 
 struct ctl {
@@ -45,6 +46,8 @@ struct ctl {
         const char *datastore;
         uint64_t quota_bytes;
         bool retain, yes, keep_data, accept_loss, enforce;
+        char **client_names; /* owned: the array */
+        size_t n_client_names;
         char **args; /* what follows the command's words */
         size_t n_args;
 

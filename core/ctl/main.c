@@ -24,6 +24,9 @@ static void print_options(unsigned options) {
                 puts("  --datastore NAME   where the data is kept (the default datastore otherwise)");
         if (options & OPTION_QUOTA)
                 puts("  --quota SIZE       bytes that it may use: 512Mi, 2Gi, …");
+        if (options & OPTION_CLIENT_NAME)
+                puts("  --client-name N    a name in clients' certificates that leads to it: CN:NAME (or NAME), URI:URI,\n"
+                     "                     DNS:NAME; may be given several times");
         if (options & OPTION_RETAIN)
                 puts("  --retain           keep the data when the tenant is deleted one day");
         if (options & OPTION_KEEP_DATA)
@@ -100,6 +103,7 @@ enum {
         LONG_KEEP_DATA,
         LONG_ACCEPT_LOSS,
         LONG_ENFORCE,
+        LONG_CLIENT_NAME,
 };
 
 static const struct option long_options[] = {
@@ -115,6 +119,7 @@ static const struct option long_options[] = {
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
         {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
         {"enforce", no_argument, NULL, LONG_ENFORCE},
+        {"client-name", required_argument, NULL, LONG_CLIENT_NAME},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -128,6 +133,7 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
         const char *socket_path = NULL, *root = NULL;
         int option;
 
+        ctl->client_names = xcalloc((size_t)argc, sizeof(*ctl->client_names));
         opterr = 0;
         while ((option = getopt_long(argc, argv, ":o:hy", long_options, NULL)) != -1) {
                 switch (option) {
@@ -188,6 +194,10 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_ENFORCE;
                         ctl->enforce = true;
                         break;
+                case LONG_CLIENT_NAME:
+                        line->options |= OPTION_CLIENT_NAME;
+                        ctl->client_names[ctl->n_client_names++] = optarg;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -243,6 +253,8 @@ static const char *option_name(unsigned option) {
                 return "--accept-loss";
         case OPTION_ENFORCE:
                 return "--enforce";
+        case OPTION_CLIENT_NAME:
+                return "--client-name";
         }
         return "?";
 }
@@ -313,6 +325,7 @@ int main(int argc, char **argv) {
         grpc_client_free(ctl.client);
         loop_free(ctl.loop);
         arena_done(&ctl.arena);
+        free(ctl.client_names);
         free(ctl.socket);
         /* A full disk or a closed pipe behind -o json must not look like success. */
         if ((fflush(stdout) != 0 || ferror(stdout)) && r == CTL_OK)

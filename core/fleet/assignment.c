@@ -585,6 +585,8 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .is_elsewhere = assignment_is_elsewhere(a),
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
+                .client_names = (const char *const *)record->client_names,
+                .n_client_names = record->n_client_names,
                 .figures = &a->figures,
         };
 }

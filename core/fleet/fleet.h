@@ -63,6 +63,8 @@ struct fleet_create {
         const char *datastore; /* "": the default one */
         uint64_t quota_bytes;  /* 0: the daemon's default */
         bool retain;
+        const char *const *client_names; /* as in fleet/client_name.h */
+        size_t n_client_names;
         bool wait; /* done when it is served, or has failed (result -EAGAIN) */
 };
 void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
@@ -132,6 +134,11 @@ struct fleet_tenant_view {
         int64_t created;
         const uint32_t *peers;
         size_t n_peers;
+        const char *const *client_names; /* of the registry's record: where there is no definition */
+        size_t n_client_names;
+        const char *const *
+                tls_urls; /* "https://HOST:PORT" where it can be reached by a client with a certificate; none: it cannot */
+        size_t n_tls_urls;
         const struct tenant_figures *figures; /* as last collected; zeroed before */
 };
 void fleet_each_tenant(

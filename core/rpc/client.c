@@ -42,7 +42,7 @@ static void client_lose(struct grpc_client *c, const char *what, int error) {
         loop_timer_clear(&c->connect_timer);
         loop_io_stop(&c->io);
         loop_undefer(c->loop, &c->flush);
-        transport_close(&c->transport);
+        transport_free(steal(c->transport));
         loop_defer(c->loop, &c->reap);
 }
 
@@ -76,7 +76,7 @@ static void client_flush(struct grpc_client *c) {
                 r = nghttp2_session_send(c->session);
                 size = c->batch->total;
                 if (r >= 0 && !c->lost)
-                        r = output_write(&c->output, &c->transport, c->batch);
+                        r = output_write(&c->output, c->transport, c->batch);
                 output_batch_done(steal(c->batch));
                 if (c->freed)
                         return;
@@ -103,7 +103,7 @@ static void client_read(struct grpc_client *c) {
         ssize_t n = -ENOMEM, k;
 
         for (unsigned i = 0; data && i < 8; i++) {
-                n = transport_read(&c->transport, data, INPUT_BYTES);
+                n = transport_read(c->transport, data, INPUT_BYTES);
                 if (n <= 0)
                         break;
                 k = nghttp2_session_mem_recv(c->session, data, (size_t)n);
@@ -147,7 +147,7 @@ static void on_io(struct loop_io *io, uint32_t events) {
                 }
         } else {
                 if (events & EPOLLOUT) {
-                        r = output_flush(&c->output, &c->transport);
+                        r = output_flush(&c->output, c->transport);
                         if (r < 0)
                                 client_lose(c, "write", r);
                         else if (r > 0) {
@@ -176,7 +176,6 @@ int grpc_client_new(struct loop *loop, const char *address, struct grpc_client *
                 return r;
         c = new0(struct grpc_client);
         c->loop = loop;
-        c->transport.fd = -EBADF;
         c->io.on_io = on_io;
         c->flush.run = on_flush;
         c->reap.run = on_reap;
@@ -192,7 +191,9 @@ int grpc_client_new(struct loop *loop, const char *address, struct grpc_client *
         fd = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
                 return error_set(reterr, -errno, "socket: %s", strerror(errno));
-        transport_init_socket(&c->transport, fd);
+        c->transport = transport_new_socket(fd);
+        if (!c->transport)
+                return -ENOMEM;
         if (ss.ss_family != AF_UNIX)
                 (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         if (connect(fd, (struct sockaddr *)&ss, size) < 0) {
@@ -223,7 +224,7 @@ void grpc_client_free(struct grpc_client *c) {
         loop_io_stop(&c->io);
         loop_undefer(c->loop, &c->flush);
         loop_undefer(c->loop, &c->reap);
-        transport_close(&c->transport);
+        transport_free(steal(c->transport));
         c->lost = true;
         while (!LIST_EMPTY(&c->calls))
                 client_call_end(LIST_FIRST(&c->calls), GRPC_CANCELLED, "the client was freed");

@@ -15,8 +15,8 @@
 #include "rpc/transport.h"
 
 struct grpc_client {
-        struct loop *loop; /* borrowed */
-        struct transport transport;
+        struct loop *loop;           /* borrowed */
+        struct transport *transport; /* owned; NULL: none */
         struct loop_io io;
         struct loop_task flush;
         struct loop_task reap; /* deferred: ends calls on a connection that is lost */

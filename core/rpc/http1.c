@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <sys/queue.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 /*
  * One request after the other on a connection, pipelined ones too. A response is gathered whole and written; while its peer
@@ -19,7 +17,8 @@ struct http1_connection {
         LIST_ENTRY(http1_connection) entry;
         struct loop_io io;
         struct loop_timer timer;
-        int fd; /* owned */
+        struct loop_task more;       /* deferred */
+        struct transport *transport; /* owned */
         struct buf in, out;
         bool closing; /* after out was written */
 };
@@ -38,7 +37,8 @@ static void connection_free(struct http1_connection *c) {
         c->responder->n_connections--;
         loop_timer_clear(&c->timer);
         loop_io_stop(&c->io);
-        close(c->fd);
+        loop_undefer(c->responder->loop, &c->more);
+        transport_free(c->transport);
         buf_done(&c->in);
         buf_done(&c->out);
         free(c);
@@ -206,15 +206,13 @@ static int handle_all(struct http1_connection *c) {
 /* False: the connection is over. */
 static bool write_out(struct http1_connection *c) {
         while (c->out.size) {
-                ssize_t n = send(c->fd, c->out.data, c->out.size, MSG_NOSIGNAL);
+                struct iovec iov = {c->out.data, c->out.size};
+                ssize_t n = transport_write(c->transport, &iov, 1);
 
-                if (n < 0) {
-                        if (errno == EINTR)
-                                continue;
-                        if (errno == EAGAIN)
-                                return loop_io_modify(&c->io, EPOLLOUT) >= 0;
+                if (n == -EAGAIN)
+                        return loop_io_modify(&c->io, EPOLLOUT) >= 0;
+                if (n < 0)
                         return false;
-                }
                 buf_consume(&c->out, (size_t)n);
         }
         buf_done(&c->out);
@@ -237,6 +235,21 @@ static bool work(struct http1_connection *c) {
         }
 }
 
+/* False: the connection is over. */
+static bool read_in(struct http1_connection *c) {
+        ssize_t n;
+
+        if (buf_reserve(&c->in, MAX_REQUEST - c->in.size) < 0)
+                return false;
+        n = transport_read(c->transport, c->in.data + c->in.size, MAX_REQUEST - c->in.size);
+        if (n == -EAGAIN)
+                return true;
+        if (n <= 0)
+                return false;
+        c->in.size += (size_t)n;
+        return true;
+}
+
 static void on_idle(struct loop_timer *timer) {
         connection_free(container_of(timer, struct http1_connection, timer));
 }
@@ -245,17 +258,10 @@ static void on_io(struct loop_io *io, uint32_t events) {
         struct http1_connection *c = container_of(io, struct http1_connection, io);
 
         if (!c->out.size) {
-                ssize_t n = buf_reserve(&c->in, MAX_REQUEST - c->in.size) < 0
-                        ? 0
-                        : recv(c->fd, c->in.data + c->in.size, MAX_REQUEST - c->in.size, 0);
-
-                if (n < 0 && (errno == EAGAIN || errno == EINTR))
-                        return;
-                if (n <= 0) {
+                if (!read_in(c)) {
                         connection_free(c);
                         return;
                 }
-                c->in.size += (size_t)n;
         } else if (events & (EPOLLERR | EPOLLHUP)) {
                 connection_free(c);
                 return;
@@ -263,6 +269,15 @@ static void on_io(struct loop_io *io, uint32_t events) {
         loop_timer_set(c->responder->loop, &c->timer, loop_now_ns(c->responder->loop) + IDLE_NS);
         if (!work(c))
                 connection_free(c);
+        else if (!c->out.size && transport_pending(c->transport))
+                loop_defer(c->responder->loop, &c->more);
+}
+
+/* What the descriptor does not tell of any more. */
+static void on_more(struct loop_task *task) {
+        struct http1_connection *c = container_of(task, struct http1_connection, more);
+
+        on_io(&c->io, EPOLLIN);
 }
 
 int http1_responder_new(struct loop *loop, const struct http1_route *routes, size_t n_routes, void *userdata,
@@ -286,30 +301,32 @@ void http1_responder_free(struct http1_responder *responder) {
         free(responder);
 }
 
-int http1_responder_accept(struct http1_responder *responder, int fd, struct bytes already_read) {
+int http1_responder_accept_transport(
+        struct http1_responder *responder, struct transport *transport, struct bytes already_read) {
         struct http1_connection *c;
         int r;
 
         if (responder->n_connections >= MAX_CONNECTIONS || already_read.size > MAX_REQUEST) {
-                close(fd);
+                transport_free(transport);
                 return -EBUSY;
         }
         c = calloc(1, sizeof(*c));
         if (!c) {
-                close(fd);
+                transport_free(transport);
                 return -ENOMEM;
         }
         c->responder = responder;
-        c->fd = fd;
+        c->transport = transport;
         buf_init(&c->in, MAX_REQUEST);
         c->io.on_io = on_io;
+        c->more.run = on_more;
         c->timer.on_time = on_idle;
         LIST_INSERT_HEAD(&responder->connections, c, entry);
         responder->n_connections++;
 
         r = buf_append(&c->in, already_read.data, already_read.size);
         if (r >= 0)
-                r = loop_io_start(responder->loop, &c->io, fd, EPOLLIN);
+                r = loop_io_start(responder->loop, &c->io, transport->fd, EPOLLIN);
         if (r < 0) {
                 connection_free(c);
                 return r;
@@ -317,5 +334,13 @@ int http1_responder_accept(struct http1_responder *responder, int fd, struct byt
         loop_timer_set(responder->loop, &c->timer, loop_now_ns(responder->loop) + IDLE_NS);
         if (!work(c))
                 connection_free(c);
+        else if (!c->out.size && transport_pending(transport))
+                loop_defer(responder->loop, &c->more);
         return 0;
+}
+
+int http1_responder_accept(struct http1_responder *responder, int fd, struct bytes already_read) {
+        struct transport *transport = transport_new_socket(fd);
+
+        return transport ? http1_responder_accept_transport(responder, transport, already_read) : -ENOMEM;
 }

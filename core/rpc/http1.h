@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "rpc/transport.h"
 
 struct http1_response {
         unsigned status;          /* 200 */
@@ -26,5 +27,8 @@ int http1_responder_new(struct loop *loop, const struct http1_route *routes, siz
         struct http1_responder **ret);
 /* Takes over a socket with what was already read from it. At most 1,024 connections, 8 KiB a request, 30 s idle. */
 int http1_responder_accept(struct http1_responder *responder, int fd, struct bytes already_read);
+/* The same for any transport, taken over whatever the result. */
+int http1_responder_accept_transport(
+        struct http1_responder *responder, struct transport *transport, struct bytes already_read);
 void http1_responder_free(struct http1_responder *responder);
 DEFINE_FREEP(http1_responder)

@@ -10,7 +10,8 @@
  * address. Asked once, when the connection comes, on the server's loop.
  */
 
-int connection_identify(struct connection *c, int fd) {
+int connection_identify(struct connection *c) {
+        int fd = c->transport->fd;
         struct sockaddr_storage ss = {};
         socklen_t size = sizeof(ss);
         char host[INET6_ADDRSTRLEN] = "?";

@@ -100,7 +100,7 @@ struct connection {
         struct grpc_server *server;
         LIST_ENTRY(connection) entry;
         enum connection_state state;
-        struct transport transport;
+        struct transport *transport; /* owned; NULL: gone */
         struct loop_io io;
         struct loop_task flush;  /* deferred: writes once an iteration */
         struct loop_timer timer; /* preface, keepalive, linger */
@@ -137,12 +137,13 @@ int http2_prepare(struct grpc_server *s);
 /* A session, with our settings submitted. */
 int http2_open(struct connection *c);
 
-/* Credentials or address, and the name for logs. */
-int connection_identify(struct connection *c, int fd);
-int connection_new(struct grpc_server *s, int fd);
+/* Credentials, address or certificate, and the name for logs. */
+int connection_identify(struct connection *c);
+/* Takes the transport over. */
+int connection_new(struct grpc_server *s, struct transport *transport);
 /* At the top of an event only; otherwise connection_kill(). */
 void connection_free(struct connection *c);
-/* Ends the calls and closes the descriptor, now; the memory goes in server_leave(). */
+/* Ends the calls and closes the transport, now; the memory goes in server_leave(). */
 void connection_kill(struct connection *c);
 /* All that are not being freed already, further up the stack. */
 void connection_free_calls(struct connection *c);
