@@ -91,8 +91,9 @@ static int open_directory(const struct ctl_files *files, int *ret) {
         *ret = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (*ret < 0)
                 return ctl_fail(CTL_FAILED, "%s: %s", files->directory, strerror(errno));
-        if (made && ((files->has_group && fchown(*ret, (uid_t)-1, files->group) < 0) ||
-                            fchmod(*ret, files->directory_mode) < 0)) {
+        if (made &&
+                ((files->has_group && fchown(*ret, (uid_t)-1, files->group) < 0) ||
+                        fchmod(*ret, files->directory_mode) < 0)) {
                 int r = errno;
 
                 close(*ret);

@@ -50,8 +50,7 @@ bool paste_client_takes(enum paste_client client, const char *endpoint) {
 
 /* In single quotes where it has anything that a shell would take for its own. */
 static int quote(const char *text, struct buf *ret) {
-        static const char plain[] =
-                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%[]";
+        static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%[]";
         int r;
 
         if (*text && strspn(text, plain) == strlen(text))
@@ -128,8 +127,8 @@ static int print_kubeadm(const struct paste *paste, struct buf *ret) {
 
 int paste_print(enum paste_client client, const struct paste *paste, struct buf *ret) {
         static const struct flags flags[] = {
-                [PASTE_KUBE_APISERVER] = {"", "--etcd-servers=", "--etcd-cafile=", "--etcd-certfile=", "--etcd-keyfile=",
-                        "\n", "\n"},
+                [PASTE_KUBE_APISERVER] = {"",
+                        "--etcd-servers=", "--etcd-cafile=", "--etcd-certfile=", "--etcd-keyfile=", "\n", "\n"},
                 [PASTE_K3S] = {"k3s server", " \\\n  --datastore-endpoint=", " \\\n  --datastore-cafile=",
                         " \\\n  --datastore-certfile=", " \\\n  --datastore-keyfile=", "", "\n"},
                 [PASTE_ETCDCTL] = {"", "export ETCDCTL_ENDPOINTS=", "export ETCDCTL_CACERT=", "export ETCDCTL_CERT=",
@@ -156,13 +155,14 @@ int paste_check_endpoint(const char *endpoint, struct error *reterr) {
                 return error_set(reterr, -EINVAL, "'%s' is not https://HOST:PORT", endpoint);
         port = strrchr(host, ':');
         end = *host == '[' ? strchr(host, ']') : NULL;
-        if (!port || port == host || (*host == '[' ? !end || end + 1 != port : memchr(host, ':', (size_t)(port - host)) != NULL) ||
+        if (!port || port == host ||
+                (*host == '[' ? !end || end + 1 != port : memchr(host, ':', (size_t)(port - host)) != NULL) ||
                 !port[1] || strlen(port + 1) > 5 || strspn(port + 1, "0123456789") != strlen(port + 1) ||
                 strtoul(port + 1, NULL, 10) > 65535 ||
                 strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:[]-_") != strlen(host))
                 return error_set(reterr, -EINVAL, "'%s' is not https://HOST:PORT", endpoint);
         if (strncmp(host, "0.0.0.0:", 8) == 0 || strncmp(host, "[::]:", 5) == 0)
-                return error_set(reterr, -EINVAL, "'%s' is where the daemon listens, and nothing that can be dialled",
-                        endpoint);
+                return error_set(
+                        reterr, -EINVAL, "'%s' is where the daemon listens, and nothing that can be dialled", endpoint);
         return 0;
 }

@@ -144,3 +144,56 @@ int certificate_matches(struct bytes certificate, struct bytes key, struct error
         ERR_clear_error();
         return r == 1 ? 0 : error_set(reterr, -EINVAL, "the key is not the certificate's");
 }
+
+/* All certificates of a text. */
+static STACK_OF(X509) * read_all(struct bytes text) {
+        STACK_OF(X509) *all = sk_X509_new_null();
+        size_t end;
+
+        check(all);
+        while (text.size) {
+                X509 *x;
+
+                if (pem_read_certificate(text, &x, &end, NULL) < 0)
+                        break;
+                check(sk_X509_push(all, x) > 0);
+                text = bytes_of(text.data + end, text.size - end);
+        }
+        return all;
+}
+
+/* What the server shows of its chain is no anchor but for a root: it is exchanged with the server's certificate. */
+static bool is_anchor(X509 *x, X509 *leaf, STACK_OF(X509) * others) {
+        bool shown = leaf && X509_cmp(x, leaf) == 0;
+
+        for (int i = 0; i < sk_X509_num(others) && !shown; i++)
+                shown = X509_cmp(x, sk_X509_value(others, i)) == 0;
+        return !shown || X509_self_signed(x, 0) == 1;
+}
+
+int certificate_find_anchor(struct bytes chain, struct bytes anchors, struct buf *ret) {
+        STACK_OF(X509) *others = read_all(chain), *trusted = read_all(anchors), *found;
+        X509_STORE_CTX *context = X509_STORE_CTX_new();
+        X509_STORE *store = X509_STORE_new();
+        X509 *leaf = sk_X509_shift(others), *last;
+        int r = -ENOENT;
+
+        check(context && store);
+        for (int i = 0; i < sk_X509_num(trusted); i++)
+                if (is_anchor(sk_X509_value(trusted, i), leaf, others))
+                        X509_STORE_add_cert(store, sk_X509_value(trusted, i));
+        X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN | X509_V_FLAG_NO_CHECK_TIME);
+        X509_STORE_set_purpose(store, X509_PURPOSE_SSL_SERVER);
+        if (leaf && X509_STORE_CTX_init(context, store, leaf, others) == 1 && X509_verify_cert(context) == 1) {
+                found = X509_STORE_CTX_get0_chain(context);
+                last = sk_X509_value(found, sk_X509_num(found) - 1);
+                r = pem_write_certificate(last, ret);
+        }
+        X509_STORE_CTX_free(context);
+        X509_STORE_free(store);
+        X509_free(leaf);
+        sk_X509_pop_free(others, X509_free);
+        sk_X509_pop_free(trusted, X509_free);
+        ERR_clear_error();
+        return r;
+}

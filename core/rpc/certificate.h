@@ -30,5 +30,9 @@ struct certificate_info {
 int certificate_read(struct bytes certificate, struct certificate_info *ret, struct error *reterr);
 void certificate_info_done(struct certificate_info *info);
 
+/* The one among the anchors (any number of certificates) that a server's certificate leads to, through those that stand behind it: appended. -ENOENT:
+ * none. Whether anything of it has expired is not asked. */
+int certificate_find_anchor(struct bytes chain, struct bytes anchors, struct buf *ret);
+
 /* Whether the key is the certificate's. -EBADMSG: one of them cannot be read; -EINVAL: it is not. */
 int certificate_matches(struct bytes certificate, struct bytes key, struct error *reterr);
