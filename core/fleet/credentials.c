@@ -136,6 +136,16 @@ int fleet_issue_credentials(
         return 0;
 }
 
+int credentials_can_issue(const struct settings *settings, struct error *reterr) {
+        cleanup(authority_freep) struct authority *authority = NULL;
+        int r;
+
+        if (!settings->tls.authority.certificate)
+                return 0;
+        r = load(&settings->tls, &authority, reterr);
+        return r < 0 ? error_prefix(reterr, "tls.authority: no certificates can be issued") : 0;
+}
+
 void credentials_problems(
         const struct settings *settings, void (*visit)(void *userdata, const char *line), void *userdata) {
         cleanup(authority_freep) struct authority *authority = NULL;

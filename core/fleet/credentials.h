@@ -30,6 +30,8 @@ int fleet_issue_credentials(
         struct fleet *fleet, const struct fleet_issue *issue, struct fleet_credentials *ret, struct error *reterr);
 void fleet_credentials_done(struct fleet_credentials *credentials);
 
+/* Whether certificates can be issued, where tls.authority is set. -EPERM and others with the reason. Any thread. */
+int credentials_can_issue(const struct settings *settings, struct error *reterr);
 /* What is wrong with tls.authority, or will be within 30 days; a line each. */
 void credentials_problems(
         const struct settings *settings, void (*visit)(void *userdata, const char *line), void *userdata);

@@ -77,6 +77,10 @@ def test_an_authority_in_one_command():
         (root / "stokehold.yaml").write_text(said.replace(":2379", f":{free_port()}"))
         checked = subprocess.run([program("stokehold"), "--root", str(root), "--check"], capture_output=True, text=True, timeout=60, check=False)
         assert "tls" not in checked.stderr, checked
+        os.chmod(tls / "ca.key", 0o604)
+        checked = subprocess.run([program("stokehold"), "--root", str(root), "--check"], capture_output=True, text=True, timeout=60, check=False)
+        assert checked.returncode == 1 and "tls.authority" in checked.stderr and "mode 0604" in checked.stderr, checked
+        os.chmod(tls / "ca.key", 0o600)
 
         # A second one would make all certificates of the first worthless.
         before = {f: (tls / f).read_bytes() for f in os.listdir(tls)}

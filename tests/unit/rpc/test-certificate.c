@@ -460,6 +460,36 @@ static void test_revocation(void **state) {
         assert_int_equal(foreign.size, 0);
 }
 
+/* What clients are handed to know the server by. */
+static void test_anchors(void **state) {
+        static const char *const names[] = {"DNS:kettle.example"};
+        const struct certificate_wish wish = {CERTIFICATE_SERVER, "kettle.example", names, 1, 10};
+        cleanup(certificate_issued_done) struct certificate_issued issued = {};
+        cleanup(buf_done) struct buf server = {}, bundle = {}, found = {}, none = {}, alone = {};
+        cleanup(key_done) struct buf key = {};
+
+        (void)state;
+        assert_int_equal(authority_issue(authority, bytes_in(&client_request), &wish, &server, &issued, NULL), 0);
+        assert_int_equal(buf_append(&bundle, other_pem.data, other_pem.size), 0);
+        assert_int_equal(buf_append(&bundle, authority_pem.data, authority_pem.size), 0);
+        /* The one of several, although another has the same name; and no other. */
+        assert_int_equal(certificate_find_anchor(bytes_in(&server), bytes_in(&bundle), &found), 0);
+        assert_true(bytes_equal(bytes_in(&found), bytes_in(&authority_pem)));
+        assert_int_equal(certificate_find_anchor(bytes_in(&server), bytes_in(&other_pem), &none), -ENOENT);
+        assert_int_equal(certificate_find_anchor(bytes_in(&server), bytes_in(&server), &none), -ENOENT);
+        assert_int_equal(certificate_find_anchor(bytes_of(NULL, 0), bytes_in(&bundle), &none), -ENOENT);
+        assert_int_equal(none.size, 0);
+        /* A root behind the server's own certificate, and a server that signs itself. */
+        buf_clear(&found);
+        assert_int_equal(buf_append(&server, authority_pem.data, authority_pem.size), 0);
+        assert_int_equal(certificate_find_anchor(bytes_in(&server), bytes_in(&server), &found), 0);
+        assert_true(bytes_equal(bytes_in(&found), bytes_in(&authority_pem)));
+        odd_authority(NULL, NULL, "serverAuth", -DAY, DAY, &alone, &key);
+        buf_clear(&found);
+        assert_int_equal(certificate_find_anchor(bytes_in(&alone), bytes_in(&alone), &found), 0);
+        assert_true(bytes_equal(bytes_in(&found), bytes_in(&alone)));
+}
+
 static void test_written_serials(void **state) {
         const char *const good[][2] = {{"0a:0B", "0A0B"}, {"00ff", "FF"}, {"1", "01"}};
         const char *const bad[] = {"", ":", "xyz", "-1", "0x12", "12 34", "00112233445566778899aabbccddeeff0011223344"};
@@ -486,6 +516,7 @@ int main(void) {
                 cmocka_unit_test(test_wrong_keys),
                 cmocka_unit_test(test_intermediate),
                 cmocka_unit_test(test_revocation),
+                cmocka_unit_test(test_anchors),
                 cmocka_unit_test(test_written_serials),
         };
 
