@@ -6,6 +6,7 @@ What a client of a tenant makes of them is in test_credentials_clients.py.
 import contextlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import stat
@@ -14,7 +15,7 @@ import time
 
 import pytest
 
-from conftest import free_port, program, scratch, wait_for
+from conftest import as_root, free_port, program, scratch, wait_for
 from credentials import certificate_text, in_shell, make_authority, openssl, serial_of, settings, stokectl
 
 
@@ -87,6 +88,21 @@ def test_an_authority_in_one_command():
         again = stokectl("authority", "create", "--directory", str(tls), check=False)
         assert again.returncode == 4 and "is there already" in again.stderr
         assert before == {f: (tls / f).read_bytes() for f in os.listdir(tls)}
+
+
+def test_an_authority_for_the_packaged_daemon():
+    """Made by root, it can be read by the daemon's group (in a view of /etc/group that has it), and by nobody else, when it is made and ever after."""
+    with scratch() as root:
+        (root / "group").write_text(pathlib.Path("/etc/group").read_text() + "_stokehold:x:61077:\n")
+        command = f"mount --bind {root}/group /etc/group && exec {program('stokectl')} authority \"$@\" --directory {root}/tls"
+        for arguments in (["create", "--host", "a"], ["renew"], ["revoke", "AB"]):
+            done = subprocess.run(as_root("unshare", "--mount", "sh", "-c", command, "sh", *arguments), capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done
+            found = {f: os.lstat(root / "tls" / f) for f in os.listdir(root / "tls")} | {".": os.lstat(root / "tls")}
+            assert {s.st_gid for s in found.values()} == {61077} and {s.st_uid for s in found.values()} == {0}
+            assert {f: stat.S_IMODE(s.st_mode) for f, s in found.items()} == {
+                ".": 0o750, "ca.key": 0o640, "server.key": 0o640, "ca.crt": 0o644, "ca.crl": 0o644, "server.crt": 0o644}
+        subprocess.run(as_root("rm", "-rf", str(root / "tls")), check=True)
 
 
 def test_a_server_certificate_is_renewed():
