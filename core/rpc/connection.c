@@ -62,6 +62,7 @@ void connection_kill(struct connection *c) {
         loop_timer_clear(&c->timer);
         loop_io_stop(&c->io);
         transport_free(steal(c->transport));
+        recheck_skip(s, c);
         LIST_REMOVE(c, entry);
         LIST_INSERT_HEAD(&s->dead, c, entry);
         connection_free_calls(c);
@@ -211,12 +212,18 @@ static void connection_flush(struct connection *c) {
                 connection_linger(c);
 }
 
+static void connection_read(struct connection *c);
+
 static void on_flush(struct loop_task *task) {
         struct connection *c = container_of(task, struct connection, flush);
         struct grpc_server *s = c->server;
 
         server_enter(s);
-        connection_flush(c);
+        if (c->read_first) {
+                c->read_first = false;
+                connection_read(c);
+        } else
+                connection_flush(c);
         server_leave(s);
 }
 
@@ -390,5 +397,9 @@ int connection_new(struct grpc_server *s, struct transport *transport) {
         }
         loop_timer_set(s->config.loop, &c->timer, now + PREFACE_NS);
         server_connections_changed(s);
+        if (transport_pending(transport)) { /* it came with the handshake's last bytes: the descriptor will not tell */
+                c->read_first = true;
+                loop_defer(s->config.loop, &c->flush);
+        }
         return 0;
 }

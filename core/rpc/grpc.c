@@ -198,6 +198,11 @@ int grpc_server_accept(struct grpc_server *s, int fd) {
         return transport ? grpc_server_accept_transport(s, transport) : -ENOMEM;
 }
 
+void grpc_server_recheck(struct grpc_server *s, struct tls_server *now) {
+        if (!s->zombie)
+                recheck_start(s, now);
+}
+
 size_t grpc_server_n_connections(const struct grpc_server *s) {
         return s->n_connections;
 }
@@ -293,6 +298,7 @@ void grpc_server_free(struct grpc_server *s) {
                 connection_free_calls(c);
         loop_timer_clear(&s->drain_timer);
         loop_undefer(s->config.loop, &s->drain_task);
+        recheck_stop(s);
         server_leave(s);
 }
 

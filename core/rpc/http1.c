@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <sys/queue.h>
 
+#include "base/log.h"
+#include "rpc/tls.h"
+
 /*
  * One request after the other on a connection, pipelined ones too. A response is gathered whole and written; while its peer
  * does not take it, nothing more is read from that connection.
@@ -30,9 +33,12 @@ struct http1_responder {
         void *userdata;
         LIST_HEAD(, http1_connection) connections;
         size_t n_connections;
+        struct http1_connection *recheck_at; /* the next one */
 };
 
 static void connection_free(struct http1_connection *c) {
+        if (c->responder->recheck_at == c)
+                c->responder->recheck_at = LIST_NEXT(c, entry);
         LIST_REMOVE(c, entry);
         c->responder->n_connections--;
         loop_timer_clear(&c->timer);
@@ -299,6 +305,25 @@ void http1_responder_free(struct http1_responder *responder) {
         while (!LIST_EMPTY(&responder->connections))
                 connection_free(LIST_FIRST(&responder->connections));
         free(responder);
+}
+
+bool http1_responder_recheck(struct http1_responder *responder, struct tls_server *now, bool first, size_t n) {
+        struct http1_connection *c = first ? LIST_FIRST(&responder->connections) : responder->recheck_at;
+
+        for (; c && n; n--) {
+                cleanup(error_done) struct error err = {};
+
+                responder->recheck_at = LIST_NEXT(c, entry);
+                if (tls_transport_check(c->transport, now, &err) < 0) {
+                        struct log_context context = {.peer = tls_transport_peer(c->transport)->name};
+
+                        log_at(LOG_LEVEL_NOTICE, &context, "connection closed: its certificate: %s", error_text(&err));
+                        connection_free(c);
+                }
+                c = responder->recheck_at;
+        }
+        responder->recheck_at = c;
+        return c;
 }
 
 int http1_responder_accept_transport(

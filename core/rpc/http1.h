@@ -21,6 +21,7 @@ struct http1_route {
 };
 
 struct http1_responder;
+struct tls_server;
 
 /* routes: borrowed for ever. */
 int http1_responder_new(struct loop *loop, const struct http1_route *routes, size_t n_routes, void *userdata,
@@ -30,5 +31,8 @@ int http1_responder_accept(struct http1_responder *responder, int fd, struct byt
 /* The same for any transport, taken over whatever the result. */
 int http1_responder_accept_transport(
         struct http1_responder *responder, struct transport *transport, struct bytes already_read);
+/* Closes connections whose certificate this policy would not let in: looks at the first n of them or, if
+ * !first, at the next; false: all have been looked at. */
+bool http1_responder_recheck(struct http1_responder *responder, struct tls_server *now, bool first, size_t n);
 void http1_responder_free(struct http1_responder *responder);
 DEFINE_FREEP(http1_responder)

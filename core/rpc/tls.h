@@ -73,6 +73,8 @@ struct tls_peer {
 const struct tls_peer *tls_transport_peer(const struct transport *transport);
 /* "h2", "http/1.1", or "" if none was agreed on. */
 const char *tls_transport_protocol(const struct transport *transport);
+/* Why the last function on it failed, beyond its errno: "tlsv13 alert certificate required"; NULL: nothing to add. */
+const char *tls_transport_error(const struct transport *transport);
 /* Would the peer be let in by this policy, now, under the label that it has? 0; -EACCES with the reason, for logs. The answer for a
  * certificate is kept, so asking for each of its connections, and again for the same policy, is cheap. A transport that is not TLS: 0. The transport's own
  * thread. */
