@@ -124,18 +124,16 @@ int tls_pem_use(SSL_CTX *ctx, struct bytes certificate, struct bytes key, int64_
         leaf = sk_X509_shift(chain);
         bio = open_pem(key);
         pkey = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
-        if (!pkey) {
-                bool none = at_end();
-
-                r = error_set(reterr, -EINVAL, "key: %s%s",
-                        none ? "no private key in PEM" : "cannot be read: ", none ? "" : tls_reason());
-        } else if (X509_check_private_key(leaf, pkey) != 1) {
-                ERR_clear_error();
+        if (!pkey)
+                r = error_set(
+                        reterr, -EINVAL, "key: no private key that can be read without a password: %s", tls_reason());
+        else if (X509_check_private_key(leaf, pkey) != 1)
                 r = error_set(reterr, -EINVAL, "the key is not the certificate's");
-        } else if (SSL_CTX_use_cert_and_key(ctx, leaf, pkey, chain, 1) != 1)
+        else if (SSL_CTX_use_cert_and_key(ctx, leaf, pkey, chain, 1) != 1)
                 r = error_set(reterr, -EINVAL, "the certificate cannot be used: %s", tls_reason());
         else if (not_after)
                 *not_after = tls_time(X509_get0_notAfter(leaf));
+        ERR_clear_error();
         BIO_free(bio);
         EVP_PKEY_free(pkey);
         X509_free(leaf);

@@ -241,9 +241,12 @@ static void judge(struct asking *a, const struct names *names, struct tls_verdic
                 return;
         }
         ret->refusal = a->worst;
-        (void)error_set(reterr, -EACCES, "not of the authority that its names (%s) belong to%s%s",
-                names_print(names, text, sizeof(text)), a->why[0] ? ": " : "",
-                a->too_many ? "too many authorities have its issuer's name" : a->why);
+        names_print(names, text, sizeof(text));
+        if (a->why[0])
+                (void)error_set(reterr, -EACCES, "%s (%s)", a->why, text);
+        else
+                (void)error_set(reterr, -EACCES, "not of the authority that its names belong to (%s)%s", text,
+                        a->too_many ? ": too many have its issuer's name" : "");
 }
 
 void tls_verify(const struct tls_server *s, X509 *leaf, struct stack_st_X509 *chain, struct tls_verdict *ret,
