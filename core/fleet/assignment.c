@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -589,4 +590,5 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .n_client_names = record->n_client_names,
                 .figures = &a->figures,
         };
+        ret->tls_urls = endpoint_urls(a, &ret->n_tls_urls);
 }

@@ -3,6 +3,8 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "fleet/credential_name.h"
+
 #define COMMON_NAME_MAX 64 /* RFC 5280: ub-common-name */
 #define NAME_MAX_BYTES 1024
 
@@ -74,6 +76,9 @@ int client_name_parse(const char *text, char **ret, struct error *reterr) {
         }
         if (strlen(text) > NAME_MAX_BYTES || !kinds[kind].is_good(text + (*prefix ? 0 : strlen(kinds[kind].prefix))))
                 return error_set(reterr, -EINVAL, "\"%.80s\" must be %s%s", text, kinds[kind].prefix, kinds[kind].must);
+        if (strncmp(text, "URI:" CREDENTIAL_SCHEME, strlen("URI:" CREDENTIAL_SCHEME)) == 0)
+                return error_set(reterr, -EINVAL,
+                        "\"%.80s\": " CREDENTIAL_SCHEME " is kept for certificates that the daemon issues", text);
         if (asprintf(ret, "%s%s", prefix, text) < 0)
                 return -ENOMEM;
         return 0;

@@ -28,6 +28,7 @@ struct fleet_config {
         uint8_t daemon[16];
         const char *version;             /* borrowed; told to the other daemons */
         struct format_range formats;     /* current 0: those of this build */
+        int tls_fd;                      /* listens already, for tls.address, and is taken over; 0 or less: none */
         struct tenant_services services; /* what the rooms above add to each tenant's server */
         /* Every tenant is served or has said why not: once, after the start. May be NULL. */
         void (*on_ready)(void *userdata);
@@ -146,6 +147,11 @@ void fleet_each_tenant(
 /* False: there is none. */
 bool fleet_find_tenant(struct fleet *fleet, const char *name,
         void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata);
+
+/* Asks a tenant whether it is healthy, as etcd's /health has it, without opening a keyspace that is closed. False: there is no such
+ * tenant, and done is not called; else done takes over what is in *response, maybe at once. query: copied. */
+bool fleet_tenant_health(struct fleet *fleet, const char *name, const char *query,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata);
 
 struct fleet_summary {
         unsigned n_shards;

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "fleet/client_name.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 /* An answer that is known at once, given later, so that done never comes from within. */
@@ -211,6 +212,7 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
         a->next->n_client_names = client_names.n_names;
         client_names.n_names = 0;
         a->next->client_names = steal(client_names.names);
+        endpoint_changed(fleet);
         assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
         assignment_step(a);
 }

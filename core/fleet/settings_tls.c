@@ -145,8 +145,11 @@ bool settings_tls_same_listener(const struct settings_tls *a, const struct setti
 }
 
 void settings_tls_adopt(struct settings_tls *running, struct settings_tls *new) {
-        char *address = steal(running->address);
+        char *address;
 
+        if (running->address && !new->address)
+                return; /* it goes on as it is until the daemon is started anew */
+        address = steal(running->address);
         settings_tls_done(running);
         *running = *new;
         *new = (struct settings_tls){};
