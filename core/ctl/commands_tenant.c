@@ -11,8 +11,9 @@
 #include "base/buf.h"
 #include "ctl/ctl.h"
 #include "ctl/output.h"
+#include "ctl/tenant.h"
 
-static int fetch(struct ctl *ctl, const char *name, const Stokehold__Control__V1__ListTenantsResponse **ret) {
+int tenant_fetch(struct ctl *ctl, const char *name, const Stokehold__Control__V1__ListTenantsResponse **ret) {
         Stokehold__Control__V1__ListTenantsRequest request = STOKEHOLD__CONTROL__V1__LIST_TENANTS_REQUEST__INIT;
         const ProtobufCMessage *m;
         int r;
@@ -37,7 +38,7 @@ static int run_list(struct ctl *ctl) {
         cleanup(table_freep) struct table *table = NULL;
         int r;
 
-        r = fetch(ctl, NULL, &l);
+        r = tenant_fetch(ctl, NULL, &l);
         if (r != CTL_OK)
                 return r;
         if (ctl->format == FORMAT_JSON)
@@ -150,7 +151,7 @@ static int run_show(struct ctl *ctl) {
         const Stokehold__Control__V1__Tenant *t;
         int r;
 
-        r = fetch(ctl, ctl->args[0], &l);
+        r = tenant_fetch(ctl, ctl->args[0], &l);
         if (r != CTL_OK)
                 return r;
         t = l->tenants[0];
@@ -224,7 +225,7 @@ static int run_delete(struct ctl *ctl) {
 
         /* First whether there is anything to ask about. */
         if (!ctl->yes) {
-                r = fetch(ctl, ctl->args[0], &l);
+                r = tenant_fetch(ctl, ctl->args[0], &l);
                 if (r != CTL_OK)
                         return r;
                 if (!isatty(STDIN_FILENO))

@@ -29,6 +29,7 @@ struct settings_tls {
         char *client_revocations; /* tls.clientRevocations; NULL: none */
         char **advertise;         /* tls.advertise: "https://HOST:PORT"; none: as bound */
         size_t n_advertise;
+        char *server_ca; /* tls.serverCA: by what clients know the server; NULL: found among the others */
         bool tenant_names; /* tls.tenantNames: a tenant without clientNames is reached by its own name under tls.clientCA; no */
         struct {
                 char *certificate,

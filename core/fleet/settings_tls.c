@@ -18,6 +18,7 @@ void settings_tls_done(struct settings_tls *tls) {
         free(tls->key);
         free(tls->client_ca);
         free(tls->client_revocations);
+        free(tls->server_ca);
         strings_free(tls->advertise, tls->n_advertise);
         free(tls->authority.certificate);
         free(tls->authority.key);
@@ -77,7 +78,7 @@ static int read_advertise(const struct node_reader *reader, const struct node_at
 
 int settings_read_tls(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
         static const char *const known[] = {"address", "certificate", "key", "clientCA", "clientRevocations",
-                "advertise", "tenantNames", "authority", NULL};
+                "serverCA", "advertise", "tenantNames", "authority", NULL};
         struct settings_tls *tls = &s->tls;
         const struct yaml_node *n;
         const char *address = NULL;
@@ -127,6 +128,9 @@ int settings_read_tls(const struct node_reader *reader, const struct node_at *to
                 return r;
         if (tls->client_revocations && !tls->client_ca)
                 return node_field_fail(reader, &at, "clientRevocations", "needs a clientCA");
+        r = settings_read_path(reader, &at, "serverCA", s->root, &tls->server_ca);
+        if (r < 0)
+                return r;
         r = node_bool(reader, &at, "tenantNames", &tls->tenant_names);
         if (r < 0)
                 return r;

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "fleet/credentials.h"
 #include "fleet/endpoint.h"
 
 static void visit_datastore(struct fleet_store *store,
@@ -189,6 +190,7 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
         if (fleet_is_running(fleet))
                 agreement_problems(fleet, visit, userdata);
         endpoint_problems(fleet, visit, userdata);
+        credentials_problems(fleet->config.settings, visit, userdata);
         LIST_FOREACH(store, &fleet->stores, entry) {
                 cleanup(freep) char *line = NULL;
 

@@ -280,7 +280,7 @@ static void test_tls(void **state) {
         settings_free(a);
 
         folder_write(&folder, "stokehold.yaml",
-                "tls: {address: \"[::]:2379\", certificate: tls/s.crt, key: /k/s.key, clientCA: ca.crt, clientRevocations: ca.crl,"
+                "tls: {address: \"[::]:2379\", certificate: tls/s.crt, key: /k/s.key, clientCA: ca.crt, clientRevocations: ca.crl, serverCA: servers.crt,"
                 " tenantNames: true, advertise: [\"https://a:2379\", \"https://[::1]:1\"],"
                 " authority: {certificate: a.crt, key: a.key, days: 30}}\n");
         a = load_ok(&options);
@@ -289,6 +289,7 @@ static void test_tls(void **state) {
         assert_string_equal(a->tls.key, "/k/s.key");
         assert_string_equal(a->tls.client_ca, folder_path(&folder, "ca.crt"));
         assert_string_equal(a->tls.client_revocations, folder_path(&folder, "ca.crl"));
+        assert_string_equal(a->tls.server_ca, folder_path(&folder, "servers.crt"));
         assert_true(a->tls.tenant_names);
         assert_int_equal(a->tls.n_advertise, 2);
         assert_string_equal(a->tls.advertise[1], "https://[::1]:1");
@@ -307,6 +308,7 @@ static void test_tls(void **state) {
         assert_string_equal(a->tls.address, "[::]:2379");
         assert_string_equal(a->tls.certificate, folder_path(&folder, "other.crt"));
         assert_null(a->tls.client_ca);
+        assert_null(a->tls.server_ca);
         settings_free(b);
         settings_free(a);
 }
