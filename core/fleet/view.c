@@ -189,8 +189,8 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 visit(userdata, fleet->errors[i]);
         if (fleet_is_running(fleet))
                 agreement_problems(fleet, visit, userdata);
-        credentials_problems(fleet->config.settings, visit, userdata);
         endpoint_problems(fleet, visit, userdata);
+        credentials_problems(fleet->config.settings, visit, userdata);
         LIST_FOREACH(store, &fleet->stores, entry) {
                 cleanup(freep) char *line = NULL;
 
