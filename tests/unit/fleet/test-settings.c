@@ -182,7 +182,7 @@ static const struct {
         {"- a\n", "1: must be a mapping of settings"},
         {"shards: 1\n---\nshards: 2\n", "2: only one document is expected"},
         {"shards: 1\nshards: 2\n", "2: key \"shards\" is there twice, first in line 1"},
-        {"shards: &a 1\n", "1: anchors (&a) are not allowed"},
+        {"shards: &a 1\n", "1: anchors are not allowed (a value that begins with & needs quotes)"},
         {"log: {level: info\n",
                 "2: did not find expected ',' or '}' (while parsing a flow mapping that begins in line 1)"},
 };
