@@ -363,8 +363,8 @@ func attack(p *plan) {
 		a := &attacker{p: p, endpoint: endpoint, tape: t}
 		a.c, a.bare = p.connect(endpoint, t)
 		parts := map[string]func(){"kv": a.kv, "leases": a.leases, "cluster": a.cluster, "pretend": a.pretend, "watches": a.rawWatches,
-			"probe": a.probe, "http1": a.http1, "generic": a.generic, "files": a.files}
-		order := []string{"kv", "leases", "cluster", "pretend", "watches", "probe", "http1", "generic", "files"}
+			"probe": a.probe, "http1": a.http1, "tls": a.tls, "generic": a.generic, "files": a.files}
+		order := []string{"kv", "leases", "cluster", "pretend", "watches", "probe", "http1", "tls", "generic", "files"}
 		a.openWatches()
 		if len(p.Parts) > 0 {
 			order = p.Parts

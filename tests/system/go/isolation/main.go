@@ -2,8 +2,9 @@
 //
 //	isolation witness   the tenant that is attacked
 //	isolation attack    the tenant that attacks
+//	isolation knock     at the TLS port with certificates that are refused (knock.go)
 //
-// Both take a line of JSON (struct plan) on stdin, and go on with each further line:
+// All take a line of JSON (struct plan) on stdin, and go on with each further line:
 //
 //	witness: prepares its tenant, prints what an attacker could know or guess of it (struct known), waits; looks whether anything has changed;
 //	         then writes for a while, and looks whether its own watch saw just that; prints "untouched", and ends at the end of stdin.
@@ -18,13 +19,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -34,6 +36,8 @@ type plan struct {
 	CA        string   // files, for https
 	Cert      string
 	Key       string
+	Others    []string // of the other tenant, to take a TLS session from: certificate, key
+	Knocking  []string // certificates with their keys in the same files, for knock
 	Name      string   // the other tenant's
 	Absent    string   // a name as long, of a tenant that does not exist
 	Marker    string   // in each of its keys or values
@@ -62,31 +66,27 @@ func must(err error) {
 	}
 }
 
-// transport is what an endpoint needs beyond a connection.
-func (p *plan) transport(endpoint string) credentials.TransportCredentials {
-	if len(endpoint) < 8 || endpoint[:8] != "https://" {
-		return insecure.NewCredentials()
-	}
-	return credentials.NewTLS(p.tls())
-}
-
 // connect makes a connection of the stock client, and a bare one, both through the tape.
 func (p *plan) connect(endpoint string, t *tape) (*clientv3.Client, *grpc.ClientConn) {
-	dialer := grpc.WithContextDialer(t.dialer(endpoint))
+	// TLS is the dialer's, so that the tape has what was in it.
+	dialer := grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		c, err := p.dial(ctx, endpoint, "h2")
+		if err != nil {
+			return nil, err
+		}
+		return t.record(c), nil
+	})
 	config := clientv3.Config{
-		Endpoints:          []string{endpoint},
+		Endpoints:          []string{strings.Replace(endpoint, "https://", "http://", 1)},
 		DialTimeout:        20 * time.Second,
 		MaxCallSendMsgSize: 16 << 20,
 		MaxCallRecvMsgSize: math.MaxInt32,
 		Logger:             zap.NewNop(),
 		DialOptions:        []grpc.DialOption{dialer},
 	}
-	if len(endpoint) >= 8 && endpoint[:8] == "https://" {
-		config.TLS = p.tls()
-	}
 	client, err := clientv3.New(config)
 	must(err)
-	bare, err := grpc.NewClient("passthrough:///tenant", dialer, grpc.WithTransportCredentials(p.transport(endpoint)),
+	bare, err := grpc.NewClient("passthrough:///tenant", dialer, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
 	must(err)
 	return client, bare
@@ -114,13 +114,10 @@ func within(d time.Duration) (context.Context, context.CancelFunc) {
 
 func main() {
 	var p plan
-	if len(os.Args) != 2 || (os.Args[1] != "witness" && os.Args[1] != "attack") {
-		fail("usage: isolation witness | attack")
+	roles := map[string]func(*plan){"witness": witness, "attack": attack, "knock": knock}
+	if len(os.Args) != 2 || roles[os.Args[1]] == nil {
+		fail("usage: isolation witness | attack | knock")
 	}
 	must(json.Unmarshal(line(), &p))
-	if os.Args[1] == "witness" {
-		witness(&p)
-	} else {
-		attack(&p)
-	}
+	roles[os.Args[1]](&p)
 }

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"crypto/tls"
-
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
@@ -69,14 +67,9 @@ func (a *attacker) probe() {
 func (a *attacker) raw(request string) string {
 	ctx, cancel := within(5 * time.Second)
 	defer cancel()
-	c, err := dialEndpoint(ctx, a.endpoint)
+	c, err := a.p.dial(ctx, a.endpoint, "http/1.1")
 	must(err)
 	defer c.Close()
-	if strings.HasPrefix(a.endpoint, "https://") {
-		config := a.p.tls()
-		config.NextProtos = []string{"http/1.1"}
-		c = tls.Client(c, config)
-	}
 	c = a.tape.record(c)
 	must(c.SetDeadline(time.Now().Add(300 * time.Millisecond)))
 	_, _ = io.WriteString(c, request)

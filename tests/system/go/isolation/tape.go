@@ -54,7 +54,8 @@ func (t *tape) record(c net.Conn) net.Conn {
 	return r
 }
 
-func dialEndpoint(ctx context.Context, endpoint string) (net.Conn, error) {
+// dial connects to an endpoint, and speaks one of the protocols over TLS where it is https.
+func (p *plan) dial(ctx context.Context, endpoint string, protocols ...string) (net.Conn, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, err
@@ -63,18 +64,18 @@ func dialEndpoint(ctx context.Context, endpoint string) (net.Conn, error) {
 	if u.Scheme == "unix" {
 		return d.DialContext(ctx, "unix", u.Path)
 	}
-	return d.DialContext(ctx, "tcp", u.Host)
-}
-
-// dialer is gRPC's, whatever address that asks for.
-func (t *tape) dialer(endpoint string) func(context.Context, string) (net.Conn, error) {
-	return func(ctx context.Context, _ string) (net.Conn, error) {
-		c, err := dialEndpoint(ctx, endpoint)
-		if err != nil {
-			return nil, err
-		}
-		return t.record(c), nil
+	c, err := d.DialContext(ctx, "tcp", u.Host)
+	if err != nil || u.Scheme != "https" {
+		return c, err
 	}
+	config := p.tls()
+	config.NextProtos = protocols
+	secure := tls.Client(c, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return secure, nil
 }
 
 func (p *plan) tls() *tls.Config {
