@@ -99,13 +99,14 @@ func (a *attacker) all(host string, config *tls.Config) {
 
 // refusal is what a client with one certificate was told.
 type refusal struct {
-	Cert     string
-	Version  string
-	Words    []string // what it was told, without repetition
-	Sizes    []int    // bytes that came until then, without repetition
-	Fastest  float64  // milliseconds until then
-	Median   float64
-	Answered bool
+	Cert    string
+	Version string
+	Words   []string // what it was told, without repetition
+	Sizes   []int    // bytes that came until then, without repetition
+	Fastest float64  // milliseconds until then
+	Median  float64
+	// That the server said it would take certificates of.
+	Authorities int
 }
 
 type counted struct {
@@ -139,11 +140,13 @@ func knock(p *plan) {
 				pair, err := tls.LoadX509KeyPair(cert, cert)
 				must(err)
 				config := p.tls()
-				config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+				config.GetClientCertificate = func(wanted *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					r.Authorities = max(r.Authorities, len(wanted.AcceptableCAs))
+					return &pair, nil
+				}
 				config.Certificates, config.NextProtos = nil, []string{"h2"}
 				config.MinVersion, config.MaxVersion = version, version
 				words, n, took := once(u.Host, config)
-				r.Answered = r.Answered || words == ""
 				if !has(r.Words, words) {
 					r.Words = append(r.Words, words)
 				}

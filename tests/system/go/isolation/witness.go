@@ -83,7 +83,7 @@ func (o *observer) state() string {
 	for _, kv := range all.Kvs {
 		fmt.Fprintf(&text, "%q %q %d %d %d %d\n", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
 	}
-	hash, err := o.c.HashKV(ctx, o.p.Endpoints[0], 0)
+	hash, err := o.c.HashKV(ctx, o.c.Endpoints()[0], 0)
 	must(err)
 	fmt.Fprintf(&text, "hash %d, compacted at %d\n", hash.Hash, hash.CompactRevision)
 	leases, err := o.c.Leases(ctx)
