@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "control/answer.h"
 #include "control/audit.h"
+#include "control/method.h"
 #include "control/operation.h"
 #include "control/peer.h"
 #include "fleet/uuid.h"
@@ -91,6 +92,25 @@ static struct operation *begin(struct grpc_call *call, const char *key, struct b
         struct control *control = grpc_call_server_userdata(call);
 
         return operation_begin(control->operations, grpc_call_user(call), call, key, data);
+}
+
+void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+        enum peer_right needed) {
+        return enter(call, data, descriptor, needed);
+}
+
+struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data) {
+        return begin(call, key, data);
+}
+
+struct fleet *method_fleet(struct grpc_call *call) {
+        struct control *control = grpc_call_server_userdata(call);
+
+        return control->config.fleet;
+}
+
+enum grpc_code method_code(int result) {
+        return code_of(result);
 }
 
 static void on_cancel(struct grpc_call *call) {
@@ -326,6 +346,8 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
                 .datastore = request->datastore,
                 .quota_bytes = request->quota_bytes,
                 .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .client_names = (const char *const *)request->client_names,
+                .n_client_names = request->n_client_names,
                 .wait = request->wait,
         };
         fleet_create_tenant(control->config.fleet, &create, on_tenant_created, answer_new(control, op, request->name));
@@ -561,6 +583,7 @@ static const struct grpc_method methods[] = {
         METHOD("DeleteTenant", delete_tenant),
         METHOD("RecoverTenant", recover_tenant),
         METHOD("ResumeTenant", resume_tenant),
+        METHOD("IssueCredentials", method_issue_credentials),
         METHOD("Reload", reload),
         METHOD("ClaimDatastore", claim_datastore),
         METHOD("RecoverRegistry", recover_registry),

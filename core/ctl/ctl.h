@@ -35,6 +35,13 @@ enum ctl_option {
         OPTION_KEEP_DATA = 1 << 5,
         OPTION_ACCEPT_LOSS = 1 << 6,
         OPTION_ENFORCE = 1 << 10,
+        OPTION_CLIENT_NAME = 1 << 20,
+        OPTION_FOR = 1 << 24,
+        OPTION_DIRECTORY = 1 << 25,
+        OPTION_DAYS = 1 << 26,
+        OPTION_CSR = 1 << 27,
+        OPTION_ENDPOINT = 1 << 28,
+        OPTION_HOST = 1 << 29,
 };
 
 struct ctl {
@@ -45,6 +52,13 @@ struct ctl {
         const char *datastore;
         uint64_t quota_bytes;
         bool retain, yes, keep_data, accept_loss, enforce;
+        char **client_names; /* owned: the array */
+        size_t n_client_names;
+        /* Of credentials and the authority. */
+        const char *client_kind, *directory, *csr; /* NULL: not given */
+        uint32_t days;                             /* 0: not given */
+        char **endpoints, **hosts;                 /* owned: the arrays */
+        size_t n_endpoints, n_hosts;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -69,6 +83,8 @@ struct ctl_command {
 extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
+extern const struct ctl_command ctl_commands_credentials[];
+extern const struct ctl_command ctl_commands_authority[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

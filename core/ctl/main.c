@@ -15,7 +15,8 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
+        ctl_commands_credentials, ctl_commands_authority};
 
 /* ---- help */
 
@@ -24,6 +25,22 @@ static void print_options(unsigned options) {
                 puts("  --datastore NAME   where the data is kept (the default datastore otherwise)");
         if (options & OPTION_QUOTA)
                 puts("  --quota SIZE       bytes that it may use: 512Mi, 2Gi, …");
+        if (options & OPTION_CLIENT_NAME)
+                puts("  --client-name N    a name in clients' certificates that leads to it: CN:NAME (or NAME), URI:URI,\n"
+                     "                     DNS:NAME; may be given several times");
+        if (options & OPTION_FOR)
+                puts("  --for CLIENT       kube-apiserver, kubeadm, k3s or etcdctl");
+        if (options & OPTION_DIRECTORY)
+                puts("  --directory DIR    where the files are");
+        if (options & OPTION_HOST)
+                puts("  --host NAME        a name or address of the daemon's host; may be given several times");
+        if (options & OPTION_ENDPOINT)
+                puts("  --endpoint URL     https://HOST:PORT by which the daemon is reached, instead of what it says itself;\n"
+                     "                     may be given several times");
+        if (options & OPTION_DAYS)
+                puts("  --days N           how long it is good");
+        if (options & OPTION_CSR)
+                puts("  --csr FILE         a certificate request (PEM) for a key that is somewhere else");
         if (options & OPTION_RETAIN)
                 puts("  --retain           keep the data when the tenant is deleted one day");
         if (options & OPTION_KEEP_DATA)
@@ -100,6 +117,13 @@ enum {
         LONG_KEEP_DATA,
         LONG_ACCEPT_LOSS,
         LONG_ENFORCE,
+        LONG_CLIENT_NAME,
+        LONG_FOR,
+        LONG_DIRECTORY,
+        LONG_DAYS,
+        LONG_CSR,
+        LONG_ENDPOINT,
+        LONG_HOST,
 };
 
 static const struct option long_options[] = {
@@ -115,6 +139,13 @@ static const struct option long_options[] = {
         {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
         {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
         {"enforce", no_argument, NULL, LONG_ENFORCE},
+        {"client-name", required_argument, NULL, LONG_CLIENT_NAME},
+        {"for", required_argument, NULL, LONG_FOR},
+        {"directory", required_argument, NULL, LONG_DIRECTORY},
+        {"days", required_argument, NULL, LONG_DAYS},
+        {"csr", required_argument, NULL, LONG_CSR},
+        {"endpoint", required_argument, NULL, LONG_ENDPOINT},
+        {"host", required_argument, NULL, LONG_HOST},
         {"yes", no_argument, NULL, 'y'},
         {},
 };
@@ -128,6 +159,9 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
         const char *socket_path = NULL, *root = NULL;
         int option;
 
+        ctl->client_names = xcalloc((size_t)argc, sizeof(*ctl->client_names));
+        ctl->endpoints = xcalloc((size_t)argc, sizeof(*ctl->endpoints));
+        ctl->hosts = xcalloc((size_t)argc, sizeof(*ctl->hosts));
         opterr = 0;
         while ((option = getopt_long(argc, argv, ":o:hy", long_options, NULL)) != -1) {
                 switch (option) {
@@ -188,6 +222,35 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         line->options |= OPTION_ENFORCE;
                         ctl->enforce = true;
                         break;
+                case LONG_CLIENT_NAME:
+                        line->options |= OPTION_CLIENT_NAME;
+                        ctl->client_names[ctl->n_client_names++] = optarg;
+                        break;
+                case LONG_FOR:
+                        line->options |= OPTION_FOR;
+                        ctl->client_kind = optarg;
+                        break;
+                case LONG_DIRECTORY:
+                        line->options |= OPTION_DIRECTORY;
+                        ctl->directory = optarg;
+                        break;
+                case LONG_DAYS:
+                        line->options |= OPTION_DAYS;
+                        if (ctl_parse_days(optarg, &ctl->days) < 0)
+                                return ctl_fail(CTL_USAGE, "--days: '%s' is no number of days from 1 to 36500", optarg);
+                        break;
+                case LONG_CSR:
+                        line->options |= OPTION_CSR;
+                        ctl->csr = optarg;
+                        break;
+                case LONG_ENDPOINT:
+                        line->options |= OPTION_ENDPOINT;
+                        ctl->endpoints[ctl->n_endpoints++] = optarg;
+                        break;
+                case LONG_HOST:
+                        line->options |= OPTION_HOST;
+                        ctl->hosts[ctl->n_hosts++] = optarg;
+                        break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
                 default:
@@ -243,6 +306,20 @@ static const char *option_name(unsigned option) {
                 return "--accept-loss";
         case OPTION_ENFORCE:
                 return "--enforce";
+        case OPTION_CLIENT_NAME:
+                return "--client-name";
+        case OPTION_FOR:
+                return "--for";
+        case OPTION_DIRECTORY:
+                return "--directory";
+        case OPTION_DAYS:
+                return "--days";
+        case OPTION_CSR:
+                return "--csr";
+        case OPTION_ENDPOINT:
+                return "--endpoint";
+        case OPTION_HOST:
+                return "--host";
         }
         return "?";
 }
@@ -313,6 +390,9 @@ int main(int argc, char **argv) {
         grpc_client_free(ctl.client);
         loop_free(ctl.loop);
         arena_done(&ctl.arena);
+        free(ctl.client_names);
+        free(ctl.endpoints);
+        free(ctl.hosts);
         free(ctl.socket);
         /* A full disk or a closed pipe behind -o json must not look like success. */
         if ((fflush(stdout) != 0 || ferror(stdout)) && r == CTL_OK)

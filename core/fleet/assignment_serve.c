@@ -146,7 +146,7 @@ static void stop_there(struct errand *errand) {
 static void stop_back(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
-        a->busy = false;
+        a->busy = a->stopping = false;
         a->serving = NULL;
         collect_known(a, &a->last);
         a->figures = (struct tenant_figures){};
@@ -155,7 +155,7 @@ static void stop_back(struct errand *errand) {
 }
 
 void assignment_stop(struct assignment *a) {
-        a->busy = true;
+        a->busy = a->stopping = true;
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
 }
 

@@ -251,10 +251,18 @@ static void write_endpoint(struct yaml_writer *w, const struct tenant_definition
         const bool has_owner = t->owner != (uid_t)-1, has_group = t->group != (gid_t)-1;
         char mode[16];
 
-        if (!t->has_socket_mode && !has_owner && !has_group && t->n_peers == 0 && !t->tcp)
+        if (!t->has_socket_mode && !has_owner && !has_group && t->n_peers == 0 && !t->tcp && t->n_client_names == 0)
                 return;
         yaml_write_key(w, "endpoint");
         yaml_write_mapping(w);
+        write_credentials_of(w, "clientCA", "certificate", &t->client_ca, "revocations", &t->client_revocations);
+        if (t->n_client_names) {
+                yaml_write_key(w, "clientNames");
+                yaml_write_sequence(w);
+                for (size_t i = 0; i < t->n_client_names; i++)
+                        yaml_write_string(w, t->client_names[i].name);
+                yaml_write_end(w);
+        }
         if (has_group)
                 write_int(w, "group", t->group);
         if (t->has_socket_mode) {

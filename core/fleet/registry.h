@@ -52,8 +52,10 @@ struct registry_record {
         int64_t recover_above; /* its revisions begin above this one */
         char *host;            /* id of the one host that reaches its datastore (fleet/host.h); "": all do */
         char *host_name;       /* that host's, for people */
-        uint32_t format;       /* it was read in; 0: not read */
-        int64_t mod_revision;  /* the registry's; 0: not written yet */
+        char **client_names;   /* fleet/client_name.h; of a tenant that no file declares */
+        size_t n_client_names;
+        uint32_t format;      /* it was read in; 0: not read */
+        int64_t mod_revision; /* the registry's; 0: not written yet */
 };
 struct registry_record *registry_record_copy(const struct registry_record *record);
 void registry_record_free(struct registry_record *record);

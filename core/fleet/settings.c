@@ -10,8 +10,8 @@
 
 #include "base/yaml.h"
 #include "fleet/definition_file.h"
-#include "fleet/definition_node.h"
 #include "fleet/machine.h"
+#include "fleet/settings_read.h"
 
 #define CONFIG_PLUGINS "/usr/lib/stokehold/plugins"
 #define CONFIG_DEFINITIONS "/etc/stokehold/definitions.d"
@@ -36,6 +36,7 @@ void settings_free(struct settings *s) {
         free(s->control_socket);
         strings_free(s->experimental, s->n_experimental);
         free(s->metrics_listen);
+        settings_tls_done(&s->tls);
         free(s);
 }
 
@@ -86,7 +87,7 @@ static int plugins_beside_executable(char **ret) {
         return path_join(*exe ? exe : "/", "plugins", ret);
 }
 
-static int read_path(
+int settings_read_path(
         const struct node_reader *reader, const struct node_at *at, const char *key, const char *root, char **target) {
         const char *text = NULL;
         char *path = NULL;
@@ -129,7 +130,7 @@ static int read_paths(const struct node_reader *reader, const struct node_at *to
                 return r;
         r = node_only(reader, &at, known, NULL);
         for (size_t i = 0; i < n_elements(paths) && r >= 0; i++)
-                r = read_path(reader, &at, paths[i].key, s->root, paths[i].target);
+                r = settings_read_path(reader, &at, paths[i].key, s->root, paths[i].target);
         return r;
 }
 
@@ -142,7 +143,7 @@ static int read_control(const struct node_reader *reader, const struct node_at *
         if (r < 0)
                 return r;
         r = node_only(reader, &at, known, NULL);
-        return r < 0 ? r : read_path(reader, &at, "socket", s->root, &s->control_socket);
+        return r < 0 ? r : settings_read_path(reader, &at, "socket", s->root, &s->control_socket);
 }
 
 static int read_drivers(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
@@ -311,9 +312,10 @@ static int read_memory(const struct node_reader *reader, const struct node_at *t
 
 static int read_document(const struct node_reader *reader, const struct yaml_node *root, struct settings *s) {
         static const char *const known[] = {"paths", "control", "drivers", "shards", "cache", "memory", "log",
-                "metrics", "tenants", "limits", "coreDumps", NULL};
+                "metrics", "tenants", "limits", "tls", "coreDumps", NULL};
         static int (*const sections[])(const struct node_reader *, const struct node_at *, struct settings *) = {
-                read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_limits};
+                read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_limits,
+                settings_read_tls};
         struct node_at top = {.node = root, .path = "", .line = root->line};
         uint64_t n = s->n_shards;
         int r;
@@ -496,6 +498,7 @@ char *settings_fixed_changes(const struct settings *old, const struct settings *
                 {"limits.watchesPerStream", old->limits.stream_watches != new->limits.stream_watches},
                 {"limits.watchBytes", old->limits.watch_bytes != new->limits.watch_bytes},
                 {"limits.leases", old->limits.leases != new->limits.leases},
+                {"tls.address", !settings_tls_same_listener(&old->tls, &new->tls)},
         };
         cleanup(buf_done) struct buf names = {};
 
@@ -523,4 +526,5 @@ void settings_adopt(struct settings *running, struct settings *new) {
         running->idle_close_ns = new->idle_close_ns;
         running->quarantine_ns = new->quarantine_ns;
         running->socket_mode = new->socket_mode;
+        settings_tls_adopt(&running->tls, &new->tls);
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 /*
- * The inside of the gRPC server, shared by grpc.c (server, methods), connection.c, http2.c, keepalive.c and peer.c
+ * The inside of the gRPC server, shared by grpc.c (server, methods), connection.c, http2.c, keepalive.c, peer.c and recheck.c
  * (connections), call.c and request.c (calls), health.c and reflection.c. Nobody else includes it.
  *
  * Lifetimes. A connection is freed only at the top of one of its own events, never while nghttp2 is on the stack. A call is freed
@@ -68,6 +68,11 @@ struct grpc_server {
         enum grpc_code refusal_code;
         TAILQ_HEAD(, health_watch) health_watches;
 
+        struct loop_task recheck_task; /* a slice */
+        struct tls_server *recheck;    /* ref; NULL: none is under way */
+        struct connection *recheck_at; /* the next one */
+        bool recheck_http1;            /* it has come to those of the responder */
+
         bool draining, drained;
         struct loop_timer drain_timer;
         struct loop_task drain_task;
@@ -84,6 +89,10 @@ char *server_method_unknown(struct grpc_server *s, struct bytes path, struct are
 void server_count(struct grpc_server *s, struct server_method *m, enum grpc_code code);
 /* A connection came or went. */
 void server_connections_changed(struct grpc_server *s);
+void recheck_start(struct grpc_server *s, struct tls_server *now);
+void recheck_stop(struct grpc_server *s);
+/* The connection goes. */
+void recheck_skip(struct grpc_server *s, struct connection *c);
 int health_add(struct grpc_server *s);
 void health_changed(struct grpc_server *s);
 int reflection_add(struct grpc_server *s);
@@ -100,7 +109,7 @@ struct connection {
         struct grpc_server *server;
         LIST_ENTRY(connection) entry;
         enum connection_state state;
-        struct transport transport;
+        struct transport *transport; /* owned; NULL: gone */
         struct loop_io io;
         struct loop_task flush;  /* deferred: writes once an iteration */
         struct loop_timer timer; /* preface, keepalive, linger */
@@ -122,6 +131,7 @@ struct connection {
         uint64_t flood_ns; /* the second that the counts below are of */
         unsigned n_resets, n_empty;
 
+        bool read_first;  /* the deferred task is to read, not to write */
         bool settled;     /* SETTINGS have come */
         bool goaway_sent; /* the final one of a drain */
         struct grpc_peer peer;
@@ -137,12 +147,13 @@ int http2_prepare(struct grpc_server *s);
 /* A session, with our settings submitted. */
 int http2_open(struct connection *c);
 
-/* Credentials or address, and the name for logs. */
-int connection_identify(struct connection *c, int fd);
-int connection_new(struct grpc_server *s, int fd);
+/* Credentials, address or certificate, and the name for logs. */
+int connection_identify(struct connection *c);
+/* Takes the transport over. */
+int connection_new(struct grpc_server *s, struct transport *transport);
 /* At the top of an event only; otherwise connection_kill(). */
 void connection_free(struct connection *c);
-/* Ends the calls and closes the descriptor, now; the memory goes in server_leave(). */
+/* Ends the calls and closes the transport, now; the memory goes in server_leave(). */
 void connection_kill(struct connection *c);
 /* All that are not being freed already, further up the stack. */
 void connection_free_calls(struct connection *c);

@@ -1,0 +1,23 @@
+#pragma once
+
+/*
+ * What methods of the control service that are not in service.c take from it. Main loop only.
+ */
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "control/operation.h"
+#include "control/peer.h"
+#include "fleet/fleet.h"
+
+/* The request, in the call's arena; NULL after the call was answered: the peer may not, or the request is malformed. */
+void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+        enum peer_right needed);
+/* As operation_begin(). */
+struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data);
+struct fleet *method_fleet(struct grpc_call *call);
+/* gRPC's code for what the fleet refused with. */
+enum grpc_code method_code(int result);
+
+/* credentials.c */
+void method_issue_credentials(struct grpc_call *call, struct bytes data);
