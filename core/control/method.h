@@ -47,3 +47,6 @@ void method_finish_transfer(struct grpc_call *call, struct bytes data);
 void method_abort_transfer(struct grpc_call *call, struct bytes data);
 void method_list_transfers(struct grpc_call *call, struct bytes data);
 void method_transfer_free(struct grpc_call *call);
+
+/* credentials.c */
+void method_issue_credentials(struct grpc_call *call, struct bytes data);

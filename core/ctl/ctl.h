@@ -108,6 +108,8 @@ extern const struct ctl_command ctl_commands_transfer[];
 extern const struct ctl_command ctl_commands_backup[];
 extern const struct ctl_command ctl_commands_restore[];
 extern const struct ctl_command ctl_commands_offline[];
+extern const struct ctl_command ctl_commands_credentials[];
+extern const struct ctl_command ctl_commands_authority[];
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

@@ -14,7 +14,8 @@
 #include "ctl/options.h"
 
 static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
-        ctl_commands_migration, ctl_commands_backup, ctl_commands_restore, ctl_commands_transfer, ctl_commands_offline};
+        ctl_commands_credentials, ctl_commands_authority, ctl_commands_migration, ctl_commands_backup,
+        ctl_commands_restore, ctl_commands_transfer, ctl_commands_offline};
 
 /* ---- help */
 

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -644,6 +645,9 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .is_elsewhere = assignment_is_elsewhere(a),
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
+                .client_names = (const char *const *)record->client_names,
+                .n_client_names = record->n_client_names,
                 .figures = &a->figures,
         };
+        ret->tls_urls = endpoint_urls(a, &ret->n_tls_urls);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/credentials.h"
 #include "fleet/definition.h"
 #include "fleet/secret.h"
 
@@ -32,6 +33,7 @@ int fleet_check_definitions(const struct settings *settings, FILE *out) {
                 .driver = on_driver,
         };
         struct definition_problems problems = {};
+        cleanup(error_done) struct error why = {};
         enum log_level level = log_get_level();
         int r;
 
@@ -54,6 +56,10 @@ int fleet_check_definitions(const struct settings *settings, FILE *out) {
         for (size_t i = 0; i < problems.n_items; i++)
                 fprintf(out, "%s\n", problems.items[i].text);
         r = problems.n_items ? EXIT_FAILURE : EXIT_SUCCESS;
+        if (credentials_can_issue(settings, &why) < 0) {
+                fprintf(out, "%s\n", error_text(&why));
+                r = EXIT_FAILURE;
+        }
         definition_problems_done(&problems);
         return r;
 }

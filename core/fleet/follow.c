@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 
 #define COPY_DELAY_NS NSEC_PER_SEC
 
@@ -31,6 +32,7 @@ static void on_record(void *userdata, struct registry_record *record) {
         a->listed = fleet->listing;
         fleet_copy_soon(fleet);
         assignment_take(a, record, record->mod_revision);
+        endpoint_changed(fleet);
 }
 
 static void on_gone(void *userdata, const char *name, int64_t revision) {
@@ -40,6 +42,7 @@ static void on_gone(void *userdata, const char *name, int64_t revision) {
         fleet_copy_soon(fleet);
         if (a)
                 assignment_take(a, NULL, revision);
+        endpoint_changed(fleet);
 }
 
 static void on_value(void *userdata, const char *key, struct bytes value, int64_t mod_revision) {
@@ -187,6 +190,7 @@ void fleet_serve_copy(struct fleet *fleet) {
                 a->record = steal(copy->records[i]);
                 assignment_update_manner(a);
         }
+        endpoint_changed(fleet);
         fleet_apply_datastores(fleet);
         for (struct fleet_store *store = LIST_FIRST(&fleet->stores); store; store = LIST_NEXT(store, entry))
                 if (store->is_dialled)

@@ -6,6 +6,9 @@
 
 #include <string.h>
 
+#include "fleet/credentials.h"
+#include "fleet/endpoint.h"
+
 static void visit_datastore(struct fleet_store *store,
         void (*visit)(void *userdata, const struct fleet_datastore_view *view), void *userdata) {
         struct fleet *fleet = store->fleet;
@@ -186,6 +189,8 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 visit(userdata, fleet->errors[i]);
         if (fleet_is_running(fleet))
                 agreement_problems(fleet, visit, userdata);
+        endpoint_problems(fleet, visit, userdata);
+        credentials_problems(fleet->config.settings, visit, userdata);
         LIST_FOREACH(store, &fleet->stores, entry) {
                 cleanup(freep) char *line = NULL;
 

@@ -308,6 +308,8 @@ void keyspace_range_resume(struct range_call *call);
 
 /* Done once the index holds all that was acknowledged anywhere before the call: call.revision is its revision then. */
 void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call);
+/* The same for who only wants to know whether it can be done: that is no use of the keyspace, which may be closed as idle all the same. */
+void keyspace_probe(struct keyspace *ks, struct keyspace_call *call);
 
 struct compact_call {
         struct keyspace_call call;

@@ -8,7 +8,7 @@
 
 /*
  * One request after the other on a connection, pipelined ones too. A response is gathered whole and written; while its peer
- * does not take it, nothing more is read from that connection.
+ * does not take it, or while whoever knows it is being asked, nothing more is read from that connection.
  */
 
 #define MAX_CONNECTIONS 1024
@@ -23,7 +23,15 @@ struct http1_connection {
         struct loop_task more;       /* deferred */
         struct transport *transport; /* owned */
         struct buf in, out;
-        bool closing; /* after out was written */
+        bool closing;                  /* after out was written */
+        struct http1_request *waiting; /* its own: being answered; NULL: none */
+};
+
+struct http1_request {
+        struct http1_connection *connection; /* borrowed; NULL: gone */
+        struct loop *loop;                   /* borrowed */
+        bool head_only;
+        bool asking; /* ask() has not returned */
 };
 
 struct http1_responder {
@@ -41,6 +49,8 @@ static void connection_free(struct http1_connection *c) {
                 c->responder->recheck_at = LIST_NEXT(c, entry);
         LIST_REMOVE(c, entry);
         c->responder->n_connections--;
+        if (c->waiting)
+                c->waiting->connection = NULL;
         loop_timer_clear(&c->timer);
         loop_io_stop(&c->io);
         loop_undefer(c->responder->loop, &c->more);
@@ -89,6 +99,34 @@ static int respond_text(struct http1_connection *c, unsigned status, bool head_o
         return respond(c, status, "text/plain; charset=utf-8", bytes_of_string(text), head_only);
 }
 
+static int respond_response(struct http1_connection *c, struct http1_response *response, bool head_only) {
+        int r;
+
+        r = respond(c, response->status, response->content_type, bytes_of(response->body.data, response->body.size),
+                head_only);
+        buf_done(&response->body);
+        return r;
+}
+
+/* Nothing is read meanwhile, so the connection's idle time has no say. */
+static int ask_route(struct http1_connection *c, const struct http1_route *route, const char *rest, const char *query,
+        bool head_only) {
+        struct http1_request *request = new0(struct http1_request);
+
+        request->connection = c;
+        request->loop = c->responder->loop;
+        request->head_only = head_only;
+        request->asking = true;
+        c->waiting = request;
+        route->ask(c->responder->userdata, rest, query, request);
+        if (c->waiting) {
+                request->asking = false;
+                loop_timer_clear(&c->timer);
+                return loop_io_modify(&c->io, 0);
+        }
+        return c->out.size ? 0 : -ENOMEM;
+}
+
 static int respond_route(struct http1_connection *c, const char *target, bool head_only) {
         struct http1_responder *responder = c->responder;
         const char *question = strchr(target, '?');
@@ -97,15 +135,18 @@ static int respond_route(struct http1_connection *c, const char *target, bool he
         for (size_t i = 0; i < responder->n_routes; i++) {
                 const struct http1_route *route = &responder->routes[i];
                 struct http1_response response = {.status = 200, .content_type = "text/plain; charset=utf-8"};
-                int r;
+                const char *query = question ? question + 1 : "";
+                size_t length = strlen(route->path);
 
-                if (strlen(route->path) != size || memcmp(route->path, target, size) != 0)
+                if (length > size || (length < size && !route->below) || memcmp(route->path, target, length) != 0)
                         continue;
-                route->handle(responder->userdata, question ? question + 1 : "", &response);
-                r = respond(c, response.status, response.content_type, bytes_of(response.body.data, response.body.size),
-                        head_only);
-                buf_done(&response.body);
-                return r;
+                if (route->ask) {
+                        cleanup(freep) char *rest = strndup(target + length, size - length);
+
+                        return rest ? ask_route(c, route, rest, query, head_only) : -ENOMEM;
+                }
+                route->handle(responder->userdata, query, &response);
+                return respond_response(c, &response, head_only);
         }
         return respond_text(c, 404, head_only);
 }
@@ -171,7 +212,7 @@ static int handle(struct http1_connection *c, char *text) {
 
 /* Answers what is complete. 0, or a negative errno. */
 static int handle_all(struct http1_connection *c) {
-        while (!c->closing && !c->out.size && c->in.size) {
+        while (!c->closing && !c->waiting && !c->out.size && c->in.size) {
                 uint8_t *end = NULL;
                 size_t skip = 0;
                 int r;
@@ -260,9 +301,46 @@ static void on_idle(struct loop_timer *timer) {
         connection_free(container_of(timer, struct http1_connection, timer));
 }
 
+/* Once more is known, or came. May free the connection. */
+static void go_on(struct http1_connection *c) {
+        loop_timer_set(c->responder->loop, &c->timer, loop_now_ns(c->responder->loop) + IDLE_NS);
+        if (!work(c))
+                connection_free(c);
+        else if (c->waiting)
+                loop_timer_clear(&c->timer);
+        else if (!c->out.size && transport_pending(c->transport))
+                loop_defer(c->responder->loop, &c->more);
+}
+
+void http1_request_answer(struct http1_request *request, struct http1_response *response) {
+        struct http1_connection *c = request->connection;
+        bool asking = request->asking;
+
+        if (!c) {
+                buf_done(&response->body);
+                free(request);
+                return;
+        }
+        c->waiting = NULL;
+        if (respond_response(c, response, request->head_only) < 0 && !asking)
+                connection_free(c);
+        else if (!asking)
+                go_on(c);
+        free(request);
+}
+
+struct loop *http1_request_loop(const struct http1_request *request) {
+        return request->loop;
+}
+
 static void on_io(struct loop_io *io, uint32_t events) {
         struct http1_connection *c = container_of(io, struct http1_connection, io);
 
+        if (c->waiting) {
+                if (events & (EPOLLERR | EPOLLHUP))
+                        connection_free(c);
+                return;
+        }
         if (!c->out.size) {
                 if (!read_in(c)) {
                         connection_free(c);
@@ -272,11 +350,7 @@ static void on_io(struct loop_io *io, uint32_t events) {
                 connection_free(c);
                 return;
         }
-        loop_timer_set(c->responder->loop, &c->timer, loop_now_ns(c->responder->loop) + IDLE_NS);
-        if (!work(c))
-                connection_free(c);
-        else if (!c->out.size && transport_pending(c->transport))
-                loop_defer(c->responder->loop, &c->more);
+        go_on(c);
 }
 
 /* What the descriptor does not tell of any more. */
@@ -356,11 +430,7 @@ int http1_responder_accept_transport(
                 connection_free(c);
                 return r;
         }
-        loop_timer_set(responder->loop, &c->timer, loop_now_ns(responder->loop) + IDLE_NS);
-        if (!work(c))
-                connection_free(c);
-        else if (!c->out.size && transport_pending(transport))
-                loop_defer(responder->loop, &c->more);
+        go_on(c);
         return 0;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 /*
- * A small HTTP/1.1 responder for probes and scrapes: GET and HEAD of fixed paths, nothing else. Serves on the listeners of a
+ * A small HTTP/1.1 responder for probes and scrapes: GET and HEAD of fixed paths, or below them, nothing else. Serves on the listeners of a
  * gRPC server (which tells HTTP/1 from HTTP/2 by the first bytes) or on one of its own. One loop's thread.
  */
 
@@ -15,9 +15,19 @@ struct http1_response {
         struct buf body;          /* filled by the handler, freed by the responder */
 };
 
+/* A request that is answered later. */
+struct http1_request;
+/* Once, from within ask() or later, on the responder's loop; also if the connection or the responder has gone meanwhile, when nothing is
+ * said. The request is gone afterwards. What is in *response is taken over. */
+void http1_request_answer(struct http1_request *request, struct http1_response *response);
+struct loop *http1_request_loop(const struct http1_request *request);
+
 struct http1_route {
         const char *path; /* "/metrics" */
+        bool below;       /* and all that begins so: path ends with a slash */
+        /* One of the two. rest: what follows the path of a route for all below it; both are borrowed during the function. */
         void (*handle)(void *userdata, const char *query, struct http1_response *response);
+        void (*ask)(void *userdata, const char *rest, const char *query, struct http1_request *request);
 };
 
 struct http1_responder;

@@ -187,7 +187,7 @@ static void handle_health(void *userdata, const char *query, struct http1_respon
         response->content_type = "application/json";
 }
 
-static const struct http1_route routes[] = {{"/health", handle_health}};
+static const struct http1_route routes[] = {{.path = "/health", .handle = handle_health}};
 
 static void on_accept(void *userdata, int fd) {
         struct fixture *f = userdata;
