@@ -162,9 +162,9 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 #define DATASTORES                                                                                                     \
         "apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: here}\n"                                    \
-        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], system: true, default: true, parameters: {instance: %s-here}}\n" \
+        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, system: true, default: true, parameters: {instance: %s-here}}\n" \
         "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: there}\n"                              \
-        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], parameters: {instance: %s-there}}\n"                       \
+        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, parameters: {instance: %s-there}}\n"                       \
         "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: local}\nspec: {driver: SQLite, path: local}\n"
 
 static void prepare(struct daemon *d, const char *name) {
