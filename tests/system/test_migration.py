@@ -162,6 +162,7 @@ def test_pair(pool, source, target, seed, request):
         assert 0 < shown["holdMs"] < 5000 and int(shown["records"]) > 0, shown
         assert where(d) == "b" and cluster(endpoint) == identity
 
+        wait_for("the leases that the load left have ended", lambda: "found 0 leases" in etcdctl(endpoint, "lease", "list").stdout, 30)
         lease = etcdctl(endpoint, "lease", "grant", "300").stdout.split()[1]
         etcdctl(endpoint, "put", "held", "by a lease", f"--lease={lease}")
         time.sleep(2)
@@ -314,7 +315,7 @@ def test_deleted_meanwhile(pool):
         wait_for("it copies", lambda: int(migration(d)["bytes"]) > 0)
         d.stokectl("tenant", "delete", "demo", "--yes")
         assert files() == [] and d.ask("tenant", "list")["tenants"] == []
-        fill(d.tenant("small", "--datastore", "a"), 50, 10)
+        fill(d.tenant("small", "--datastore", "a"), 100, 10)
         migrate(d, "b", name="small")
         assert len(files()) == 2
         d.stokectl("tenant", "delete", "small", "--yes")
