@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "fleet/migration_state.h"
+#include "fleet/point.h"
 #include "fleet/registry_migration.h"
 
 #define WANT_AGAIN_NS (5 * NSEC_PER_SEC)
@@ -309,6 +310,7 @@ void migration_take_wishes(struct assignment *a) {
                 if (m && m->phase != MIGRATION_ABORTING) {
                         a->next = registry_record_copy(a->record);
                         migration_spoil(a->next, "aborted by request");
+                        point("abort");
                         return;
                 }
         }

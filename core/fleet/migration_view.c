@@ -64,9 +64,9 @@ static bool fill(struct assignment *a, struct fleet_migration_view *view) {
                 view->owner = m->owner;
                 view->is_here = memcmp(m->owner, a->fleet->config.daemon, 16) == 0;
                 if (a->migration && view->is_here && memcmp(a->migration->id, m->id, 16) == 0) {
+                        add_progress(a->migration, view);
                         if (!a->migration->mover && m->phase == MIGRATION_COPYING)
                                 view->step = "waiting for its turn";
-                        add_progress(a->migration, view);
                 }
                 return true;
         }

@@ -162,9 +162,9 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 #define DATASTORES                                                                                                     \
         "apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: here}\n"                                    \
-        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], system: true, default: true, parameters: {instance: %s-here}}\n" \
+        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, system: true, default: true, parameters: {instance: %s-here}}\n" \
         "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: there}\n"                              \
-        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], parameters: {instance: %s-there}}\n"                       \
+        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, parameters: {instance: %s-there}}\n"                       \
         "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: local}\nspec: {driver: SQLite, path: local}\n"
 
 static void prepare(struct daemon *d, const char *name) {
@@ -182,6 +182,18 @@ static void prepare(struct daemon *d, const char *name) {
         assert_true(asprintf(&text, DATASTORES, instance, instance) > 0);
         write_file(d->root, "definitions.d/datastores.yaml", text);
         free(text);
+}
+
+static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
+        (void)view;
+        ++*(size_t *)userdata;
+}
+
+static size_t n_daemons(struct daemon *d) {
+        size_t n = 0;
+
+        fleet_each_daemon(d->fleet, on_daemon, &n);
+        return n;
 }
 
 static void on_ready(void *userdata) {
@@ -224,6 +236,8 @@ static void on_done(void *userdata, int result, const char *reason) {
         struct daemon *d = userdata;
 
         d->result = result;
+        if (result < 0 && getenv("STOKE_TEST_LOG"))
+                print_error("%d: %s\n", result, reason);
         snprintf(d->reason, sizeof(d->reason), "%s", reason);
         d->done = true;
 }
@@ -241,10 +255,13 @@ static int migrate(struct daemon *d, const char *name, const char *datastore, in
         const struct fleet_migrate m = {
                 .name = name, .datastore = datastore, .retention_s = retention_s, .wait = true};
 
-        d->done = false;
-        fleet_migrate_tenant(d->fleet, &m, on_done, d);
-        assert_false(d->done);
-        wait_flag(&d->done);
+        do { /* a daemon that has just started: the others know it not yet, a datastore is being dialled */
+                d->done = false;
+                fleet_migrate_tenant(d->fleet, &m, on_done, d);
+                assert_false(d->done);
+                wait_flag(&d->done);
+        } while (d->result == -EBUSY &&
+                (strstr(d->reason, "not known to the others yet") || strstr(d->reason, "will process the validation")));
         return d->result;
 }
 
@@ -291,17 +308,6 @@ static bool look(struct daemon *d, const char *name) {
 
 static bool serves(struct daemon *d, const char *name, const char *datastore) {
         return look(d, name) && d->tenant.serving && strcmp(d->tenant.datastore, datastore) == 0 && !d->move.running;
-}
-
-static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
-        (void)view;
-        ++*(size_t *)userdata;
-}
-static size_t n_daemons(struct daemon *d) {
-        size_t n = 0;
-
-        fleet_each_daemon(d->fleet, on_daemon, &n);
-        return n;
 }
 
 /* ---- the datastores themselves */
@@ -392,7 +398,7 @@ static int run_hand(struct datastore_job *job, struct stoke_session *session, st
                 if (r == 0)
                         r = driver->install_feed(session, &h->keyspace, h->id, h->records, h->n_records, call);
                 if (r == 0 && h->what == COMMIT) {
-                        install_record(h->id, h->end.seq, h->revision, &last);
+                        install_record(h->id, h->end.seq + 1, h->revision, &last);
                         r = driver->install_commit(session, &h->keyspace, h->id, &last, call);
                 }
                 return r;
@@ -457,6 +463,8 @@ static int hand_do(struct hand *h, int what, const char *name, const uint8_t *in
                 .done = on_hand};
         datastore_submit(h->ds, &h->job);
         wait_flag(&h->done);
+        if (h->job.result != 0)
+                print_error("%d: %s\n", h->job.result, h->job.reason);
         return h->job.result;
 }
 
