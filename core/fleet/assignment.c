@@ -380,6 +380,7 @@ static void take_wishes(struct assignment *a) {
                 a->want_recover = false;
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_RECOVERING;
+                migration_spoil(a->next, "its history was lost meanwhile");
                 uuid_make(a->next->recovery);
                 a->next->recover_above = max_of(
                         max_of(known.revision, a->figures.revision), max_of(a->record->recover_above, INT64_C(1)));

@@ -30,14 +30,24 @@ struct registry_migration *migration_change(struct assignment *a, enum migration
         return a->next->migration;
 }
 
-void migration_abort(struct assignment *a, const char *reason) {
-        struct registry_migration *m = migration_change(a, MIGRATION_ABORTING);
-        struct log_context context = {.tenant = a->name};
+void migration_spoil(struct registry_record *next, const char *reason) {
+        struct registry_migration *m = next->migration;
 
+        if (!m || m->phase == MIGRATION_ABORTING)
+                return;
+        m->phase = MIGRATION_ABORTING;
         free(m->reason);
         m->reason = strdup(reason);
         check(m->reason);
-        log_at(LOG_LEVEL_WARNING, &context, "the move to datastore %s is given up: %s", m->datastore, reason);
+}
+
+void migration_abort(struct assignment *a, const char *reason) {
+        struct log_context context = {.tenant = a->name};
+
+        log_at(LOG_LEVEL_WARNING, &context, "the move to datastore %s is given up: %s", a->record->migration->datastore,
+                reason);
+        a->next = registry_record_copy(a->record);
+        migration_spoil(a->next, reason);
         point("abort");
         assignment_write(a);
 }

@@ -59,6 +59,8 @@ void migration_on_sealed(struct assignment *a, const uint8_t id[16]);
 void migration_answer(struct assignment *a);
 /* A daemon has come or gone. */
 void migration_members_changed(struct fleet *fleet);
+/* What was copied of it is worth nothing: the migration of the record to be, if there is one, is given up. */
+void migration_spoil(struct registry_record *next, const char *reason);
 /* Wishes become the next record, if there are any. */
 void migration_take_wishes(struct assignment *a);
 /* The datastore is the source, the target or a former one of a migration of this tenant. */

@@ -307,10 +307,8 @@ void migration_take_wishes(struct assignment *a) {
         if (a->want_abort) {
                 a->want_abort = false;
                 if (m && m->phase != MIGRATION_ABORTING) {
-                        m = migration_change(a, MIGRATION_ABORTING);
-                        free(m->reason);
-                        m->reason = strdup("aborted by request");
-                        check(m->reason);
+                        a->next = registry_record_copy(a->record);
+                        migration_spoil(a->next, "aborted by request");
                         return;
                 }
         }

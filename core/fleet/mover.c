@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/owner.h"
 #include "keyspace/install.h"
 #include "keyspace/verify.h"
@@ -28,6 +29,7 @@ struct mover {
         struct pin *pin;       /* owned */
         struct pump *pump;     /* owned */
         struct verify *verify; /* owned */
+        struct install *install; /* owned: for the end; the pump has its own */
         bool verifying, held;
         struct seal_call seal;
         struct loop_timer hold_timer;
@@ -52,7 +54,10 @@ static void on_told(struct loop_task *task) {
 }
 
 static void set_stage(struct mover *m, enum mover_stage stage, const char *step) {
+        struct log_context context = {.tenant = m->name};
         bool post;
+
+        log_at(LOG_LEVEL_DEBUG, &context, "moving to datastore %s: stage %d, %s", m->target_name, (int)stage, step);
 
         pthread_mutex_lock(&m->mutex);
         m->figures.stage = stage;
@@ -67,6 +72,9 @@ static void set_stage(struct mover *m, enum mover_stage stage, const char *step)
 }
 
 static void set_step(struct mover *m, const char *step) {
+        struct log_context context = {.tenant = m->name};
+
+        log_at(LOG_LEVEL_DEBUG, &context, "moving to datastore %s: %s", m->target_name, step);
         pthread_mutex_lock(&m->mutex);
         m->figures.step = step;
         pthread_mutex_unlock(&m->mutex);
@@ -127,7 +135,7 @@ static void on_committed(void *userdata, int result, const char *reason) {
 
 static void commit(struct mover *m) {
         set_step(m, "committing");
-        install_commit(pump_install(m->pump), m->seal.end.seq, m->seal.revision, on_committed);
+        install_commit(m->install, m->seal.end.seq, m->seal.revision, on_committed);
 }
 
 static void on_sealed(struct keyspace_call *call, enum keyspace_result result) {
@@ -294,7 +302,11 @@ static void copy(struct mover *m) {
         memcpy(config.target.id, m->config.id, 16);
         memcpy(verify.incarnation, m->config.target_incarnation, 16);
         memcpy(verify.installation, m->config.id, 16);
+        config.target.loop = m->config.loop;
+        config.target.userdata = m;
         r = verify_new(&verify, &m->verify);
+        if (r == 0)
+                r = install_new(&config.target, &m->install);
         if (r == 0)
                 r = pump_new(&config, &m->pump);
         if (r < 0)
@@ -345,6 +357,8 @@ void mover_there_stop(struct mover *m) {
         m->verify = NULL;
         pump_free(m->pump);
         m->pump = NULL;
+        install_free(m->install);
+        m->install = NULL;
         keyspace_unpin(m->pin);
         m->pin = NULL;
         if (m->held)

@@ -499,17 +499,17 @@ static void begin(struct keyspace_call *call, enum keyspace_result result) {
 }
 
 void keyspace_range(struct keyspace *ks, struct range_call *c) {
+        bool open;
+
         c->count = 0;
         c->more = false;
         c->own.state = NULL;
         c->call.own.forget = forget;
-        if (c->request.serializable) {
-                if (!keyspace_enter(ks, &c->call, begin))
-                        return;
+        open = keyspace_enter(ks, &c->call, begin);
+        if (c->request.serializable)
                 c->call.own.fresh = true; /* the barrier lets it pass */
-        } else if (!keyspace_enter(ks, &c->call, begin))
-                return;
-        barrier_wait(ks, &c->call);
+        if (open)
+                barrier_wait(ks, &c->call);
 }
 
 void keyspace_range_resume(struct range_call *c) {

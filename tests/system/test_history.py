@@ -28,7 +28,7 @@ class History:
     """`history run` on endpoints; its record is beside the daemon's files."""
 
     def __init__(self, directory, seed, endpoints):
-        self.log, self.seed, self.out = directory / "history.json", seed, ""
+        self.log, self.seed = directory / "history.json", seed
         self.process = subprocess.Popen([program("history"), "run", str(self.log), str(seed), *endpoints],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "running\n", self.process.stderr.read()
@@ -40,7 +40,6 @@ class History:
     def check(self, at_least):
         self.process.terminate()
         out, errors = self.process.communicate(timeout=300)
-        self.out = out
         print(out)
         assert self.process.returncode == 0, f"seed {self.seed}: {out}{errors}"
         assert int(re.match(r"(\d+) answered", out).group(1)) >= at_least, out

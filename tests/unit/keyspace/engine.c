@@ -126,6 +126,8 @@ struct keyspace *engine_keyspace_named(struct engine *e, const char *name, uint8
                 .idle_close_ns = e->idle_close_ns,
                 .limits = e->limits,
                 .memory = e->memory,
+                .on_sealed = e->on_sealed,
+                .userdata = e->userdata,
         };
         struct keyspace *ks;
 
