@@ -617,6 +617,10 @@ void assignment_hurry(struct assignment *a) {
         assignment_step(a);
 }
 
+void assignment_hurry_soon(struct assignment *a) {
+        loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns());
+}
+
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
         const struct registry_record *record = assignment_record(a);
         const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);

@@ -56,6 +56,7 @@ struct registry_migration {
         enum migration_phase phase;
         uint8_t id[16]; /* of the seal and of the installation; never used again */
         bool back;      /* nothing is copied: back to what `previous` says */
+        bool restore;   /* nothing is copied: what is installed comes from a backup, and is another log */
         char *datastore; /* owned, as all strings here: the target, */
         char *host, *host_name; /* the one host that reaches it; "": all do */
         uint8_t incarnation[16]; /* of the keyspace that is installed there */
@@ -70,6 +71,7 @@ struct registry_previous {
         char *datastore; /* owned, as all strings here */
         uint8_t incarnation[16], migration[16];
         bool back;     /* the tenant went back from here, to a log that has not what was written here */
+        bool restored; /* what followed it is another log, from a backup: nothing goes back to it */
         int64_t until; /* seconds since 1970 */
         char *host, *host_name; /* as in the record */
 };

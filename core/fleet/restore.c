@@ -21,13 +21,17 @@ struct restore {
         struct intake *intake; /* owned; NULL: not yet, or over */
         struct buf early;      /* what came before there was an intake */
         bool early_end, committing, waits_recorded, refused;
+        /* Over a tenant. */
+        struct assignment *over; /* borrowed; NULL: a new one, or it has ended */
+        uint8_t id[16];          /* of the migration */
+        bool fed, committed;
         int result;
         char *reason; /* owned */
         struct loop_task end_task;
 };
 
 static void finish(struct restore *r) {
-        check(!r->intake && !r->installing.assignment);
+        check(!r->intake && !r->installing.assignment && !r->over);
         r->config.done(r->config.userdata, r->result, r->reason ? r->reason : "");
         buf_done(&r->early);
         free(r->reason);
@@ -46,6 +50,10 @@ static void give_up(struct restore *r, int result, const char *reason) {
         r->result = result < 0 ? result : -EAGAIN;
         r->reason = strdup(reason && reason[0] ? reason : strerror(-r->result));
         check(r->reason);
+        if (r->over) { /* the migration is given up, and tells of its end */
+                assignment_hurry_soon(r->over);
+                return;
+        }
         intake_free(steal(r->intake));
         installing_leave(&r->installing, false);
         r->end_task.run = on_end;
@@ -71,6 +79,11 @@ static void on_committed(void *userdata, int result, const char *reason) {
         struct restore *r = userdata;
         struct assignment *a = r->installing.assignment;
 
+        if (r->over && result == 0) {
+                r->committed = true;
+                assignment_hurry_soon(r->over);
+                return;
+        }
         if (result != 0) {
                 /* What became of it is found out with the abort. */
                 give_up(r, result < 0 ? result : -EAGAIN,
@@ -93,6 +106,11 @@ static void on_fed(void *userdata, int result, const char *reason) {
         }
         log_at(LOG_LEVEL_INFO, &context, "restored from a backup of tenant %s, revision %lld", about->tenant,
                 (long long)about->revision);
+        if (r->over) {
+                r->fed = true;
+                assignment_hurry_soon(r->over);
+                return;
+        }
         r->committing = true;
         intake_commit(r->intake, 0);
 }
@@ -103,8 +121,7 @@ static void on_room(void *userdata) {
         r->config.on_room(r->config.userdata);
 }
 
-static void begin(struct restore *r, struct assignment *a) {
-        struct fleet_store *store = fleet_find_store(r->fleet, a->record->datastore);
+static void begin_intake(struct restore *r, struct fleet_store *store, const uint8_t incarnation[16], const uint8_t id[16]) {
         struct intake_config config = {
                 .loop = r->fleet->loop,
                 .name = r->name,
@@ -114,15 +131,9 @@ static void begin(struct restore *r, struct assignment *a) {
                 .userdata = r,
         };
 
-        installing_enter(&r->installing, a);
-        if (!store || !store->ds || store->leaving) {
-                give_up(r, -EAGAIN, "its datastore is being closed");
-                return;
-        }
-        a->store = store;
         config.datastore = store->ds;
-        memcpy(config.incarnation, a->record->incarnation, 16);
-        memcpy(config.id, a->record->installation, 16);
+        memcpy(config.incarnation, incarnation, 16);
+        memcpy(config.id, id, 16);
         check(intake_new(&config, &r->intake) == 0);
         intake_feed(r->intake, bytes_of(r->early.data, r->early.size));
         buf_done(&r->early);
@@ -130,6 +141,18 @@ static void begin(struct restore *r, struct assignment *a) {
                 intake_end(r->intake);
         else if (!intake_is_full(r->intake))
                 r->config.on_room(r->config.userdata);
+}
+
+static void begin(struct restore *r, struct assignment *a) {
+        struct fleet_store *store = fleet_find_store(r->fleet, a->record->datastore);
+
+        installing_enter(&r->installing, a);
+        if (!store || !store->ds || store->leaving) {
+                give_up(r, -EAGAIN, "its datastore is being closed");
+                return;
+        }
+        a->store = store;
+        begin_intake(r, store, a->record->incarnation, a->record->installation);
 }
 
 static void on_recorded(void *userdata, int result, const char *reason) {
@@ -151,6 +174,82 @@ static void on_recorded(void *userdata, int result, const char *reason) {
         }
         check(a && a->record);
         begin(r, a);
+}
+
+/* ---- over a tenant: its steps are those of a migration */
+
+bool restore_is_over(const struct assignment *a) {
+        return a->restoring && a->record && a->record->migration &&
+                memcmp(a->restoring->id, a->record->migration->id, 16) == 0;
+}
+
+static enum restore_progress has_failed(struct assignment *a, const char **ret_reason) {
+        if (!restore_is_over(a)) {
+                *ret_reason = "it was interrupted";
+                return RESTORE_FAILED;
+        }
+        *ret_reason = a->restoring->reason;
+        return a->restoring->result != 0 ? RESTORE_FAILED : RESTORE_GOES_ON;
+}
+
+enum restore_progress restore_over_feed(struct assignment *a, struct fleet_store *target, const char **ret_reason) {
+        enum restore_progress p = has_failed(a, ret_reason);
+        struct restore *r = a->restoring;
+
+        if (p == RESTORE_FAILED)
+                return p;
+        if (!r->intake)
+                begin_intake(r, target, a->record->migration->incarnation, r->id);
+        return r->fed ? RESTORE_DONE : RESTORE_GOES_ON;
+}
+
+enum restore_progress restore_over_commit(
+        struct assignment *a, const struct mover_figures *sealed, const char **ret_reason) {
+        enum restore_progress p = has_failed(a, ret_reason);
+        struct restore *r = a->restoring;
+        struct keyspace_known known;
+
+        if (p == RESTORE_FAILED)
+                return p;
+        if (!r->committing) {
+                known = known_logs_get(a->fleet->known, a->name, a->record->incarnation, a->record->recovery);
+                r->committing = true;
+                intake_commit(r->intake,
+                        max_of(max_of(sealed->sealed_revision, known.revision), a->record->recover_above));
+        }
+        return r->committed ? RESTORE_DONE : RESTORE_GOES_ON;
+}
+
+static void leave_over(struct restore *r) {
+        intake_free(steal(r->intake));
+        if (r->over)
+                r->over->restoring = NULL;
+        r->over = NULL;
+}
+
+void restore_over_end(struct assignment *a) {
+        struct restore *r = a->restoring;
+
+        if (!r)
+                return;
+        intake_free(steal(r->intake));
+        if (r->result == 0) {
+                r->result = -EAGAIN;
+                r->reason = strdup(a->record->migration->reason);
+                check(r->reason);
+        }
+}
+
+/* The migration has ended, one way or the other. */
+static void on_over(void *userdata, int result, const char *reason) {
+        struct restore *r = userdata;
+
+        leave_over(r);
+        if (r->result == 0 && result != 0) {
+                r->result = result;
+                r->reason = strdup(reason);
+        }
+        finish(r);
 }
 
 /* ---- what is asked for */
@@ -176,6 +275,16 @@ struct restore *fleet_restore_tenant(struct fleet *fleet, const struct restore_c
         check(r->name);
         r->installing.cancel = on_cancel;
         buf_init(&r->early, EARLY_BYTES);
+        if (config->over) {
+                a = migration_restore(fleet, r->name, r->id, on_over, r);
+                if (a) {
+                        r->over = a;
+                        a->restoring = r;
+                        assignment_hurry(a);
+                }
+                r->refused = !a;
+                return r;
+        }
         r->refused = true;
         store = fleet_place_tenant(fleet, &config->create, on_refused, r);
         if (!store)

@@ -26,3 +26,18 @@ void restore_end(struct restore *restore);
 /* Nobody brings more of it: it is undone, unless it is being committed. done comes. */
 void restore_cancel(struct restore *restore);
 uint64_t restore_taken(const struct restore *restore);
+
+/* For the steps of the migration that a restore over a tenant is (fleet/migration.c): how far this daemon has come with it. */
+struct assignment;
+struct fleet_store;
+struct mover_figures;
+enum restore_progress { RESTORE_GOES_ON, RESTORE_FAILED, RESTORE_DONE };
+/* All of the file is fed into the installation. */
+enum restore_progress restore_over_feed(struct assignment *a, struct fleet_store *target, const char **ret_reason);
+/* The log is sealed: it is committed, above all that was served. */
+enum restore_progress restore_over_commit(
+        struct assignment *a, const struct mover_figures *sealed, const char **ret_reason);
+/* There is a restore of the record's migration here. */
+bool restore_is_over(const struct assignment *a);
+/* It does not come to pass: nothing of it runs any more. */
+void restore_over_end(struct assignment *a);

@@ -188,6 +188,7 @@ struct assignment {
         struct backup_plan *backup_plan; /* owned; NULL: no backups are made by the clock */
         struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
         bool copies_waited_for;     /* a step waits for their end */
+        struct restore *restoring;     /* borrowed: that brings what replaces what it has; fleet/restore.h */
         struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
         bool install_aborted;          /* what it had brought has gone */
         struct install *abort;         /* owned: while it is being removed */
@@ -237,6 +238,8 @@ void assignment_free(struct assignment *a);
 void assignment_step(struct assignment *a);
 /* As step, without waiting for the pause after a failure. */
 void assignment_hurry(struct assignment *a);
+/* The same in the next iteration. */
+void assignment_hurry_soon(struct assignment *a);
 void assignment_wait(struct assignment *a, int what, fleet_done_fn done, void *userdata);
 struct assignment *fleet_find_assignment(struct fleet *fleet, const char *name);
 /* The record that is, or is about to be. */
