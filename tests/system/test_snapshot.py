@@ -143,9 +143,9 @@ class Api:
         r = self("Maintenance", "HashKV", "HashKVRequest", revision=revision)
         return r.hash, r.compact_revision
 
-    def events(self, start, end):
+    def events(self, start, end, prev_kv):
         """All from one revision to another."""
-        request = self.proto("WatchRequest", create_request=self.proto("WatchCreateRequest", key=b"\0", range_end=b"\0", start_revision=start, prev_kv=True))
+        request = self.proto("WatchRequest", create_request=self.proto("WatchCreateRequest", key=b"\0", range_end=b"\0", start_revision=start, prev_kv=prev_kv))
         done = threading.Event()
 
         def requests():
@@ -218,7 +218,9 @@ def check_same(ours, theirs, compacted):
         with pytest.raises(grpc.RpcError) as e:
             side.everything(compacted - 1)
         assert e.value.details() == "etcdserver: mvcc: required revision has been compacted"
-    assert theirs.events(compacted, newest) == ours.events(compacted, newest)
+    # What came before the compacted revision is gone.
+    for start, prev_kv in ((compacted, False), (compacted + 1, True)):
+        assert theirs.events(start, newest, prev_kv) == ours.events(start, newest, prev_kv)
 
 
 @pytest.mark.parametrize("driver", SERVERS)
