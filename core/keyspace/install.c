@@ -334,6 +334,10 @@ void install_begin(struct install *i, install_done_fn done) {
         submit(i);
 }
 
+void install_set_userdata(struct install *i, void *userdata) {
+        i->config.userdata = userdata;
+}
+
 uint64_t install_seq(const struct install *i) {
         return i->seq;
 }

@@ -35,6 +35,8 @@ DEFINE_FREEP(install)
 
 /* Begins, or goes on with one that was begun: then install_seq() says what is in. Learns the target's limits. */
 void install_begin(struct install *install, install_done_fn done);
+/* What callbacks get from now on. */
+void install_set_userdata(struct install *install, void *userdata);
 /* The last seq that is in; 0: none. After begin; moves with feed. */
 uint64_t install_seq(const struct install *install);
 /* As the target has them; after begin. */
@@ -84,5 +86,5 @@ void pump_get_status(struct pump *pump, struct pump_status *ret);
 /* Following: as of stream_*(). */
 void pump_kick(struct pump *pump);
 void pump_finish(struct pump *pump, const struct stoke_end *end);
-/* After on_done: to commit or abort. Owned by the pump, whose userdata its callbacks get. */
+/* After on_done: to commit or abort. The pump's; its callbacks get config.userdata of the pump. */
 struct install *pump_install(struct pump *pump);

@@ -37,6 +37,7 @@ static void done(struct pump *p, int result, const char *reason) {
                 return;
         p->ended = true;
         loop_timer_clear(&p->progress);
+        install_set_userdata(p->install, p->config.userdata); /* it is for others to end it */
         if (p->config.on_done)
                 p->config.on_done(p->config.userdata, result, reason);
 }

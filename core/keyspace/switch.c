@@ -44,15 +44,15 @@ static void submit_parked(struct keyspace *ks) {
         for (; job; job = next) {
                 next = job->next;
                 job->next = NULL;
-                /* The name that it was made with is the old one's. */
-                *(struct stoke_keyspace *)job->keyspace = keyspace_stoke(ks);
-                keyspace_submit(ks, job);
+                fetch_job_go_on(job);
         }
 }
 
+/* Nothing but the reading of values is begun while the keyspace is on its way. */
 void switch_park(struct keyspace *ks, struct datastore_job *job) {
         struct datastore_job **p = &ks->moving.parked;
 
+        check(job->class == JOB_READ && !job->keyspace);
         while (*p)
                 p = &(*p)->next;
         job->next = NULL;

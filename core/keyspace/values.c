@@ -264,12 +264,18 @@ static int fetch_run(struct datastore_job *job, struct stoke_session *session, s
 static void fetch_submit(struct fetch_job *j) {
         struct fetch *f = j->fetch;
 
-        j->n = min_of(f->n - j->first, (size_t)FETCH_PIECE);
+        if (f) { /* else nobody waits any more: as it was */
+                j->n = min_of(f->n - j->first, (size_t)FETCH_PIECE);
+                memcpy(j->seqs, &f->seqs[j->first], j->n * sizeof(*j->seqs));
+        }
         j->n_visited = 0;
         j->name = keyspace_stoke(j->ks);
-        memcpy(j->seqs, &f->seqs[j->first], j->n * sizeof(*j->seqs));
         memset(j->blobs, 0, sizeof(j->blobs));
         keyspace_submit(j->ks, &j->job);
+}
+
+void fetch_job_go_on(struct datastore_job *job) {
+        fetch_submit(container_of(job, struct fetch_job, job));
 }
 
 static void fetch_on_done(struct datastore_job *job) {

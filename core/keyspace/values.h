@@ -51,6 +51,8 @@ struct fetch {
 void fetch_add(struct fetch *fetch, uint64_t seq);
 /* Sorts, drops doubles, asks. ks->values takes what has come, too. */
 void fetch_start(struct keyspace *ks, struct fetch *fetch, uint64_t deadline_ns);
+/* A job of a fetch that waited while the keyspace went elsewhere: it is there. */
+void fetch_job_go_on(struct datastore_job *job);
 /* A reference to what was read; NULL: no such. */
 struct blob *fetch_get(const struct fetch *fetch, uint64_t seq);
 /* Lets go: done is not called any more. Frees what it holds; the structure may be used again. */

@@ -127,6 +127,7 @@ struct keyspace *engine_keyspace_named(struct engine *e, const char *name, uint8
                 .limits = e->limits,
                 .memory = e->memory,
                 .on_sealed = e->on_sealed,
+                .userdata = e->userdata,
         };
         struct keyspace *ks;
 

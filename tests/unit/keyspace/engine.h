@@ -31,6 +31,7 @@ struct engine {
         uint8_t recovery[16];
         int64_t recover_above;
         void (*on_sealed)(void *userdata, const uint8_t id[16]);
+        void *userdata;        /* its */
         struct memory *memory; /* borrowed; set before engine_open(); NULL: no budget */
         unsigned n_open;       /* keyspaces; a failed assertion leaves them so */
 };

@@ -9,9 +9,9 @@
 
 #include "base/log.h"
 #include "memory.h"
+#include "recorded.h"
 
 #define N_DAEMONS 3
-#define N_KEYS 6
 #define N_WORKERS 9
 
 static unsigned seed;
@@ -159,44 +159,18 @@ static void unreachable_then_back(void **state) {
 
 /* ---- the recorded history */
 
-struct operation {
-        struct txn_call txn;
-        struct range_call range;
-        struct arena arena;
-        struct txn tree;
-        struct txn_op ops[2];
-        struct compare compare;
-        char key[8], value[16];
-        unsigned number, worker;
-        bool is_read, is_delete, running, done;
-        int64_t expected_mod; /* of the compare */
-        int64_t floor;        /* the highest revision that anybody had been told when it began */
-        enum keyspace_result result;
-        int64_t revision;
-        /* What a read, or a failed compare, saw. */
-        bool found;
-        char seen[16];
-        int64_t seen_mod;
-        struct run *run;
-};
-
 struct run {
-        struct engine *e;
+        struct recorded history;
         struct keyspace *daemons[N_DAEMONS];
-        struct operation *operations;
-        unsigned n, n_done;
-        int64_t told;
-        int64_t guess[N_KEYS]; /* mod revisions that workers try */
-        int64_t compacted;
-        bool all_done;
-        uint64_t patience_ns;
         bool compacts;
         struct compact_call compaction;
         bool compacting;
         unsigned n_compactions;
 };
 
-static void next_operation(struct run *run, unsigned worker);
+static struct keyspace *of_worker(struct recorded *h, unsigned worker) {
+        return container_of(h, struct run, history)->daemons[worker % N_DAEMONS];
+}
 
 static void on_compacted(struct keyspace_call *call, enum keyspace_result result) {
         struct run *run = container_of(container_of(call, struct compact_call, call), struct run, compaction);
@@ -206,260 +180,39 @@ static void on_compacted(struct keyspace_call *call, enum keyspace_result result
 }
 
 /* Some revisions behind what was told, by one daemon or another. */
-static void compact_sometimes(struct run *run) {
-        if (!run->compacts || run->compacting || run->told < 60 || rand_r(&seed) % 5)
+static void compact_sometimes(struct recorded *h) {
+        struct run *run = container_of(h, struct run, history);
+
+        if (!run->compacts || run->compacting || h->told < 60 || rand_r(&seed) % 5)
                 return;
         run->compacting = true;
-        run->compaction = (struct compact_call){.revision_wanted = run->told - 40, .physical = rand_r(&seed) % 2};
+        run->compaction = (struct compact_call){.revision_wanted = h->told - 40, .physical = rand_r(&seed) % 2};
         run->compaction.call.done = on_compacted;
         run->compaction.call.deadline_ns = clock_now_ns() + 20 * NSEC_PER_SEC;
         keyspace_compact(run->daemons[(unsigned)rand_r(&seed) % N_DAEMONS], &run->compaction);
 }
 
-static void finish_operation(struct operation *o, enum keyspace_result result, int64_t revision) {
-        struct run *run = o->run;
-
-        o->done = true;
-        o->result = result;
-        o->revision = revision;
-        if (result == KEYSPACE_OK && revision > run->told)
-                run->told = revision;
-        if (result == KEYSPACE_OK && (o->found || (!o->is_read && o->txn.result.succeeded)))
-                run->guess[o->key[1] - '0'] = o->found ? o->seen_mod : o->is_delete ? 0 : revision;
-        else if (result == KEYSPACE_OK)
-                run->guess[o->key[1] - '0'] = 0;
-        run->n_done++;
-        compact_sometimes(run);
-        if (run->n_done == n_operations)
-                run->all_done = true;
-        else
-                next_operation(run, o->worker);
-}
-
-static void see(struct operation *o, const struct kv *kv) {
-        o->found = true;
-        o->seen_mod = kv->mod_revision;
-        (void)snprintf(o->seen, sizeof(o->seen), "%.*s", (int)kv->value->size, (const char *)kv->value->data);
-}
-
-static void on_txn(struct keyspace_call *call, enum keyspace_result result) {
-        struct operation *o = container_of(container_of(call, struct txn_call, call), struct operation, txn);
-
-        if (result == KEYSPACE_OK && !o->txn.result.succeeded && o->txn.result.results[0].range.n_kvs)
-                see(o, &o->txn.result.results[0].range.kvs[0]);
-        finish_operation(o, result, call->revision);
-        if (result == KEYSPACE_OK) {
-                bool succeeded = o->txn.result.succeeded;
-
-                txn_result_release(&o->txn);
-                o->txn.result.succeeded = succeeded;
-        }
-}
-
-static bool on_kv(struct range_call *call, const struct kv *kvs, size_t n) {
-        assert_int_equal(n, 1);
-        see(container_of(call, struct operation, range), kvs);
-        return true;
-}
-
-static void on_range(struct keyspace_call *call, enum keyspace_result result) {
-        struct operation *o = container_of(container_of(call, struct range_call, call), struct operation, range);
-
-        finish_operation(o, result, call->revision);
-}
-
-static void next_operation(struct run *run, unsigned worker) {
-        struct operation *o;
-        struct keyspace *ks = run->daemons[worker % N_DAEMONS];
-        unsigned key = (unsigned)rand_r(&seed) % N_KEYS;
-        uint64_t deadline = clock_now_ns() + run->patience_ns;
-
-        if (run->n == n_operations)
-                return;
-        o = &run->operations[run->n];
-        o->number = run->n++;
-        o->run = run;
-        o->worker = worker;
-        o->floor = run->told;
-        arena_init(&o->arena, 0);
-        (void)snprintf(o->key, sizeof(o->key), "k%u", key);
-        (void)snprintf(o->value, sizeof(o->value), "v%u", o->number);
-
-        if (rand_r(&seed) % 3 == 0) {
-                o->is_read = true;
-                o->range.request.range.key = bytes_of_string(o->key);
-                o->range.on_slice = on_kv;
-                o->range.call.done = on_range;
-                o->range.call.arena = &o->arena;
-                o->range.call.deadline_ns = deadline;
-                keyspace_range(ks, &o->range);
-                return;
-        }
-        o->is_delete = rand_r(&seed) % 4 == 0 && run->guess[key];
-        o->expected_mod = run->guess[key];
-        o->compare = (struct compare){
-                .target = COMPARE_MOD, .range.key = bytes_of_string(o->key), .number = o->expected_mod};
-        if (o->is_delete)
-                o->ops[0] = (struct txn_op){.kind = OP_DELETE, .delete.range.key = bytes_of_string(o->key)};
-        else
-                o->ops[0] = (struct txn_op){
-                        .kind = OP_PUT, .put = {.key = bytes_of_string(o->key), .value = bytes_of_string(o->value)}};
-        o->ops[1] = (struct txn_op){.kind = OP_RANGE, .range.range.key = bytes_of_string(o->key)};
-        o->tree = (struct txn){&o->compare, 1, &o->ops[0], &o->ops[1], 1, 1};
-        o->txn.txn = &o->tree;
-        o->txn.call.done = on_txn;
-        o->txn.call.arena = &o->arena;
-        o->txn.call.deadline_ns = deadline;
-        keyspace_txn(ks, &o->txn);
-}
-
-/* What a watcher from the beginning saw. */
-struct event {
-        int64_t revision;
-        unsigned key;
-        bool is_delete;
-        char value[16];
-};
-struct log {
-        struct event *events;
-        size_t n;
-        bool synced;
-        bool left_behind; /* what it needed was compacted */
-        int64_t revision;
-};
-
-static void log_created(void *userdata, int64_t revision) {
-        (void)userdata;
-        (void)revision;
-}
-
-static bool log_events(void *userdata, struct watch_event *const *events, size_t n, int64_t revision) {
-        struct log *log = userdata;
-
-        for (size_t i = 0; i < n; i++) {
-                struct event *e;
-
-                log->events = realloc(log->events, (log->n + 1) * sizeof(*log->events));
-                e = &log->events[log->n++];
-                *e = (struct event){
-                        .revision = events[i]->kv.mod_revision,
-                        .key = (unsigned)(events[i]->kv.key.data[1] - '0'),
-                        .is_delete = events[i]->is_delete,
-                };
-                if (!e->is_delete)
-                        (void)snprintf(e->value, sizeof(e->value), "%.*s", (int)events[i]->kv.value->size,
-                                (const char *)events[i]->kv.value->data);
-                /* Ordered, unique, nothing left out. */
-                assert_int_equal(e->revision, log->n + 1);
-        }
-        log->revision = revision;
-        return true;
-}
-
-static void log_synced(void *userdata, int64_t revision) {
-        struct log *log = userdata;
-
-        log->synced = true;
-        log->revision = revision;
-}
-
-static void log_cancelled(void *userdata, enum keyspace_result result, int64_t compact_revision) {
-        struct log *log = userdata;
-
-        (void)compact_revision;
-        if (result == KEYSPACE_COMPACTED)
-                log->left_behind = true;
-        else if (result != KEYSPACE_STOPPED)
-                fail_msg("a watch was cancelled: %d", result);
-}
-
-static struct watcher *log_watch(struct keyspace *ks, struct log *log) {
-        struct watcher_config config = {
-                .range = {bytes_of_string("k"), bytes_of_string("l")},
-                .start_revision = 1,
-                .userdata = log,
-                .on_created = log_created,
-                .on_events = log_events,
-                .on_synced = log_synced,
-                .on_cancelled = log_cancelled,
-        };
-        struct watcher *w;
-
-        assert_int_equal(keyspace_watch(ks, &config, &w), 0);
-        return w;
-}
-
-/* The state of a key once the log's events up to a revision were applied. */
-static const struct event *state_at(const struct log *log, unsigned key, int64_t revision) {
-        for (size_t i = log->n; i-- > 0;)
-                if (log->events[i].revision <= revision && log->events[i].key == key)
-                        return log->events[i].is_delete ? NULL : &log->events[i];
-        return NULL;
-}
-
-static void check_operation(const struct operation *o, const struct log *log) {
-        unsigned key = (unsigned)(o->key[1] - '0'), n_found = 0;
-        const struct event *before, *at;
-
-        for (size_t i = 0; i < log->n; i++)
-                if (!log->events[i].is_delete && strcmp(log->events[i].value, o->value) == 0) {
-                        n_found++;
-                        before = state_at(log, key, log->events[i].revision - 1);
-                        assert_int_equal(before ? before->revision : 0, o->expected_mod);
-                        assert_int_equal(log->events[i].key, key);
-                }
-        if (o->is_read || o->is_delete)
-                assert_int_equal(n_found, 0);
-        assert_true(n_found <= 1);
-        if (o->result != KEYSPACE_OK) {
-                assert_true(o->result == KEYSPACE_UNAVAILABLE || o->result == KEYSPACE_TIMEOUT);
-                return;
-        }
-
-        assert_true(o->revision >= o->floor);
-        at = state_at(log, key, o->revision);
-        if (!o->is_read && o->txn.result.succeeded) {
-                assert_true(o->revision > o->floor);
-                before = state_at(log, key, o->revision - 1);
-                assert_int_equal(before ? before->revision : 0, o->expected_mod);
-                if (o->is_delete)
-                        assert_null(at);
-                else {
-                        assert_int_equal(n_found, 1);
-                        assert_int_equal(at->revision, o->revision);
-                        assert_string_equal(at->value, o->value);
-                }
-                return;
-        }
-        if (!o->is_read) {
-                assert_int_equal(n_found, 0);
-                assert_int_not_equal(at ? at->revision : 0, o->expected_mod);
-        }
-        assert_int_equal(o->found, at != NULL);
-        if (at) {
-                assert_int_equal(o->seen_mod, at->revision);
-                assert_string_equal(o->seen, at->value);
-        }
-}
-
-static void history(void **state, const struct memory_faults *faults, uint64_t patience_ms, bool compacts) {
+static void check_history(void **state, const struct memory_faults *faults, uint64_t patience_ms, bool compacts) {
         struct engine *e = *state;
-        struct run run = {.e = e, .patience_ns = patience_ms * NSEC_PER_MSEC, .compacts = compacts};
-        struct log live[N_DAEMONS] = {}, last = {};
-        unsigned n_ok = 0, first_seed = seed;
+        struct run run = {.compacts = compacts,
+                .history = {.seed = &seed,
+                        .n_operations = n_operations,
+                        .patience_ns = patience_ms * NSEC_PER_MSEC,
+                        .keyspace = of_worker,
+                        .answered = compact_sometimes}};
+        struct seen live[N_DAEMONS] = {}, last = {};
+        unsigned n_ok, first_seed = seed;
         struct keyspace *fresh;
 
         print_message("# STOKEHOLD_SEED=%u\n", first_seed);
-        run.operations = xcalloc(n_operations, sizeof(*run.operations));
         for (unsigned i = 0; i < N_DAEMONS; i++) {
                 run.daemons[i] = engine_keyspace(e, (uint8_t)(i + 1));
-                log_watch(run.daemons[i], &live[i]);
+                seen_watch(run.daemons[i], &live[i]);
         }
         memory_set_faults("shared", faults);
-        for (unsigned i = 0; i < N_WORKERS; i++)
-                next_operation(&run, i);
-        engine_run(e, 120000, &run.all_done);
-        assert_true(run.all_done);
+        recorded_begin(&run.history, N_WORKERS);
+        engine_run(e, 120000, &run.history.all_done);
+        assert_true(run.history.all_done);
         memory_set_faults("shared", NULL);
 
         engine_run(e, 1500, NULL); /* each follows within a second */
@@ -469,7 +222,7 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
         /* The whole history, as somebody saw it who began before it did. */
         fresh = engine_keyspace(e, 9);
         if (!compacts) {
-                log_watch(fresh, &last);
+                seen_watch(fresh, &last);
                 engine_run(e, 10000, &last.synced);
                 assert_true(last.synced);
         } else
@@ -480,20 +233,17 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
                                 memcpy(last.events, live[i].events, last.n * sizeof(*last.events));
                         }
         assert_true(last.n > 0);
-        for (unsigned i = 0; i < n_operations; i++) {
-                check_operation(&run.operations[i], &last);
-                n_ok += run.operations[i].result == KEYSPACE_OK;
-        }
+        n_ok = recorded_check(&run.history, &last);
         print_message("# %u of %u operations answered, %zu events, %u compactions\n", n_ok, n_operations, last.n,
                 run.n_compactions);
         assert_true(n_ok > n_operations / 2);
         assert_true(!compacts || run.n_compactions > 0);
         for (unsigned i = 0; i <= N_DAEMONS; i++) /* what a fresh daemon reads is what the others hold */
-                for (unsigned key = 0; key < N_KEYS; key++) {
+                for (unsigned key = 0; key < HISTORY_KEYS; key++) {
                         char name[] = {'k', (char)('0' + key), 0};
                         struct answer a = engine_get(e, i < N_DAEMONS ? run.daemons[i] : fresh, name);
-                        const struct event *found = state_at(&last, key, INT64_MAX);
-                        struct event none = {}, at = found ? *found : none;
+                        const struct seen_event *found = seen_state(&last, key, INT64_MAX);
+                        struct seen_event none = {}, at = found ? *found : none;
 
                         assert_int_equal(a.result, KEYSPACE_OK);
                         assert_int_equal(a.n_kvs, found != NULL);
@@ -510,25 +260,23 @@ static void history(void **state, const struct memory_faults *faults, uint64_t p
         }
         engine_keyspace_close(e, fresh);
         free(last.events);
-        for (unsigned i = 0; i < n_operations; i++)
-                arena_done(&run.operations[i].arena);
-        free(run.operations);
+        recorded_done(&run.history);
 }
 
 static void history_without_faults(void **state) {
-        history(state, NULL, 20000, false);
+        check_history(state, NULL, 20000, false);
 }
 
 static void history_with_refusals(void **state) {
         struct memory_faults f = {.stale = 0.2, .fail_load = 0.1, .fail_connect = 0.1};
 
-        history(state, &f, 20000, false);
+        check_history(state, &f, 20000, false);
 }
 
 static void history_with_unknown_outcomes(void **state) {
         struct memory_faults f = {.unknown_landed = 0.1, .unknown_lost = 0.1, .unknown_late = 0.1, .late_after = 2};
 
-        history(state, &f, 20000, false);
+        check_history(state, &f, 20000, false);
 }
 
 static void history_with_everything_and_short_deadlines(void **state) {
@@ -540,7 +288,7 @@ static void history_with_everything_and_short_deadlines(void **state) {
                 .late_after = 3,
                 .delay_us = 500};
 
-        history(state, &f, 150, false);
+        check_history(state, &f, 150, false);
 }
 
 static void history_with_compactions(void **state) {
@@ -551,7 +299,7 @@ static void history_with_compactions(void **state) {
                 .unknown_late = 0.05,
                 .late_after = 2};
 
-        history(state, &f, 20000, true);
+        check_history(state, &f, 20000, true);
 }
 
 int main(void) {
