@@ -323,6 +323,33 @@ def test_bumped(shared, proto, tmp_path):
     assert lines[-2].startswith("129 2 2 1 0 x61 x62") and lines[-1].startswith("6 1002 1002 "), lines
 
 
+def test_offline_without_the_registry(tmp_path):
+    """The registry is in a database that is gone: what this host knew last says where a tenant is."""
+    local = "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: local}\nspec: {driver: SQLite}\n"
+    with servers.PostgreSQL() as server, running() as d:
+        d.define("datastores.yaml", datastore("PostgreSQL", [server.endpoint], more="  system: true\n") + local)
+        d.start()
+        for tenant, place in (("near", "local"), ("far", "shared")):
+            d.stokectl("tenant", "create", tenant, "--datastore", place)
+            etcdctl(d.wait_tenant(tenant), "put", "a", "b")
+
+        def offline(tenant):
+            return d.stokectl("offline", "snapshot", tenant, str(tmp_path / f"{tenant}.db"), "--plugins", str(d.plugins), check=False)
+
+        # Found in the registry, beside the daemon that has it open.
+        assert offline("far").returncode == 0
+        # The daemon has written down what it saw.
+        wait_for("the copy", lambda: '"near"' in (d.root / "state" / "registry-copy.json").read_text())
+        d.stop()
+        server.stop()
+        found = offline("near")
+        assert found.returncode == 0 and "what this host knew of it last is taken" in found.stderr, found
+        assert read(tmp_path / "near.db")[1:] == ["129 2 2 1 0 x61 x62"]
+        found = offline("far")
+        assert found.returncode != 0 and not (tmp_path / "far.db.part").exists(), found
+        assert "registry" not in found.stderr.splitlines()[-1], found
+
+
 # ---- who takes them
 
 def peak(d):
