@@ -433,6 +433,25 @@ def test_slow_takers(shared, proto):
 
 
 @pytest.mark.parametrize("driver", ["SQLite", "PostgreSQL"])
+def test_the_daemon_stops(driver, proto, seed, tmp_path):
+    """While snapshots are made: it leaves in order, and what was saved so far is not taken for a snapshot."""
+    dice = random.Random(seed)
+    with daemon_on(driver) as d:
+        write_objects(Api(proto, d.tenant("demo")), 300, 100 * 1024)
+        for _ in range(4):
+            clients = [subprocess.Popen([program("etcdctl"), "--endpoints", d.endpoint("demo"), "snapshot", "save", tmp_path / f"{i}.db"],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(2)]
+            wait_for("they have begun", lambda: threads(d) > 0 or all(c.poll() is not None for c in clients), pause=0.001)
+            time.sleep(dice.uniform(0, 0.3))
+            d.restart()
+            for i, c in enumerate(clients):
+                done = c.wait(60) == 0  # one that had not got through before waits for the daemon
+                assert done == (tmp_path / f"{i}.db").exists()
+                (tmp_path / f"{i}.db").unlink(missing_ok=True)
+            assert save(d.endpoint("demo"), tmp_path / "after.db")["totalKey"] == 300
+
+
+@pytest.mark.parametrize("driver", ["SQLite", "PostgreSQL"])
 def test_while_written_and_compacted(driver, proto, seed, request, tmp_path):
     """Each snapshot is one moment: all keys are put in each transaction, so they have one revision in each."""
     with daemon_on(driver) as d:
