@@ -103,7 +103,7 @@ static void pump(struct snapshot_call *s) {
                 case SAVE_WAIT:
                         return;
                 case SAVE_END:
-                        log_debug("%s: a snapshot of %llu bytes was made", keyspace_name(s->ks),
+                        log_info("%s: a snapshot of %llu bytes was made", keyspace_name(s->ks),
                                 (unsigned long long)s->sent);
                         leave(s);
                         grpc_call_finish(call, GRPC_OK, NULL);

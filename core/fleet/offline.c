@@ -17,9 +17,9 @@
 #include "snapshot/save.h"
 
 #define CLOSE_GRACE_NS (2 * NSEC_PER_SEC)
-#define PATIENCE_NS (15 * NSEC_PER_SEC)
-#define MAX_TRIES 3 /* while daemons compact */
-#define TERM 2      /* any will do */
+#define PATIENCE_NS (5 * NSEC_PER_SEC) /* for what does not answer */
+#define MAX_TRIES 3                    /* while daemons compact */
+#define TERM 2                         /* any will do */
 
 struct offline {
         struct settings *settings; /* owned, as all of these */
@@ -87,6 +87,7 @@ static int offline_init(struct offline *o, const struct offline_config *config, 
         if (r >= 0)
                 r = definitions_load(&definitions, NULL, &o->definitions, &problems);
         definition_problems_done(&problems);
+        log_set_level(LOG_LEVEL_WARNING);
         if (r >= 0) {
                 secret_source_set(o->secrets, o->definitions);
                 r = loop_new("offline", &o->loop);
@@ -318,7 +319,12 @@ static int find_by_registry(struct offline *o, const char *tenant, struct place 
         if (r < 0) {
                 cleanup(error_done) struct error why = {};
 
-                return ask_copy(o, tenant, ret, &why) == 0 ? 0 : r;
+                if (ask_copy(o, tenant, ret, &why) < 0)
+                        return r;
+                log_warning("%s: what this host knew of it last is taken", error_text(reterr));
+                error_done(reterr);
+                *reterr = (struct error){};
+                return 0;
         }
         if (!value)
                 return no_tenant(tenant, reterr);

@@ -143,9 +143,9 @@ class Api:
         r = self("Maintenance", "HashKV", "HashKVRequest", revision=revision)
         return r.hash, r.compact_revision
 
-    def events(self, start, end):
+    def events(self, start, end, prev_kv):
         """All from one revision to another."""
-        request = self.proto("WatchRequest", create_request=self.proto("WatchCreateRequest", key=b"\0", range_end=b"\0", start_revision=start, prev_kv=True))
+        request = self.proto("WatchRequest", create_request=self.proto("WatchCreateRequest", key=b"\0", range_end=b"\0", start_revision=start, prev_kv=prev_kv))
         done = threading.Event()
 
         def requests():
@@ -218,7 +218,9 @@ def check_same(ours, theirs, compacted):
         with pytest.raises(grpc.RpcError) as e:
             side.everything(compacted - 1)
         assert e.value.details() == "etcdserver: mvcc: required revision has been compacted"
-    assert theirs.events(compacted, newest) == ours.events(compacted, newest)
+    # What came before the compacted revision is gone.
+    for start, prev_kv in ((compacted, False), (compacted + 1, True)):
+        assert theirs.events(start, newest, prev_kv) == ours.events(start, newest, prev_kv)
 
 
 @pytest.mark.parametrize("driver", SERVERS)
@@ -321,6 +323,33 @@ def test_bumped(shared, proto, tmp_path):
     assert lines[-2].startswith("129 2 2 1 0 x61 x62") and lines[-1].startswith("6 1002 1002 "), lines
 
 
+def test_offline_without_the_registry(tmp_path):
+    """The registry is in a database that is gone: what this host knew last says where a tenant is."""
+    local = "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: local}\nspec: {driver: SQLite}\n"
+    with servers.PostgreSQL() as server, running() as d:
+        d.define("datastores.yaml", datastore("PostgreSQL", [server.endpoint], more="  system: true\n") + local)
+        d.start()
+        for tenant, place in (("near", "local"), ("far", "shared")):
+            d.stokectl("tenant", "create", tenant, "--datastore", place)
+            etcdctl(d.wait_tenant(tenant), "put", "a", "b")
+
+        def offline(tenant):
+            return d.stokectl("offline", "snapshot", tenant, str(tmp_path / f"{tenant}.db"), "--plugins", str(d.plugins), check=False)
+
+        # Found in the registry, beside the daemon that has it open.
+        assert offline("far").returncode == 0
+        # The daemon has written down what it saw.
+        wait_for("the copy", lambda: '"near"' in (d.root / "state" / "registry-copy.json").read_text())
+        d.stop()
+        server.stop()
+        found = offline("near")
+        assert found.returncode == 0 and "what this host knew of it last is taken" in found.stderr, found
+        assert read(tmp_path / "near.db")[1:] == ["129 2 2 1 0 x61 x62"]
+        found = offline("far")
+        assert found.returncode != 0 and not (tmp_path / "far.db.part").exists(), found
+        assert "registry" not in found.stderr.splitlines()[-1], found
+
+
 # ---- who takes them
 
 def peak(d):
@@ -401,6 +430,25 @@ def test_slow_takers(shared, proto):
     assert len(responses[-1].blob) == 32 and responses[-1].remaining_bytes == 0
     assert sum(len(r.blob) for r in responses) % 512 == 32
     assert [r.remaining_bytes for r in responses] == sorted((r.remaining_bytes for r in responses), reverse=True)
+
+
+@pytest.mark.parametrize("driver", ["SQLite", "PostgreSQL"])
+def test_the_daemon_stops(driver, proto, seed, tmp_path):
+    """While snapshots are made: it leaves in order, and what was saved so far is not taken for a snapshot."""
+    dice = random.Random(seed)
+    with daemon_on(driver) as d:
+        write_objects(Api(proto, d.tenant("demo")), 300, 100 * 1024)
+        for _ in range(4):
+            clients = [subprocess.Popen([program("etcdctl"), "--endpoints", d.endpoint("demo"), "snapshot", "save", tmp_path / f"{i}.db"],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(2)]
+            wait_for("they have begun", lambda: threads(d) > 0 or all(c.poll() is not None for c in clients), pause=0.001)
+            time.sleep(dice.uniform(0, 0.3))
+            d.restart()
+            for i, c in enumerate(clients):
+                done = c.wait(60) == 0  # one that had not got through before waits for the daemon
+                assert done == (tmp_path / f"{i}.db").exists()
+                (tmp_path / f"{i}.db").unlink(missing_ok=True)
+            assert save(d.endpoint("demo"), tmp_path / "after.db")["totalKey"] == 300
 
 
 @pytest.mark.parametrize("driver", ["SQLite", "PostgreSQL"])

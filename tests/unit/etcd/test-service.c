@@ -499,7 +499,6 @@ static void errors_are_etcds(void **state) {
         get.revision = 3;
         refused("/etcdserverpb.KV/Range", &get, ETCD_COMPACTED);
         assert_int_equal(call("/etcdserverpb.KV/Nothing", &get), GRPC_UNIMPLEMENTED);
-        assert_int_equal(call("/etcdserverpb.Maintenance/Snapshot", &get), GRPC_UNIMPLEMENTED);
 }
 
 /* ---- Watch */
