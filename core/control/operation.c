@@ -8,11 +8,12 @@
 #include <stdarg.h>
 #include <uthash.h>
 
-#include "base/log.h"
+#include "control/audit.h"
 
 #define KEEP_NS (3600 * NSEC_PER_SEC)
 #define MAX_KEPT 4096
 #define MAX_KEY 256
+#define MAX_NAME 253
 
 struct operation {
         struct operation_table *table; /* borrowed */
@@ -20,8 +21,10 @@ struct operation {
         void *body;                    /* owned */
         size_t body_size;
         TAILQ_HEAD(, operation_request) requests;
-        char *who;  /* owned: for the audit line */
-        char *what; /* owned; NULL: changes nothing */
+        struct audit_who who;     /* owned: who asked first */
+        const char *method;       /* static */
+        char *what;               /* owned, for the audit's lines; NULL: changes nothing */
+        char *tenant, *datastore; /* owned: what it is about; NULL: none */
         bool ended;
         enum grpc_code code;
         char *message;         /* owned */
@@ -50,8 +53,10 @@ static void operation_free(struct operation *op) {
         blob_unref(op->response);
         free(op->key);
         free(op->body);
-        free(op->who);
+        audit_who_done(&op->who);
         free(op->what);
+        free(op->tenant);
+        free(op->datastore);
         free(op->message);
         free(op);
 }
@@ -124,8 +129,7 @@ struct operation *operation_begin(struct operation_table *table, struct operatio
         TAILQ_INIT(&op->requests);
         request->operation = op;
         TAILQ_INSERT_TAIL(&op->requests, request, entry);
-        op->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
-        check(op->who);
+        op->method = grpc_call_method(call)->path;
         if (full) {
                 op->body = malloc(body.size ? body.size : 1);
                 check(op->body);
@@ -146,7 +150,26 @@ void operation_leave(struct operation_request *request) {
         request->operation = NULL;
 }
 
+static void set_name(char **name, const char *to) {
+        free(*name);
+        *name = to ? strndup(to, MAX_NAME) : NULL;
+        check(!to || *name);
+}
+
+void operation_about(struct operation *op, const char *tenant, const char *datastore) {
+        set_name(&op->tenant, tenant);
+        set_name(&op->datastore, datastore);
+}
+
+static void write_audit(struct operation *op, const char *what, const char *more, const char *message) {
+        const struct audit_event event = {
+                .what = what, .method = op->method, .tenant = op->tenant, .datastore = op->datastore, .code = op->code};
+
+        audit(&op->who, &event, "%s%s%s%s", op->what, more, message ? ": " : "", message ? message : "");
+}
+
 void operation_audit(struct operation *op, const char *format, ...) {
+        const bool is_first = !op->what;
         va_list ap;
 
         free(op->what);
@@ -155,18 +178,20 @@ void operation_audit(struct operation *op, const char *format, ...) {
         if (vasprintf(&op->what, format, ap) < 0)
                 check(false);
         va_end(ap);
+        if (!is_first)
+                return;
+        audit_who_init(&op->who, grpc_call_peer(TAILQ_FIRST(&op->requests)->call));
+        write_audit(op, "begun", ": begun", NULL);
 }
 
 static void end(struct operation *op) {
         struct operation_table *table = op->table;
         struct operation_request *request;
-        struct log_context context = {.peer = op->who};
 
         if (op->what && op->code == GRPC_OK)
-                log_at(LOG_LEVEL_NOTICE, &context, "control: %s: done", op->what);
+                write_audit(op, "done", ": done", NULL);
         else if (op->what)
-                log_at(LOG_LEVEL_NOTICE, &context, "control: %s: %s: %s", op->what, grpc_code_name(op->code),
-                        op->message);
+                write_audit(op, "failed", ": failed", op->message);
 
         op->ended = true;
         while ((request = TAILQ_FIRST(&op->requests))) {

@@ -30,7 +30,10 @@ struct operation *operation_begin(struct operation_table *table, struct operatio
         struct grpc_call *call, const char *key, struct bytes body);
 /* The call has gone; what it began goes on. */
 void operation_leave(struct operation_request *request);
-/* For the audit line: what was asked for (copied), if it changes anything. */
+/* What it is about, for the audit (copied; NULL: none), before operation_audit(). */
+void operation_about(struct operation *op, const char *tenant, const char *datastore);
+/* For an operation that changes something, at once after its begin, while the call is there: writes what was asked for, and by whom, into the audit, and its
+ * end too when it comes. Called again: other words for the end. */
 void operation_audit(struct operation *op, const char *format, ...) printf_like(2, 3);
 /* Answers all calls; the response is taken over. The operation is not the caller's any more. */
 void operation_finish(struct operation *op, struct blob *response);
