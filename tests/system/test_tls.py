@@ -19,6 +19,7 @@ from certificates import Authority
 from conftest import etcdctl, free_port, program, running, wait_for
 from proto import Proto
 from servers import PostgreSQL
+from test_sql_servers import datastore
 from tls import TlsDaemon, Watch
 
 
@@ -564,6 +565,25 @@ def test_restart_under_many_clients(two):
     for t in threads:
         t.join(30)
         assert not t.is_alive()
+
+
+def test_every_daemon_lets_in(d):
+    """Daemons that share a registry share what is in it: a name given on one of them leads to the tenant on each, and its end is the end on each."""
+    with PostgreSQL() as server, running(TlsDaemon) as other:
+        for daemon in (d, other):
+            daemon.define("datastores.yaml", datastore("PostgreSQL", [server.endpoint], more="  system: true\n"))
+            daemon.put("ca.crt", d.ca.certificate)
+            daemon.put("ca.crl", d.ca.revocations())
+            daemon.start()
+        d.tenant("s", "--client-name", "client-s")
+        other.wait_tenant("s")
+        certificate = d.ca.client("client-s")
+        assert d.etcdctl(certificate, "put", "k", "v").stdout == "OK\n"
+        wait_for("the other lets it in", lambda: other.refusal(certificate) is None)
+        assert other.etcdctl(certificate, "get", "k", "--print-value-only").stdout == "v\n"
+        other.stokectl("tenant", "delete", "s", "--yes")
+        for daemon in (d, other):
+            wait_for("nobody comes in any more", lambda x=daemon: x.refusal(certificate) is not None)
 
 
 def test_stop_with_open_connections(two):
