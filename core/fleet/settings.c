@@ -98,6 +98,9 @@ int settings_read_path(
                 return r;
         if (!*text)
                 return node_field_fail(reader, at, key, "is empty");
+        /* A key that was pasted in the place of its file would be told with whatever goes wrong. */
+        if (strchr(text, '\n') || strstr(text, "-----"))
+                return node_field_fail(reader, at, key, "must be the path of a file, not what is in it");
         if (*text != '/' && !root)
                 return node_field_fail(reader, at, key, "must be an absolute path");
         r = *text == '/' ? path_absolute(text, &path) : path_join(root, text, &path);

@@ -7,15 +7,18 @@ import base64
 import pathlib
 import queue
 import threading
+import time
 from secrets import token_hex
 
 import grpc
 import pytest
 
+import servers
 from certificates import Authority
 from conftest import etcdctl, running, wait_for
 from proto import Proto
 from test_isolation import Side, check_log, names, play
+from test_sql_servers import datastore
 from tls import TlsDaemon, Watch
 
 
@@ -101,6 +104,39 @@ def test_what_the_refused_learn(d):
         assert min(fastest) >= 45 and max(fastest) / min(fastest) < 1.5, of
     log = d.log()
     assert "refused" in log or "not let in" in log
+
+
+def test_who_waits_is_looked_at_again(d):
+    """A client that was let in while its tenant was being started, and whose certificate was revoked before that was done, does not get in."""
+    with servers.PostgreSQL() as server:
+        d.define("datastore.yaml", datastore("PostgreSQL", [server.endpoint]))
+        d.declare("demo", "old", "new")
+        d.start()
+        d.wait_tenant("demo")
+        d.stop()
+        old, new = d.ca.client("old"), d.ca.client("new")
+        server.pause()
+        try:
+            d.start(wait=False)
+            wait_for("the port is open", lambda: d.refusal(d.ca.client("none")) not in (None, "reset"))
+            with d.connect(old) as theirs, d.connect(new) as ours:
+                for s in (theirs, ours):
+                    s.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                ours.settimeout(0.5)
+                waits = in_time(lambda: ours.recv(100))
+                d.ca.revoke(old)
+                d.put("ca.crl", d.ca.revocations())
+                time.sleep(1)
+                server.resume()
+                assert isinstance(waits, TimeoutError), f"nobody waited: {waits}"
+                for s in (theirs, ours):
+                    s.settimeout(20)
+                assert ours.recv(100).startswith(b"HTTP/1.1 200")
+                got = in_time(lambda: theirs.recv(100))
+                assert got == b"" or isinstance(got, OSError), got
+        finally:
+            server.resume()
+        d.wait_ready()
 
 
 def in_time(call, seconds=20):

@@ -21,6 +21,7 @@ from uuid import UUID
 import pytest
 
 import servers
+from certificates import Authority
 from conftest import Daemon, etcdctl, free_port, program, running, wait_for
 from installed import DAEMON, Installed, as_user, needs_root
 from servers_mariadb import MariaDB
@@ -139,6 +140,81 @@ secret: SECRET
 """
 
 
+SETTINGS = """
+password: SECRET
+tls: SECRET
+tls: {password: SECRET}
+tls: {address: SECRET, certificate: a, key: b}
+tls: {address: "127.0.0.1:1", certificate: a, key: "-----BEGIN PRIVATE KEY-----SECRET"}
+tls: {address: "127.0.0.1:1", certificate: a, key: "-----BEGIN PRIVATE KEY-----\\nSECRET\\n-----END PRIVATE KEY-----"}
+tls: {address: "127.0.0.1:1", certificate: a, key: [SECRET]}
+tls: {address: "127.0.0.1:1", certificate: a, key: !SECRET }
+tls: {address: "127.0.0.1:1", certificate: a, key: b, authority: {certificate: a, key: "-----SECRET"}}
+tls: {address: "127.0.0.1:1", certificate: a, key: b, authority: {certificate: a, password: SECRET}}
+cache: SECRET
+coreDumps: SECRET
+"""
+
+
+class Port:
+    """The TLS port's files: the server's key and that of the CA with which the daemon signs."""
+
+    def __init__(self, root, markers):
+        self.folder = root / "tls"
+        self.folder.mkdir()
+        self.port = free_port()
+        self.authority = Authority(root / "authority")
+        self.put("ca.crt", self.authority.certificate)
+        for name, certificate, key in (("server", *self.authority.server().files), ("authority", self.authority.certificate, self.authority.key)):
+            self.put(f"{name}.crt", certificate)
+            self.put(f"{name}.key", key)
+            markers.key(f"the {name}'s key", pathlib.Path(key).read_text())
+
+    def put(self, name, file):
+        self.write(name, pathlib.Path(file).read_text())
+
+    def write(self, name, text):
+        (self.folder / ".new").write_text(text)
+        (self.folder / ".new").chmod(0o600)
+        (self.folder / ".new").rename(self.folder / name)
+
+    @property
+    def settings(self):
+        return (f"tls: {{address: \"127.0.0.1:{self.port}\", certificate: tls/server.crt, key: tls/server.key, clientCA: tls/ca.crt, "
+                "authority: {certificate: tls/authority.crt, key: tls/authority.key}}\n")
+
+
+def break_the_port(daemon, markers, port):
+    """Keys that cannot be used, while what was in force stays; and settings with a secret in the wrong place."""
+    bad = f"-----BEGIN PRIVATE KEY-----\n{markers.new('a bad key of the port')}\n-----END PRIVATE KEY-----\n"
+    for name, text in (("server.key", bad), ("server.key", port.authority.client("x").key.read_text()), ("authority.key", bad), ("ca.crt", bad),
+                       ("server.crt", bad), ("authority.crt", bad)):
+        before = (port.folder / name).read_text()
+        if text != bad:
+            markers.key("another's key", text)
+        port.write(name, text)
+        yield f"reload with a bad {name}", "\n".join(daemon.reload_errors())
+        status = daemon.stokectl("status").stdout
+        assert "tls." in status, (name, status)
+        yield f"status with a bad {name}", status
+        r = daemon.stokectl("tenant", "credentials", "t-mysql", "--for", "etcdctl", "--directory", str(daemon.root / "issued"), "--yes", check=False)
+        assert (r.returncode == 0) == (not name.startswith("authority")), (name, r)
+        yield f"credentials with a bad {name}", r.stderr + r.stdout
+        port.write(name, before)
+    settings = daemon.root / "stokehold.yaml"
+    good = settings.read_text()
+    for text in SETTINGS.strip().splitlines():
+        settings.write_text(text.replace("SECRET", markers.new(repr(text))) + "\n")
+        errors = daemon.reload_errors()
+        assert errors, text
+        yield f"reload with {text}", "\n".join(errors)
+        r = subprocess.run([program("stokehold"), "--root", str(daemon.root), "--check"], capture_output=True, text=True, check=False, timeout=60)
+        assert r.returncode
+        yield f"--check with {text}", r.stderr + r.stdout
+    settings.write_text(good)
+    assert not any("stokehold.yaml" in e for e in daemon.reload_errors())
+
+
 def spoil(daemon, markers):
     """Files with a mistake each and a secret in it; how many."""
     n = 0
@@ -229,7 +305,7 @@ def everything_printed(daemon):
 
 
 def files_left(daemon):
-    own = {daemon.root / "definitions.d", daemon.root / "secrets", daemon.root / "credentials"}
+    own = {daemon.root / name for name in ("definitions.d", "secrets", "credentials", "tls", "authority")}
     for path in daemon.root.rglob("*"):
         if path.is_file() and not own & set(path.parents):
             yield str(path.relative_to(daemon.root)), path.read_bytes()
@@ -248,7 +324,8 @@ def test_nothing_is_told(stopped, tmp_path):
     d = stopped
     m = Markers()
     port = free_port()
-    (d.root / "stokehold.yaml").write_text(f"metrics:\n  listen: tcp:127.0.0.1:{port}\nlog: {{level: debug, slowRequest: 1ms}}\n")
+    tls = Port(d.root, m)
+    (d.root / "stokehold.yaml").write_text(f"metrics:\n  listen: tcp:127.0.0.1:{port}\nlog: {{level: debug, slowRequest: 1ms}}\n{tls.settings}")
     with databases(m, tmp_path) as (postgresql, mariadb, password, certificates):
         define_all(d, m, postgresql, mariadb, password, certificates)
         n_bad = spoil(d, m)
@@ -286,6 +363,8 @@ def test_nothing_is_told(stopped, tmp_path):
                            check=False, timeout=60)
         assert r.returncode == 1
         m.check("stokehold --check", r.stdout + r.stderr)
+        for where, text in break_the_port(d, m, tls):
+            m.check(where, text)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             m.check("metrics", response.read())
 

@@ -157,6 +157,8 @@ static const struct {
         {"log:\n  level: loud\n", "2: log.level: must be error, warning, notice, info or debug"},
         {"log:\n  levels: info\n", "2: log.levels: unknown field"},
         {"log: info\n", "1: log: must be a mapping"},
+        {"paths:\n  state: |\n    -----BEGIN\n    hush\n",
+                "2: paths.state: must be the path of a file, not what is in it"},
         {"shards: many\n", "1: shards: must be a whole number"},
         {"shards: 65\n", "1: shards: must be from 0 to 64"},
         {"shards: \"1\"\n", "1: shards: must be a whole number"},
