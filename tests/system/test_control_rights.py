@@ -99,7 +99,7 @@ def test_every_method(installed, name):
     assert installed.marker not in installed.log()
     if right == CHANGE:  # there is none that changes something in silence
         text = installed.log()[logged:]
-        for method in CHANGING & set(methods()):
+        for method in CHANGING & set(methods()) - {"RestoreTenant"}:  # whose first message, if it is empty, asks for nothing
             assert re.search(rf"audit=begun method={method} .*uid={WHO[name][0]} ", text), (method, answers[method])
             assert re.search(rf"audit=(done|failed) method={method} .*result=\w+ uid={WHO[name][0]} ", text), (method, answers[method])
 
