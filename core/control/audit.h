@@ -7,30 +7,24 @@
 
 #include "rpc/grpc.h"
 
-/* Who asked, as it was then: a process may have gone, and its number been given to another, before the line is written. */
-struct audit_who {
-        char *peer;      /* owned, as in other lines */
-        char *uid, *pid; /* owned; NULL: not on a Unix socket */
-        char *user;      /* owned; NULL: /etc/passwd has none */
-        char *command;   /* owned; NULL: /proc does not tell (of others' processes, where it is mounted with hidepid) */
-};
+/* A change that was asked for, from its begin to its end. */
+struct audit_change;
 
-struct audit_event {
-        const char *what;      /* "begun", "done", "failed", "refused" */
-        const char *method;    /* its path */
-        const char *tenant;    /* NULL: none; may be anything that a client sent */
-        const char *datastore; /* NULL: none */
-        enum grpc_code code;
-};
-
-void audit_who_init(struct audit_who *who, const struct grpc_peer *peer);
-void audit_who_done(struct audit_who *who);
-
-void audit(const struct audit_who *who, const struct audit_event *event, const char *format, ...) printf_like(3, 4);
+/* Writes that it has begun. tenant, datastore: what it is about, copied; NULL: none; may be whatever a client has sent. The words say what is changed,
+ * without who and how it ends. */
+struct audit_change *audit_begin(
+        struct grpc_call *call, const char *tenant, const char *datastore, const char *format, ...) printf_like(4, 5);
+/* Other words for its end, which say more. */
+void audit_reword(struct audit_change *change, const char *format, ...) printf_like(2, 3);
+/* Writes its end, and frees it; NULL is fine. message: why not, if the code is not GRPC_OK. */
+void audit_end(struct audit_change *change, enum grpc_code code, const char *message);
+/* Frees what has not ended. */
+void audit_change_free(struct audit_change *change);
 
 /* Refused attempts cost whoever makes them nothing, so only so many a second are written, and then how many were not. */
 struct audit_refusals {
         uint64_t since_ns;
         unsigned n_written, n_left_out;
 };
+/* method: its path, or what was refused otherwise. */
 void audit_refused(struct audit_refusals *refusals, const struct grpc_peer *peer, const char *method, const char *why);

@@ -13,7 +13,6 @@
 #define KEEP_NS (3600 * NSEC_PER_SEC)
 #define MAX_KEPT 4096
 #define MAX_KEY 256
-#define MAX_NAME 253
 
 struct operation {
         struct operation_table *table; /* borrowed */
@@ -21,10 +20,7 @@ struct operation {
         void *body;                    /* owned */
         size_t body_size;
         TAILQ_HEAD(, operation_request) requests;
-        struct audit_who who;     /* owned: who asked first */
-        const char *method;       /* static */
-        char *what;               /* owned, for the audit's lines; NULL: changes nothing */
-        char *tenant, *datastore; /* owned: what it is about; NULL: none */
+        struct audit_change *change; /* owned; NULL: changes nothing, or has ended */
         bool ended;
         enum grpc_code code;
         char *message;         /* owned */
@@ -53,10 +49,7 @@ static void operation_free(struct operation *op) {
         blob_unref(op->response);
         free(op->key);
         free(op->body);
-        audit_who_done(&op->who);
-        free(op->what);
-        free(op->tenant);
-        free(op->datastore);
+        audit_change_free(op->change);
         free(op->message);
         free(op);
 }
@@ -129,7 +122,6 @@ struct operation *operation_begin(struct operation_table *table, struct operatio
         TAILQ_INIT(&op->requests);
         request->operation = op;
         TAILQ_INSERT_TAIL(&op->requests, request, entry);
-        op->method = grpc_call_method(call)->path;
         if (full) {
                 op->body = malloc(body.size ? body.size : 1);
                 check(op->body);
@@ -150,49 +142,25 @@ void operation_leave(struct operation_request *request) {
         request->operation = NULL;
 }
 
-static void set_name(char **name, const char *to) {
-        free(*name);
-        *name = to ? strndup(to, MAX_NAME) : NULL;
-        check(!to || *name);
-}
-
-void operation_about(struct operation *op, const char *tenant, const char *datastore) {
-        set_name(&op->tenant, tenant);
-        set_name(&op->datastore, datastore);
-}
-
-static void write_audit(struct operation *op, const char *what, const char *more, const char *message) {
-        const struct audit_event event = {
-                .what = what, .method = op->method, .tenant = op->tenant, .datastore = op->datastore, .code = op->code};
-
-        audit(&op->who, &event, "%s%s%s%s", op->what, more, message ? ": " : "", message ? message : "");
-}
-
-void operation_audit(struct operation *op, const char *format, ...) {
-        const bool is_first = !op->what;
+void operation_audit_about(struct operation *op, const char *tenant, const char *datastore, const char *format, ...) {
+        cleanup(freep) char *what = NULL;
         va_list ap;
 
-        free(op->what);
-        op->what = NULL;
         va_start(ap, format);
-        if (vasprintf(&op->what, format, ap) < 0)
+        if (vasprintf(&what, format, ap) < 0)
                 check(false);
         va_end(ap);
-        if (!is_first)
-                return;
-        audit_who_init(&op->who, grpc_call_peer(TAILQ_FIRST(&op->requests)->call));
-        write_audit(op, "begun", ": begun", NULL);
+        if (op->change)
+                audit_reword(op->change, "%s", what);
+        else
+                op->change = audit_begin(TAILQ_FIRST(&op->requests)->call, tenant, datastore, "%s", what);
 }
 
 static void end(struct operation *op) {
         struct operation_table *table = op->table;
         struct operation_request *request;
 
-        if (op->what && op->code == GRPC_OK)
-                write_audit(op, "done", ": done", NULL);
-        else if (op->what)
-                write_audit(op, "failed", ": failed", op->message);
-
+        audit_end(steal(op->change), op->code, op->message);
         op->ended = true;
         while ((request = TAILQ_FIRST(&op->requests))) {
                 TAILQ_REMOVE(&op->requests, request, entry);

@@ -336,8 +336,8 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_about(op, request->name, request->datastore[0] ? request->datastore : NULL);
-        operation_audit(op, "create tenant \"%.63s\" on %.253s", request->name,
+        operation_audit_about(op, request->name, request->datastore[0] ? request->datastore : NULL,
+                "create tenant \"%.63s\" on %.253s", request->name,
                 request->datastore[0] ? request->datastore : "the default datastore");
         if (request->deletion_policy[0] && strcmp(request->deletion_policy, "Delete") != 0 &&
                 strcmp(request->deletion_policy, "Retain") != 0) {
@@ -373,8 +373,8 @@ static void delete_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_about(op, request->name, NULL);
-        operation_audit(op, "delete tenant \"%.63s\"%s", request->name, request->keep_data ? ", keeping its data" : "");
+        operation_audit_about(op, request->name, NULL, "delete tenant \"%.63s\"%s", request->name,
+                request->keep_data ? ", keeping its data" : "");
         fleet_delete_tenant(control->config.fleet, request->name, request->keep_data, on_tenant_deleted,
                 answer_new(control, op, request->name));
 }
@@ -403,8 +403,8 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_about(op, request->name, NULL);
-        operation_audit(op, "recover tenant \"%.63s\", accepting what is lost", request->name);
+        operation_audit_about(
+                op, request->name, NULL, "recover tenant \"%.63s\", accepting what is lost", request->name);
         if (!request->accept_loss) {
                 operation_fail(op, GRPC_INVALID_ARGUMENT,
                         "accept_loss must be set: writes that were acknowledged may be gone");
@@ -438,8 +438,7 @@ static void resume_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_about(op, request->name, NULL);
-        operation_audit(op, "resume tenant \"%.63s\"", request->name);
+        operation_audit_about(op, request->name, NULL, "resume tenant \"%.63s\"", request->name);
         fleet_resume_tenant(
                 control->config.fleet, request->name, on_tenant_resumed, answer_new(control, op, request->name));
 }
@@ -487,8 +486,7 @@ static void claim_datastore(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_about(op, NULL, request->name);
-        operation_audit(op, "claim datastore \"%.253s\"", request->name);
+        operation_audit_about(op, NULL, request->name, "claim datastore \"%.253s\"", request->name);
         fleet_claim_datastore(control->config.fleet, request->name, on_claimed, answer_new(control, op, NULL));
 }
 
