@@ -254,23 +254,35 @@ static void start_waiting(struct door_lane *lane) {
                 loop_defer(lane->loop, &lane->start_waiting);
 }
 
+/* It has had its place for a while, and it is not we who are slow. */
+static bool is_hung(const struct door_knock *k) {
+        char byte;
+
+        return k->started_ns + HUNG_NS <= loop_now_ns(k->lane->loop) &&
+                recv(k->transport->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0;
+}
+
 /* While somebody waits, those that were given a place and do not use it lose it. */
 static void on_hung(struct loop_timer *timer) {
         struct door_lane *lane = container_of(timer, struct door_lane, hung);
-        uint64_t before = loop_now_ns(lane->loop) - HUNG_NS;
-        struct door_source *source, *next;
-        struct door_knock *k;
+        struct door_source *source, *next_source;
+        struct door_knock *k, *next;
 
         if (TAILQ_EMPTY(&lane->waiting))
                 return;
-        while (lane->n_started >= lane->limits.max_started && (k = TAILQ_FIRST(&lane->started)) &&
-                k->started_ns <= before)
-                knock_drop(k, DOOR_EVICTED, "it hung while others waited");
-        for (source = TAILQ_FIRST(&lane->waiting); source; source = next) {
-                next = TAILQ_NEXT(source, waiting_entry);
-                while (source->n_started >= lane->limits.max_started_of_source && (k = TAILQ_FIRST(&source->started)) &&
-                        k->started_ns <= before)
-                        knock_drop(k, DOOR_EVICTED, "it hung while others of its source waited");
+        for (k = TAILQ_FIRST(&lane->started); k && lane->n_started >= lane->limits.max_started; k = next) {
+                next = TAILQ_NEXT(k, started_entry);
+                if (is_hung(k))
+                        knock_drop(k, DOOR_EVICTED, "it hung while others waited");
+        }
+        for (source = TAILQ_FIRST(&lane->waiting); source; source = next_source) {
+                next_source = TAILQ_NEXT(source, waiting_entry);
+                for (k = TAILQ_FIRST(&source->started); k && source->n_started >= lane->limits.max_started_of_source;
+                        k = next) {
+                        next = TAILQ_NEXT(k, source_entry);
+                        if (is_hung(k))
+                                knock_drop(k, DOOR_EVICTED, "it hung while others of its source waited");
+                }
         }
         loop_timer_set(lane->loop, &lane->hung, loop_now_ns(lane->loop) + HUNG_NS / 8);
 }
@@ -449,4 +461,5 @@ void lane_close(struct door_lane *lane) {
         loop_timer_clear(&lane->timer);
         loop_timer_clear(&lane->hung);
         loop_timer_clear(&lane->report_timer);
+        report_on_time(&lane->report_timer); /* what was left out */
 }

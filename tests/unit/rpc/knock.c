@@ -90,10 +90,10 @@ void knock_set_policy(struct knock *k, struct tls_server *policy) {
 }
 
 void knock_start(struct knock *k, const struct door_limits *limits) {
-        struct door_config config = {
-                .address = "tls:127.0.0.1:0", .n_threads = 1, .on_admitted = on_admitted, .userdata = k};
+        struct door_config config = {.address = "tls:127.0.0.1:0", .on_admitted = on_admitted, .userdata = k};
         struct error err = {};
 
+        config.n_threads = k->n_threads ? k->n_threads : 1;
         *k = (struct knock){};
         k->common = cert_new(&(struct cert_wish){.cn = "common", .ca = true});
         k->paris_ca = cert_new(&(struct cert_wish){.cn = "paris", .ca = true});

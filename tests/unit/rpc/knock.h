@@ -23,6 +23,7 @@ struct knock {
         const char *only_label;              /* admitted to the server; NULL: all */
         char address[64];                    /* tls:127.0.0.1:PORT */
         unsigned short port;
+        unsigned n_threads; /* of the door; 0: one. Set before it is started */
         atomic_int n_admitted, n_accepted;
         char last_label[64]; /* of the server's thread */
 };
