@@ -154,7 +154,7 @@ func (a *attacker) openWatches() {
 // rawWatches names the other's watch ids: creates, cancels and asks for the progress of them.
 func (a *attacker) rawWatches() {
 	ask := func(id int64) string {
-		ctx, cancel := within(2 * time.Second)
+		ctx, cancel := within(20 * time.Second)
 		defer cancel()
 		stream, err := pb.NewWatchClient(a.bare).Watch(ctx)
 		must(err)

@@ -24,7 +24,7 @@ func (a *attacker) probe() {
 	check := func(name string) string {
 		_, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: name})
 		words := a.note(err)
-		short, stop := context.WithTimeout(ctx, 300*time.Millisecond)
+		short, stop := context.WithTimeout(ctx, 10*time.Second)
 		defer stop()
 		stream, err := health.Watch(short, &grpc_health_v1.HealthCheckRequest{Service: name})
 		must(err)
@@ -71,7 +71,8 @@ func (a *attacker) raw(request string) string {
 	must(err)
 	defer c.Close()
 	c = a.tape.record(c)
-	must(c.SetDeadline(time.Now().Add(300 * time.Millisecond)))
+	// Most are closed by the server; of the others only what comes at once is compared.
+	must(c.SetDeadline(time.Now().Add(1500 * time.Millisecond)))
 	_, _ = io.WriteString(c, request)
 	answer, _ := io.ReadAll(c)
 	a.n++
@@ -89,10 +90,10 @@ func (a *attacker) http1() {
 		}
 		body := `{"key":"AA==","range_end":"AA=="}`
 		for _, path := range []string{"/v3/kv/range", "/v3beta/kv/range", "/etcdserverpb.KV/Range", "/" + name + "/v3/kv/range"} {
-			words = append(words, a.raw(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+			words = append(words, a.raw(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
 				path, name, len(body), body)))
 		}
-		words = append(words, a.raw(fmt.Sprintf("CONNECT %s:2379 HTTP/1.1\r\nHost: %s\r\n\r\n", name, name)),
+		words = append(words, a.raw(fmt.Sprintf("CONNECT %s:2379 HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", name, name)),
 			a.raw(fmt.Sprintf("GET /health HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n\r\n", name)),
 			a.raw(fmt.Sprintf("GET /health HTTP/1.0\r\nX-Tenant: %s\r\n\r\n", name)))
 		for _, w := range words {
