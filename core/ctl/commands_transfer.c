@@ -72,8 +72,8 @@ static void on_progress(void *userdata, const ProtobufCMessage *message) {
 
 /* ---- asking */
 
-static int read_pem(const char *path, ProtobufCBinaryData *ret) {
-        struct buf buf;
+static int read_pem(struct ctl *ctl, const char *path, ProtobufCBinaryData *ret) {
+        cleanup(buf_done) struct buf buf = {};
         FILE *file;
         int r = 0;
 
@@ -91,11 +91,10 @@ static int read_pem(const char *path, ProtobufCBinaryData *ret) {
         if (ferror(file))
                 r = -EIO;
         fclose(file);
-        if (r < 0 || !buf.size) {
-                buf_done(&buf);
+        if (r < 0 || !buf.size)
                 return ctl_fail(CTL_FAILED, "%s: %s", path, r < 0 ? strerror(-r) : "the file is empty");
-        }
-        *ret = (ProtobufCBinaryData){.len = buf.size, .data = buf.data}; /* until the end */
+        *ret = (ProtobufCBinaryData){.len = buf.size, .data = arena_copy(&ctl->arena, buf.data, buf.size)};
+        check(ret->data);
         return CTL_OK;
 }
 
@@ -115,11 +114,11 @@ static int fill_endpoint(struct ctl *ctl, const char *urls, Stokehold__Control__
                 return ctl_fail(CTL_USAGE, "no endpoint is given");
         if (!ctl->cert != !ctl->key)
                 return ctl_fail(CTL_USAGE, "--cert and --key belong together");
-        r = read_pem(ctl->cacert, &ret->ca);
+        r = read_pem(ctl, ctl->cacert, &ret->ca);
         if (r == CTL_OK)
-                r = read_pem(ctl->cert, &ret->certificate);
+                r = read_pem(ctl, ctl->cert, &ret->certificate);
         if (r == CTL_OK)
-                r = read_pem(ctl->key, &ret->key);
+                r = read_pem(ctl, ctl->key, &ret->key);
         if (ctl->server_name)
                 ret->server_name = (char *)ctl->server_name;
         return r;

@@ -11,6 +11,8 @@
 #include "rpc/protobuf.h"
 
 #define PATIENCE_NS (30 * NSEC_PER_SEC)
+/* Before the first answer: a wrong address or certificate does not get better. */
+#define FIRST_PATIENCE_NS (5 * NSEC_PER_SEC)
 #define CALL_NS (20 * NSEC_PER_SEC)
 #define PAUSE_NS (200 * NSEC_PER_MSEC)
 /* Pages are asked for by number, and wanted of about this size. */
@@ -166,7 +168,7 @@ int etcd_client_call(struct etcd_client *c, const char *path, const ProtobufCMes
         const ProtobufCMessageDescriptor *response, struct arena *arena, void *ret, enum grpc_code *ret_code,
         struct error *reterr) {
         cleanup(blob_unrefp) struct blob *packed = protobuf_pack(request);
-        uint64_t until = clock_now_ns() + c->patience_ns;
+        uint64_t until = clock_now_ns() + (c->answered ? c->patience_ns : min_of(c->patience_ns, FIRST_PATIENCE_NS));
 
         if (!packed)
                 return -ENOMEM;
@@ -184,6 +186,7 @@ int etcd_client_call(struct etcd_client *c, const char *path, const ProtobufCMes
                 if (ret_code)
                         *ret_code = code;
                 if (code == GRPC_OK && answer.message) {
+                        c->answered = true;
                         *(void **)ret = answer.message;
                         return 0;
                 }

@@ -11,6 +11,7 @@ struct etcd_client {
         const atomic_bool *stopped;    /* borrowed; may be NULL */
         char **endpoints, **addresses; /* owned: as given, and as core/rpc has them */
         size_t n_endpoints, at;        /* the one in use */
+        bool answered;                 /* once, so that it is an etcd that we may talk to */
         uint64_t patience_ns;
         size_t page;             /* keys asked for at once, by the size of the last page */
         struct grpc_client *rpc; /* owned; NULL: to be dialled */

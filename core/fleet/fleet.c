@@ -125,7 +125,6 @@ static void on_settle(struct loop_task *task) {
         case FLEET_STOPPING:
                 if (!transfers_are_over(fleet))
                         return;
-                transfers_done(fleet);
                 LIST_FOREACH(a, &fleet->assignments, entry)
                         if (a->busy || a->serving || a->installing || a->reading || !migration_is_still(a))
                                 return;
@@ -133,6 +132,7 @@ static void on_settle(struct loop_task *task) {
                         following = LIST_NEXT(a, entry);
                         assignment_free(a);
                 }
+                transfers_done(fleet); /* they have heard now what became of their tenants */
                 if (!fleet->registry_closing) {
                         fleet->registry_closing = true;
                         members_leave(fleet->members, on_left, fleet);

@@ -397,9 +397,16 @@ static void on_imported(void *userdata, int result, const char *reason) {
         cleanup(freep) char *kept = drop_thread(t, reason);
 
         installing_leave(&t->installing, result == 0);
-        if (result < 0) {
-                /* The record says Installing: what there is goes with it. If whether it was committed is not known, that tells. */
-                end_import(t, result, t->stopped ? "it was aborted" : kept);
+        if (result < 0 && (result == -EINPROGRESS || !a)) {
+                /* The record says Installing, and finds out whether it was committed. */
+                end_import(t, result, kept);
+                return;
+        }
+        if (result < 0) { /* it goes, with what there is */
+                t->stage = STAGE_REMOVING;
+                t->reason = strdup(t->stopped ? "it was aborted" : kept);
+                check(t->reason);
+                assignment_wait(a, WAIT_GONE, on_removed, t);
                 return;
         }
         t->stage = STAGE_SERVING;

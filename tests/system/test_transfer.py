@@ -10,7 +10,9 @@ import pathlib
 import subprocess
 import time
 
+import credentials
 import pytest
+import test_credentials
 from conftest import (COMPLAINTS, etcdctl, free_port, program, real_etcd, running, scratch, wait_for)
 
 
@@ -237,6 +239,35 @@ def test_a_tenant_is_exported_and_followed(daemon):
         daemon.stokectl("tenant", "export", "leaving", "--to", target, "--prefix", "/registry/", "--overwrite", "--finish")
         assert {k: v[0] for k, v in everything(target, "/registry/")[0].items()} == {k: v[0] for k, v in here.items()}
     assert pathlib.Path(daemon.root).exists()
+
+
+def test_over_tls_with_client_certificates():
+    """From a real etcd that wants certificates, and into one; and from another daemon's TLS port, as it tells its clients."""
+    with running() as source, running() as target:
+        port = credentials.with_authority(source)
+        source.start()
+        target.start()
+        tenant = source.tenant("berlin")
+        fill(tenant)
+        files = source.root / "client"
+        source.stokectl("tenant", "credentials", "berlin", "--for", "etcdctl", "--directory", str(files))
+        tls = ("--cacert", f"{files}/ca.crt", "--cert", f"{files}/client.crt", "--key", f"{files}/client.key")
+        url = f"https://localhost:{port}"
+        # Without a certificate, with a foreign authority, with another name: each says why, and nothing is left.
+        for wrong, words in (((), "certificate"), (tls[:2], "certificate"), (tls + ("--server-name", "elsewhere.example"), "certificate")):
+            result = target.stokectl("tenant", "import", "never", "--from", url, *wrong, "--finish", check=False)
+            assert result.returncode == 1 and words in result.stderr.lower(), result.stderr
+        assert target.stokectl("tenant", "import", "never", "--from", url, "--cert", tls[3], check=False).returncode == 2
+        target.stokectl("tenant", "import", "berlin", "--from", url, *tls, "--finish")
+        assert everything(target.endpoint("berlin")) == everything(tenant)
+        key = (files / "client.key").read_text().splitlines()[1]
+        assert key not in target.log() and key not in source.log()
+        with test_credentials.etcd_with(source.root / "tls") as secure:
+            wait_for("etcd answers", lambda: etcdctl(secure, "--cacert", tls[1], "--cert", tls[3], "--key", tls[5], "get", "x",
+                                                     check=False).returncode == 0, 60, 0.2)
+            target.stokectl("tenant", "export", "berlin", "--to", secure, *tls, "--finish")
+            there = json.loads(etcdctl(secure, "--cacert", tls[1], "--cert", tls[3], "--key", tls[5], "get", "", "--prefix", "-w", "json").stdout)
+            assert {kv["key"]: kv.get("value", "") for kv in there["kvs"]} == {k: v[0] for k, v in everything(tenant)[0].items()}
 
 
 def test_an_import_of_an_export_is_the_same(daemon):
