@@ -23,6 +23,7 @@ struct fixture {
         struct grpc_limits limits;
         atomic_int n_sleeps, n_calls, n_cancels, n_frees, n_drained, n_messages;
         atomic_int n_frees_when_freed;
+        atomic_int n_later; /* answers given to /later over HTTP */
         atomic_long pending_most;
         atomic_int done; /* drained */
         uint64_t drain_ns;
