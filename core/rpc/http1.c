@@ -32,6 +32,9 @@ struct http1_request {
         struct loop *loop;                   /* borrowed */
         bool head_only;
         bool asking; /* ask() has not returned */
+        void (*answered)(
+                void *userdata, struct http1_response *response); /* NULL: it is a connection's, or abandoned */
+        void *userdata;
 };
 
 struct http1_responder {
@@ -127,28 +130,78 @@ static int ask_route(struct http1_connection *c, const struct http1_route *route
         return c->out.size ? 0 : -ENOMEM;
 }
 
-static int respond_route(struct http1_connection *c, const char *target, bool head_only) {
-        struct http1_responder *responder = c->responder;
+/* NULL: none. rest and query: of the target; the rest ends where the query begins. */
+static const struct http1_route *route_find(
+        const struct http1_responder *responder, const char *target, struct bytes *rest, const char **query) {
         const char *question = strchr(target, '?');
         size_t size = question ? (size_t)(question - target) : strlen(target);
 
         for (size_t i = 0; i < responder->n_routes; i++) {
                 const struct http1_route *route = &responder->routes[i];
-                struct http1_response response = {.status = 200, .content_type = "text/plain; charset=utf-8"};
-                const char *query = question ? question + 1 : "";
                 size_t length = strlen(route->path);
 
                 if (length > size || (length < size && !route->below) || memcmp(route->path, target, length) != 0)
                         continue;
-                if (route->ask) {
-                        cleanup(freep) char *rest = strndup(target + length, size - length);
-
-                        return rest ? ask_route(c, route, rest, query, head_only) : -ENOMEM;
-                }
-                route->handle(responder->userdata, query, &response);
-                return respond_response(c, &response, head_only);
+                *rest = bytes_of(target + length, size - length);
+                *query = question ? question + 1 : "";
+                return route;
         }
-        return respond_text(c, 404, head_only);
+        return NULL;
+}
+
+static int respond_route(struct http1_connection *c, const char *target, bool head_only) {
+        struct http1_responder *responder = c->responder;
+        struct http1_response response = {.status = 200, .content_type = "text/plain; charset=utf-8"};
+        const struct http1_route *route;
+        const char *query;
+        struct bytes after;
+
+        route = route_find(responder, target, &after, &query);
+        if (!route)
+                return respond_text(c, 404, head_only);
+        if (route->ask) {
+                cleanup(freep) char *rest = strndup((const char *)after.data, after.size);
+
+                return rest ? ask_route(c, route, rest, query, head_only) : -ENOMEM;
+        }
+        route->handle(responder->userdata, query, &response);
+        return respond_response(c, &response, head_only);
+}
+
+int http1_responder_ask(struct http1_responder *responder, const char *target,
+        void (*answered)(void *userdata, struct http1_response *response), void *userdata, struct http1_request **ret) {
+        struct http1_response response = {.status = 200, .content_type = "text/plain; charset=utf-8"};
+        cleanup(freep) char *rest = NULL;
+        const struct http1_route *route;
+        struct http1_request *request;
+        const char *query;
+        struct bytes after;
+
+        *ret = NULL;
+        route = route_find(responder, target, &after, &query);
+        if (!route)
+                return -ENOENT;
+        if (!route->ask) {
+                route->handle(responder->userdata, query, &response);
+                answered(userdata, &response);
+                buf_done(&response.body);
+                return 0;
+        }
+        rest = strndup((const char *)after.data, after.size);
+        if (!rest)
+                return -ENOMEM;
+        request = new0(struct http1_request);
+        request->loop = responder->loop;
+        request->answered = answered;
+        request->userdata = userdata;
+        *ret = request;
+        route->ask(responder->userdata, rest, query, request);
+        return 0;
+}
+
+void http1_request_abandon(struct http1_request *request) {
+        if (request)
+                request->answered = NULL;
 }
 
 /* The value of a header, spaces trimmed; NULL: absent. Lines end with NUL here. */
@@ -317,6 +370,8 @@ void http1_request_answer(struct http1_request *request, struct http1_response *
         bool asking = request->asking;
 
         if (!c) {
+                if (request->answered)
+                        request->answered(request->userdata, response);
                 buf_done(&response->body);
                 free(request);
                 return;

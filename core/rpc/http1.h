@@ -33,6 +33,13 @@ struct http1_route {
 struct http1_responder;
 struct tls_server;
 
+/* Asks the routes for a target ("/health?x=y") on behalf of somebody else than a connection of the responder's. answered comes once, on the responder's
+ * loop, maybe from within, unless the request was abandoned before; what is in *response is the responder's. *ret is the request until then, or NULL where
+ * there is none; it is set before answered is called, which may set it to NULL. 0; -ENOENT: no route has it. */
+int http1_responder_ask(struct http1_responder *responder, const char *target,
+        void (*answered)(void *userdata, struct http1_response *response), void *userdata, struct http1_request **ret);
+void http1_request_abandon(struct http1_request *request);
+
 /* routes: borrowed for ever. */
 int http1_responder_new(struct loop *loop, const struct http1_route *routes, size_t n_routes, void *userdata,
         struct http1_responder **ret);

@@ -2,7 +2,7 @@
 
 /*
  * The inside of the gRPC server, shared by grpc.c (server, methods), connection.c, http2.c, keepalive.c, peer.c and recheck.c
- * (connections), call.c and request.c (calls), health.c and reflection.c. Nobody else includes it.
+ * (connections), call.c, request.c and page.c (calls), health.c and reflection.c. Nobody else includes it.
  *
  * Lifetimes. A connection is freed only at the top of one of its own events, never while nghttp2 is on the stack. A call is freed
  * when nghttp2 closes its stream or the connection goes, which is after everything the handlers do to it. A handler may
@@ -202,9 +202,10 @@ struct grpc_call {
         bool has_request : 1; /* not client_streaming: the message has come */
         bool above_mark : 1;
         bool in_drained : 1;
-        bool paused : 1;   /* its client is to stop sending */
-        bool gone : 1;     /* its stream is closed */
-        bool promised : 1; /* nghttp2 has framed bytes of the queue that are not in a batch yet */
+        bool paused : 1;              /* its client is to stop sending */
+        bool gone : 1;                /* its stream is closed */
+        bool promised : 1;            /* nghttp2 has framed bytes of the queue that are not in a batch yet */
+        bool is_get : 1, is_head : 1; /* not gRPC: for the responder's routes */
         bool bad_method : 1, bad_te : 1, has_type : 1, bad_type : 1, bad_encoding : 1, bad_timeout : 1;
         uint8_t code;
         uint32_t header_bytes; /* of the header block, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
@@ -216,7 +217,9 @@ struct grpc_call {
         struct loop_timer timer;
         struct send_queue queue;
         struct message_reader reader;
-        struct bytes request; /* in the arena, or request_owned */
+        struct bytes request;               /* in the arena, or request_owned */
+        struct http1_request *page_request; /* borrowed; NULL: none is being answered */
+        struct bytes page;                  /* in the arena: what remains of it to be sent */
         uint8_t *request_owned;
         size_t held; /* of conn->held */
         size_t unread; /* bytes that came while paused: the client's window is smaller by them */
@@ -243,6 +246,8 @@ void call_on_header(struct grpc_call *call, nghttp2_rcbuf *name, nghttp2_rcbuf *
 void call_on_headers_end(struct grpc_call *call);
 void call_on_data(struct grpc_call *call, const uint8_t *data, size_t size);
 void call_on_half_close(struct grpc_call *call);
+/* A probe's GET or HEAD, by a client that prefers HTTP/2: answered as the HTTP/1 responder would. False: it has nothing there. */
+bool page_answer(struct grpc_call *call);
 /* Ends it from outside: on_cancel, then this status if the stream is still there. */
 void call_abort(struct grpc_call *call, enum grpc_code code, const char *message);
 void call_on_drained(struct grpc_call *call);
