@@ -5,6 +5,7 @@ One port for all tenants: who is let in, to whom, and for how long; files that a
 import datetime
 import json
 import queue
+import random
 import socket
 import ssl
 import subprocess
@@ -529,6 +530,70 @@ def test_tenant_served_anew(two):
         for c in clients:
             c.join()
     assert not [t for t in trouble if t not in ("closed", "reset")], set(trouble)
+    assert two.refusal(two.a) is None
+
+
+def test_tenants_come_and_go_under_clients(two, seed):
+    """Connections that meet their tenant's end, a new policy, or the daemon's stop, at any moment, hurt nobody: neither the daemon nor other tenants."""
+    dice = random.Random(seed)
+    clients = [two.ca.client(f"client-{i}") for i in range(4)]
+    revoked = two.ca.client("client-0")
+    stop = threading.Event()
+    answers = []
+
+    def come(number):
+        mine = random.Random(seed + number)
+        while not stop.is_set():
+            certificate = mine.choice([*clients, two.a, revoked])
+            try:
+                with two.connect(certificate, alpn=(mine.choice(("h2", "http/1.1")),)) as s:
+                    if mine.random() < 0.5:
+                        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"[:mine.randrange(34)])
+                    if mine.random() < 0.5:
+                        s.settimeout(0.2)
+                        s.recv(100)
+            except OSError:  # which an SSLError is too
+                pass
+
+    def neighbour():
+        while not stop.is_set():
+            try:
+                answers.append(two.refusal(two.b))
+            except OSError as e:
+                answers.append(str(e))
+    threads = [threading.Thread(target=come, args=(n,)) for n in range(6)] + [threading.Thread(target=neighbour)]
+    for t in threads:
+        t.start()
+    try:
+        declared = set()
+        for step in range(60):
+            i = dice.randrange(4)
+            match dice.randrange(5):
+                case 0 | 1 if i not in declared:
+                    two.declare(f"t{i}", f"client-{i}")
+                    declared.add(i)
+                case 0 | 1:
+                    two.undefine(f"t{i}.yaml")
+                    declared.discard(i)
+                case 2 if i in declared:
+                    two.declare(f"t{i}", f"client-{i}", more=f"  quota: {step + 1}Gi\n")
+                case 3:
+                    two.put("ca.crl", two.ca.revocations())
+                case 4:
+                    if step == 30:
+                        two.ca.revoke(revoked)
+                    two.hangup()
+            stop.wait(dice.random() * 0.25)
+    finally:
+        # The daemon ends in the midst of them.
+        stop.wait(0.2)
+        heard = list(answers)
+        two.stop()
+        stop.set()
+        for t in threads:
+            t.join(60)
+    assert heard and set(heard) == {None}, set(heard)
+    two.start()
     assert two.refusal(two.a) is None
 
 
