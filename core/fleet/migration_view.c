@@ -114,7 +114,9 @@ void migration_count(const char *result, const struct mover_figures *figures, ui
         char label[32];
 
         snprintf(label, sizeof(label), "result=\"%s\"", result);
-        metric_add(metric_counter("stokehold_migrations_total", "Migrations that this daemon did, by how they ended.", label), 1);
+        metric_add(metric_counter(
+                           "stokehold_migrations_total", "Migrations that this daemon did, by how they ended.", label),
+                1);
         metric_add(metric_counter("stokehold_migration_bytes_total", "Keys and values copied by migrations.", NULL),
                 (double)figures->bytes);
         if (hold_ns)
@@ -125,7 +127,8 @@ void migration_count(const char *result, const struct mover_figures *figures, ui
 }
 
 void migration_publish(const struct fleet *fleet) {
-        metric_set(metric_gauge("stokehold_migrations_running", "Tenants that this daemon copies or switches now.", NULL),
+        metric_set(
+                metric_gauge("stokehold_migrations_running", "Tenants that this daemon copies or switches now.", NULL),
                 (double)fleet->n_movers);
 }
 
