@@ -623,7 +623,9 @@ void assignment_hurry_soon(struct assignment *a) {
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
         const struct registry_record *record = assignment_record(a);
         const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
+        struct backup_plan_view backups;
 
+        backup_plan_get(a, &backups);
         *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
         *ret = (struct fleet_tenant_view){
                 .name = a->name,
@@ -646,6 +648,9 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .host = record->host,
                 .host_name = record->host_name,
                 .is_elsewhere = assignment_is_elsewhere(a),
+                .last_backup = backups.last,
+                .last_backup_bytes = backups.bytes,
+                .backup_failure = backups.reason,
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
                 .figures = &a->figures,

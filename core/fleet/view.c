@@ -209,7 +209,14 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 bool sick = a->figures.condition == KEYSPACE_UNREACHABLE ||
                         a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED ||
                         a->figures.condition == KEYSPACE_NO_MEMORY;
+                struct backup_plan_view backups;
 
+                backup_plan_get(a, &backups);
+                if (backups.reason[0]) {
+                        check(asprintf(&line, "tenant %s: no backup could be made: %s", a->name, backups.reason) > 0);
+                        visit(userdata, line);
+                        free(steal(line));
+                }
                 if (a->want_reason && a->want_datastore) {
                         cleanup(freep) char *move = NULL;
 
