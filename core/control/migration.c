@@ -196,7 +196,8 @@ void method_migrate_tenant(struct grpc_call *call, struct bytes data) {
 }
 
 void method_list_migrations(struct grpc_call *call, struct bytes data) {
-        Stokehold__Control__V1__ListMigrationsResponse response = STOKEHOLD__CONTROL__V1__LIST_MIGRATIONS_RESPONSE__INIT;
+        Stokehold__Control__V1__ListMigrationsResponse response =
+                STOKEHOLD__CONTROL__V1__LIST_MIGRATIONS_RESPONSE__INIT;
         struct list list = {.arena = grpc_call_arena(call)};
 
         if (!method_enter(call, data, &stokehold__control__v1__list_migrations_request__descriptor, PEER_VIEW))

@@ -173,8 +173,7 @@ int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_tim
         const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
         void (*on_message_)(void *userdata, const ProtobufCMessage *message), void *userdata,
         const ProtobufCMessage **ret) {
-        struct answer answer = {
-                .ctl = ctl, .descriptor = response, .on_message = on_message_, .userdata = userdata};
+        struct answer answer = {.ctl = ctl, .descriptor = response, .on_message = on_message_, .userdata = userdata};
         cleanup(blob_unrefp) struct blob *packed = NULL;
         cleanup(error_done) struct error err = {};
         cleanup(freep) char *path = NULL;

@@ -152,12 +152,12 @@ static int run_migrate(struct ctl *ctl) {
         if (ctl->format != FORMAT_TABLE)
                 return show(ctl, m);
         if (!m->ended) {
-                printf("Tenant %s is being moved to datastore %s: see 'stokectl migration show %s'.\n", m->tenant, m->to,
-                        m->tenant);
+                printf("Tenant %s is being moved to datastore %s: see 'stokectl migration show %s'.\n", m->tenant,
+                        m->to, m->tenant);
                 return CTL_OK;
         }
-        printf("Tenant %s is in datastore %s: %s, %llu records; its clients waited for %.1f ms at most.\n", m->tenant, m->to,
-                output_size(m->bytes, &size), (unsigned long long)m->records, m->hold_ms);
+        printf("Tenant %s is in datastore %s: %s, %llu records; its clients waited for %.1f ms at most.\n", m->tenant,
+                m->to, output_size(m->bytes, &size), (unsigned long long)m->records, m->hold_ms);
         if (*m->former)
                 printf("Its former data stays in %s, sealed, until %s.\n", m->former, m->former_until);
         return CTL_OK;

@@ -15,9 +15,8 @@
 
 #define DEFAULT_SOCKET "/run/stokehold/control.sock"
 
-static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore,
-        ctl_commands_tenant, ctl_commands_migration,
-        ctl_commands_backup, ctl_commands_restore};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
+        ctl_commands_migration, ctl_commands_backup, ctl_commands_restore};
 
 /* ---- help */
 
@@ -239,8 +238,8 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_
                         ctl->has_retention = true;
                         if (strcmp(optarg, "0") != 0 && strcmp(optarg, "0s") != 0 &&
                                 ctl_parse_time(optarg, &ctl->retention_ns) < 0)
-                                return ctl_fail(
-                                        CTL_USAGE, "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
+                                return ctl_fail(CTL_USAGE,
+                                        "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
                         break;
                 case ':':
                         return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);

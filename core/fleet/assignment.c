@@ -468,43 +468,6 @@ static void sweep(struct assignment *a) {
                 assignment_step(a);
 }
 
-static bool is_served_wrongly(const struct assignment *a) {
-        return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
-                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
-                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
-                a->record->phase == REGISTRY_RECOVERING;
-}
-
-/* It was moved: what is served can go on there as it is, where this daemon reaches that. */
-static bool goes_on_elsewhere(struct assignment *a) {
-        const struct registry_record *record = a->record;
-
-        return !a->gone && record->phase == REGISTRY_READY && record->previous && !a->store->leaving &&
-                memcmp(record->previous->incarnation, a->served, 16) == 0 &&
-                memcmp(record->incarnation, a->served, 16) != 0 && !assignment_is_elsewhere(a) &&
-                memcmp(a->served_recovery, record->recovery, 16) == 0 && !a->wanted.quarantined &&
-                !a->manner.quarantined;
-}
-
-/* Where it is served in another manner than it should be, or no more: true while that is done. */
-static bool correct(struct assignment *a) {
-        struct fleet_store *store;
-
-        if (!a->serving || !is_served_wrongly(a))
-                return false;
-        store = goes_on_elsewhere(a) ? fleet_find_store(a->fleet, a->record->datastore) : NULL;
-        if (store && store->ds && !store->leaving && governance_is_young(store))
-                return true; /* goes on when that is known */
-        if (store && store->ds && !store->leaving && !governance_refusal(store) && !store_refusal(store)) {
-                if (!a->unsealing && !a->reading)
-                        migration_switch(a, store);
-                return true;
-        }
-        if (migration_is_still(a))
-                assignment_stop(a);
-        return true;
-}
-
 /* Nothing is done with it until somebody asks. */
 static void rest(struct assignment *a) {
         a->settled = true;
@@ -536,7 +499,7 @@ void assignment_step(struct assignment *a) {
         }
         if (!fleet_is_running(a->fleet))
                 return;
-        if (correct(a))
+        if (assignment_correct(a))
                 return;
         if (a->sweep) {
                 sweep(a);
@@ -618,41 +581,4 @@ void assignment_hurry(struct assignment *a) {
 
 void assignment_hurry_soon(struct assignment *a) {
         loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns());
-}
-
-void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
-        const struct registry_record *record = assignment_record(a);
-        const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
-        struct backup_plan_view backups;
-
-        backup_plan_get(a, &backups);
-        *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
-        *ret = (struct fleet_tenant_view){
-                .name = a->name,
-                .datastore = record->datastore,
-                .phase = record->phase == REGISTRY_DELETING ? registry_phase_name(record->phase)
-                        : quarantined                       ? "Quarantined"
-                        : a->reason && !a->serving          ? "Failed"
-                                                            : registry_phase_name(record->phase),
-                .reason = a->reason   ? a->reason
-                        : quarantined ? quarantined
-                                      : "",
-                .incarnation = record->incarnation,
-                .source = record->source,
-                .socket = *ret_socket,
-                .definition = definitions_find_tenant(a->fleet->definitions, a->name),
-                .quota_bytes = a->wanted.quota_bytes,
-                .retain = record->retain,
-                .serving = a->serving && !a->busy,
-                .created = record->created,
-                .host = record->host,
-                .host_name = record->host_name,
-                .is_elsewhere = assignment_is_elsewhere(a),
-                .last_backup = backups.last,
-                .last_backup_bytes = backups.bytes,
-                .backup_failure = backups.reason,
-                .peers = a->wanted.peers,
-                .n_peers = a->wanted.n_peers,
-                .figures = &a->figures,
-        };
 }

@@ -214,3 +214,41 @@ void assignment_recover(struct assignment *a, struct fleet_store *store) {
         a->shard->n_tenants++;
         errand_send(a->shard->loop, a->fleet->loop, recovery_there, recovery_back, a);
 }
+
+/* ---- served otherwise than it should be */
+
+static bool is_served_wrongly(const struct assignment *a) {
+        return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
+                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
+                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
+                a->record->phase == REGISTRY_RECOVERING;
+}
+
+/* It was moved: what is served can go on there as it is, where this daemon reaches that. */
+static bool goes_on_elsewhere(struct assignment *a) {
+        const struct registry_record *record = a->record;
+
+        return !a->gone && record->phase == REGISTRY_READY && record->previous && !a->store->leaving &&
+                memcmp(record->previous->incarnation, a->served, 16) == 0 &&
+                memcmp(record->incarnation, a->served, 16) != 0 && !assignment_is_elsewhere(a) &&
+                memcmp(a->served_recovery, record->recovery, 16) == 0 && !a->wanted.quarantined &&
+                !a->manner.quarantined;
+}
+
+bool assignment_correct(struct assignment *a) {
+        struct fleet_store *store;
+
+        if (!a->serving || !is_served_wrongly(a))
+                return false;
+        store = goes_on_elsewhere(a) ? fleet_find_store(a->fleet, a->record->datastore) : NULL;
+        if (store && store->ds && !store->leaving && governance_is_young(store))
+                return true; /* goes on when that is known */
+        if (store && store->ds && !store->leaving && !governance_refusal(store) && !store_refusal(store)) {
+                if (!a->unsealing && !a->reading)
+                        migration_switch(a, store);
+                return true;
+        }
+        if (migration_is_still(a))
+                assignment_stop(a);
+        return true;
+}

@@ -175,7 +175,8 @@ static int parse_backup(const struct node_reader *reader, const struct node_at *
 }
 
 static int parse_spec(const struct node_reader *reader, const struct node_at *spec, struct tenant_definition *t) {
-        static const char *const known[] = {"datastore", "quota", "endpoint", "deletionPolicy", "autoCompaction", "backup", NULL};
+        static const char *const known[] = {
+                "datastore", "quota", "endpoint", "deletionPolicy", "autoCompaction", "backup", NULL};
         static const char *const planned[] = {"clientNames", "requests", "selector", "tolerations", NULL};
         const char *datastore = NULL, *policy = NULL;
         int r;

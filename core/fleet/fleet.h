@@ -86,8 +86,7 @@ struct fleet_migrate {
         int64_t retention_s; /* that the former data stays, sealed; -1: as the settings say */
         bool wait;
 };
-void fleet_migrate_tenant(
-        struct fleet *fleet, const struct fleet_migrate *migrate, fleet_done_fn done, void *userdata);
+void fleet_migrate_tenant(struct fleet *fleet, const struct fleet_migrate *migrate, fleet_done_fn done, void *userdata);
 /* Gives it up, as long as it has not switched; done when nothing is left of it. */
 void fleet_abort_migration(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Goes back to where the data was before, if that is still there, and nothing was written since. -ECANCELED with the reason. */

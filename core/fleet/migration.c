@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/migration.h"
 
 /*
  * The steps of a migration, each chosen from what the record says and from what the mover has come to. Nothing here waits: whatever ends calls
@@ -14,6 +14,7 @@
 #include "fleet/point.h"
 #include "fleet/registry_migration.h"
 #include "fleet/restore.h"
+#include "fleet/state.h"
 
 void (*fleet_point)(const char *name);
 
@@ -225,11 +226,11 @@ static struct fleet_store *target_of(struct assignment *a) {
         if (store && store->ds && !store->leaving && governance_is_young(store))
                 return NULL;
         check(asprintf(&text, "datastore %s %s", m->datastore,
-                      !store                            ? "is not defined any more"
-                              : store->leaving          ? "has another definition now"
-                              : !store->ds              ? store->validation.message
+                      !store                              ? "is not defined any more"
+                              : store->leaving            ? "has another definition now"
+                              : !store->ds                ? store->validation.message
                               : governance_refusal(store) ? governance_refusal(store)
-                                                        : store_refusal(store)) > 0);
+                                                          : store_refusal(store)) > 0);
         migration_abort(a, text);
         return NULL;
 }
@@ -342,7 +343,8 @@ static bool after_look(struct assignment *a, int result, const char *reason) {
                 check(asprintf(&text, "its log in datastore %s does not begin with what was moved there",
                               a->record->datastore) > 0);
         else if (mine->dirty)
-                check(asprintf(&text, "something was written in datastore %s since it was moved there, which would be lost",
+                check(asprintf(&text,
+                              "something was written in datastore %s since it was moved there, which would be lost",
                               a->record->datastore) > 0);
         if (text)
                 migration_abort(a, text);
@@ -420,7 +422,8 @@ static void step_foreign(struct assignment *a) {
 
         if (owner_lives(a) && !(ours && m->phase == MIGRATION_ABORTING))
                 return;
-        log_at(LOG_LEVEL_NOTICE, &context, "the daemon that moved it to datastore %s has gone: undoing that", m->datastore);
+        log_at(LOG_LEVEL_NOTICE, &context, "the daemon that moved it to datastore %s has gone: undoing that",
+                m->datastore);
         next = migration_change(a, MIGRATION_ABORTING);
         memcpy(next->owner, a->fleet->config.daemon, 16);
         if (!next->reason[0]) {

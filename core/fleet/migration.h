@@ -20,6 +20,7 @@
 struct assignment;
 struct fleet;
 struct fleet_store;
+struct registry_record;
 
 struct migration {
         struct assignment *assignment; /* borrowed */
@@ -36,11 +37,11 @@ struct migration {
         enum { MIGRATION_JOB_ABORT, MIGRATION_JOB_DROP, MIGRATION_JOB_LOOK } job_what;
         bool job_running;
         bool (*after)(struct assignment *a, int result, const char *reason);
-        bool dirty;              /* LOOK: something was written since the installation */
-        bool installed;          /* LOOK: it was found */
+        bool dirty;               /* LOOK: something was written since the installation */
+        bool installed;           /* LOOK: it was found */
         uint8_t installation[16]; /* LOOK: whose */
 
-        bool unsealed, removed; /* Aborting: done */
+        bool unsealed, removed;       /* Aborting: done */
         struct mover_figures figures; /* as last looked at, also when the mover has gone */
 };
 

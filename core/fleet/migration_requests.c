@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "fleet/migration_state.h"
+#include "fleet/point.h"
 #include "fleet/registry_migration.h"
 
 #define WANT_AGAIN_NS (5 * NSEC_PER_SEC)
@@ -137,7 +138,8 @@ static bool is_declared_there(struct fleet *fleet, const struct assignment *a, c
         return d && d->datastore && strcmp(d->datastore, datastore) != 0;
 }
 
-void fleet_migrate_tenant(struct fleet *fleet, const struct fleet_migrate *migrate, fleet_done_fn done, void *userdata) {
+void fleet_migrate_tenant(
+        struct fleet *fleet, const struct fleet_migrate *migrate, fleet_done_fn done, void *userdata) {
         struct assignment *a = fleet_find_tenant_for(fleet, migrate->name, done, userdata);
         const struct registry_migration *m;
         cleanup(freep) char *text = NULL;
@@ -194,12 +196,14 @@ void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn d
         }
         if (p && p->restored) {
                 fleet_refuse(fleet, done, userdata, -EBUSY,
-                        "what tenant %s was before was replaced by a restore, and its clients have seen that: nothing goes back", name);
+                        "what tenant %s was before was replaced by a restore, and its clients have seen that: nothing goes back",
+                        name);
                 return;
         }
         if (!p || p->back) {
                 fleet_refuse(fleet, done, userdata, -EBUSY,
-                        "there is nothing to go back to: what tenant %s was before is dropped, or it was never moved", name);
+                        "there is nothing to go back to: what tenant %s was before is dropped, or it was never moved",
+                        name);
                 return;
         }
         if (is_declared_there(fleet, a, p->datastore)) {
@@ -280,8 +284,7 @@ void fleet_abort_migration(struct fleet *fleet, const char *name, fleet_done_fn 
                 return;
         m = assignment_record(a)->migration;
         if (!m) {
-                fleet_refuse(fleet, done, userdata, -EBUSY,
-                        "tenant %s is not being moved%s", name,
+                fleet_refuse(fleet, done, userdata, -EBUSY, "tenant %s is not being moved%s", name,
                         assignment_record(a)->previous ? "; what was moved is undone by stokectl migration undo" : "");
                 return;
         }
@@ -318,7 +321,8 @@ static void take_definition(struct assignment *a) {
         }
         text = refusal(a, a->want_datastore, false, &code);
         if (!text) {
-                log_at(LOG_LEVEL_NOTICE, &context, "its definition says datastore %s: it is moved there", a->want_datastore);
+                log_at(LOG_LEVEL_NOTICE, &context, "its definition says datastore %s: it is moved there",
+                        a->want_datastore);
                 a->want_move = wish(a, a->want_datastore, NULL, default_retention(a->fleet));
                 migration_want(a, NULL);
                 free(steal(a->want_reason));
@@ -340,6 +344,7 @@ void migration_take_wishes(struct assignment *a) {
                 if (m && m->phase != MIGRATION_ABORTING) {
                         a->next = registry_record_copy(a->record);
                         migration_spoil(a->next, "aborted by request");
+                        point("abort");
                         return;
                 }
         }

@@ -23,8 +23,8 @@ void migration_publish(const struct fleet *fleet);
 /* migration_undo.c */
 typedef bool (*migration_after_fn)(struct assignment *a, int result, const char *reason);
 /* A job of the migration's at a datastore; after (on the main loop): a->migration has what it found. False: it is the assignment's turn. */
-void migration_job(struct assignment *a, int what, const char *datastore, const uint8_t incarnation[16],
-        migration_after_fn after);
+void migration_job(
+        struct assignment *a, int what, const char *datastore, const uint8_t incarnation[16], migration_after_fn after);
 void migration_step_aborting(struct assignment *a);
 /* Where the data was before is dropped in time. */
 void migration_step_former(struct assignment *a);

@@ -201,7 +201,8 @@ bool migration_step_sealed(struct assignment *a) {
         if (m && memcmp(m->id, a->sealed_by, 16) == 0)
                 return true; /* it is under way: the record will say what becomes of it */
         /* The record names this incarnation, or it would not be served (any more): that migration is void for ever. */
-        log_at(LOG_LEVEL_NOTICE, &context, "its log is sealed by a migration that is none any more: the seal is lifted");
+        log_at(LOG_LEVEL_NOTICE, &context,
+                "its log is sealed by a migration that is none any more: the seal is lifted");
         migration_unseal(a, a->sealed_by);
         return false;
 }

@@ -101,11 +101,11 @@ void migration_job(struct assignment *a, int what, const char *datastore, const 
 
         if (!store || !store->ds || store->leaving || governance_refusal(store)) {
                 check(asprintf(&text, "%s",
-                              !store                                    ? "it is not defined any more"
-                                      : store->leaving                  ? "it is being closed"
-                                      : store->ds                       ? governance_refusal(store)
-                                      : store->validation.message       ? store->validation.message
-                                                                        : "it is not open") > 0);
+                              !store                              ? "it is not defined any more"
+                                      : store->leaving            ? "it is being closed"
+                                      : store->ds                 ? governance_refusal(store)
+                                      : store->validation.message ? store->validation.message
+                                                                  : "it is not open") > 0);
                 (void)after(a, -EAGAIN, text);
                 return;
         }

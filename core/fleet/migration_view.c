@@ -64,9 +64,9 @@ static bool fill(struct assignment *a, struct fleet_migration_view *view) {
                 view->owner = m->owner;
                 view->is_here = memcmp(m->owner, a->fleet->config.daemon, 16) == 0;
                 if (a->migration && view->is_here && memcmp(a->migration->id, m->id, 16) == 0) {
+                        add_progress(a->migration, view);
                         if (!a->migration->mover && m->phase == MIGRATION_COPYING)
                                 view->step = "waiting for its turn";
-                        add_progress(a->migration, view);
                 }
                 return true;
         }
@@ -114,7 +114,9 @@ void migration_count(const char *result, const struct mover_figures *figures, ui
         char label[32];
 
         snprintf(label, sizeof(label), "result=\"%s\"", result);
-        metric_add(metric_counter("stokehold_migrations_total", "Migrations that this daemon did, by how they ended.", label), 1);
+        metric_add(metric_counter(
+                           "stokehold_migrations_total", "Migrations that this daemon did, by how they ended.", label),
+                1);
         metric_add(metric_counter("stokehold_migration_bytes_total", "Keys and values copied by migrations.", NULL),
                 (double)figures->bytes);
         if (hold_ns)
@@ -125,7 +127,8 @@ void migration_count(const char *result, const struct mover_figures *figures, ui
 }
 
 void migration_publish(const struct fleet *fleet) {
-        metric_set(metric_gauge("stokehold_migrations_running", "Tenants that this daemon copies or switches now.", NULL),
+        metric_set(
+                metric_gauge("stokehold_migrations_running", "Tenants that this daemon copies or switches now.", NULL),
                 (double)fleet->n_movers);
 }
 

@@ -14,9 +14,9 @@
 #include "keyspace/install.h"
 #include "keyspace/verify.h"
 
-#define REST_RECORDS 2000                 /* so much may be left when clients are held up */
-#define FOLLOW_NS (600 * NSEC_PER_SEC)    /* for so long a log may grow faster than it is copied */
-#define HOLD_NS (5 * NSEC_PER_SEC)        /* for so long clients are held up, at most */
+#define REST_RECORDS 2000              /* so much may be left when clients are held up */
+#define FOLLOW_NS (600 * NSEC_PER_SEC) /* for so long a log may grow faster than it is copied */
+#define HOLD_NS (5 * NSEC_PER_SEC)     /* for so long clients are held up, at most */
 #define PATIENCE_NS (20 * NSEC_PER_SEC)
 
 struct mover {
@@ -26,9 +26,9 @@ struct mover {
         /* The shard's. */
         bool running, pinned, caught_up, seal_sent, rest_fed;
         uint64_t caught_up_ns;
-        struct pin *pin;       /* owned */
-        struct pump *pump;     /* owned */
-        struct verify *verify; /* owned */
+        struct pin *pin;         /* owned */
+        struct pump *pump;       /* owned */
+        struct verify *verify;   /* owned */
         struct install *install; /* owned: for the end; the pump has its own */
         bool verifying, held;
         struct seal_call seal;
@@ -109,7 +109,10 @@ static void fail_target(struct mover *m, int result, const char *reason) {
         char what[160];
 
         snprintf(what, sizeof(what), "datastore %.100s", m->target_name);
-        fail(m, what, reason[0] ? reason : result < 0 ? strerror(-result) : "the installation was ended by somebody else");
+        fail(m, what,
+                reason[0]            ? reason
+                        : result < 0 ? strerror(-result)
+                                     : "the installation was ended by somebody else");
 }
 
 /* ---- sealing */
@@ -143,13 +146,14 @@ static void on_sealed(struct keyspace_call *call, enum keyspace_result result) {
 
         if (result != KEYSPACE_OK) {
                 fail(m, "the log could not be sealed",
-                        result == KEYSPACE_STOPPED      ? "it is being closed"
+                        result == KEYSPACE_STOPPED        ? "it is being closed"
                                 : result == KEYSPACE_LOST ? "its history is lost"
                                                           : "its datastore did not answer in time");
                 return;
         }
         if (m->seal.outcome != SEAL_STANDS) {
-                fail(m, m->seal.outcome == SEAL_OTHER ? "the log is sealed by another migration"
+                fail(m,
+                        m->seal.outcome == SEAL_OTHER ? "the log is sealed by another migration"
                                                       : "the migration was given up by another daemon",
                         "");
                 return;
@@ -264,7 +268,10 @@ static void on_done(void *userdata, int result, const char *reason) {
         struct mover *m = userdata;
 
         if (result != 0) {
-                fail(m, "copying", reason[0] ? reason : result < 0 ? strerror(-result) : "the installation was ended by somebody else");
+                fail(m, "copying",
+                        reason[0]            ? reason
+                                : result < 0 ? strerror(-result)
+                                             : "the installation was ended by somebody else");
                 return;
         }
         m->rest_fed = true;

@@ -17,31 +17,31 @@
 struct mover;
 
 struct mover_config {
-        struct loop *home;           /* borrowed: the main thread's, for on_change */
-        struct loop *loop;           /* borrowed: the shard's */
-        struct keyspace *keyspace;   /* borrowed from the tenant, which stays until mover_there_stop() */
+        struct loop *home;                 /* borrowed: the main thread's, for on_change */
+        struct loop *loop;                 /* borrowed: the shard's */
+        struct keyspace *keyspace;         /* borrowed from the tenant, which stays until mover_there_stop() */
         struct datastore *source, *target; /* borrowed */
-        const char *name;            /* copied, */
-        const char *target_name;     /* as this: the datastore's */
+        const char *name;                  /* copied, */
+        const char *target_name;           /* as this: the datastore's */
         uint8_t id[16], source_incarnation[16], target_incarnation[16];
         bool back;
-        struct throttle *throttle; /* borrowed */
+        struct throttle *throttle;         /* borrowed */
         void (*on_change)(void *userdata); /* at home: the stage is another */
         void *userdata;
 };
 
 enum mover_stage {
         MOVER_COPYING,
-        MOVER_READY,     /* what is left to copy is small, and the copy is right so far: mover_seal() may come */
-        MOVER_SEALING,   /* clients wait from here on */
+        MOVER_READY,   /* what is left to copy is small, and the copy is right so far: mover_seal() may come */
+        MOVER_SEALING, /* clients wait from here on */
         MOVER_COMMITTED, /* the source is sealed, the target complete: nothing is left but to say that it is the tenant's datastore */
-        MOVER_FAILED,    /* clients wait where the log is, or may be, sealed */
+        MOVER_FAILED, /* clients wait where the log is, or may be, sealed */
 };
 
 struct mover_figures {
         enum mover_stage stage;
-        const char *step;          /* for people: "pinning", "copying", "following", "verifying", "sealing", "committing", "" */
-        char reason[256];          /* MOVER_FAILED */
+        const char *step; /* for people: "pinning", "copying", "following", "verifying", "sealing", "committing", "" */
+        char reason[256]; /* MOVER_FAILED */
         uint64_t bytes, n_records; /* copied */
         uint64_t bytes_all;        /* what was there at the beginning, keys and values of all records */
         uint64_t records_to_go;    /* at most: numbers may have gone */

@@ -119,20 +119,21 @@ void registry_moves_print(const struct registry_record *record, json_t *object) 
                 set(object, "cluster", json_string(text_of(record->cluster, a)));
         if (m)
                 set(object, "migration",
-                        json_pack("{s:s s:s s:b s:s s:s s:s s:I s:I s:s s:s* s:s*}", "phase", migration_phase_name(m->phase),
-                                "id", text_of(m->id, a), "back", (int)m->back, "datastore", m->datastore,
-                                "incarnation", text_of(m->incarnation, b), "owner", text_of(m->owner, c), "started",
-                                (json_int_t)m->started, "retention", (json_int_t)m->retention, "reason",
-                                m->reason ? m->reason : "", "host", m->host && m->host[0] ? m->host : NULL, "hostName",
+                        json_pack("{s:s s:s s:b s:s s:s s:s s:I s:I s:s s:s* s:s*}", "phase",
+                                migration_phase_name(m->phase), "id", text_of(m->id, a), "back", (int)m->back,
+                                "datastore", m->datastore, "incarnation", text_of(m->incarnation, b), "owner",
+                                text_of(m->owner, c), "started", (json_int_t)m->started, "retention",
+                                (json_int_t)m->retention, "reason", m->reason ? m->reason : "", "host",
+                                m->host && m->host[0] ? m->host : NULL, "hostName",
                                 m->host && m->host[0] ? m->host_name : NULL));
         if (m && m->restore)
                 set(json_object_get(object, "migration"), "restore", json_true());
         if (p)
                 set(object, "previous",
                         json_pack("{s:s s:s s:s s:b s:I s:s* s:s*}", "datastore", p->datastore, "incarnation",
-                                text_of(p->incarnation, a), "migration", text_of(p->migration, b), "back", (int)p->back, "until",
-                                (json_int_t)p->until, "host", has_host ? p->host : NULL,
-                                "hostName", has_host ? p->host_name : NULL));
+                                text_of(p->incarnation, a), "migration", text_of(p->migration, b), "back", (int)p->back,
+                                "until", (json_int_t)p->until, "host", has_host ? p->host : NULL, "hostName",
+                                has_host ? p->host_name : NULL));
         if (p && p->restored)
                 set(json_object_get(object, "previous"), "restored", json_true());
         if (moved)
@@ -151,9 +152,10 @@ static int parse_migration(json_t *object, struct registry_record *record, struc
         json_error_t problem;
         int back;
 
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:b s:s s:s s:s s:I s:I s:s s?s s?s}", "phase", &phase, "id", &id,
-                    "back", &back, "datastore", &datastore, "incarnation", &incarnation, "owner", &owner, "started",
-                    &started, "retention", &retention, "reason", &reason, "host", &host, "hostName", &host_name) < 0)
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:b s:s s:s s:s s:I s:I s:s s?s s?s}", "phase", &phase, "id",
+                    &id, "back", &back, "datastore", &datastore, "incarnation", &incarnation, "owner", &owner,
+                    "started", &started, "retention", &retention, "reason", &reason, "host", &host, "hostName",
+                    &host_name) < 0)
                 return error_set(reterr, -EBADMSG, "migration: %s", problem.text);
         m = record->migration = new0(struct registry_migration);
         m->datastore = copy_string(datastore);
@@ -183,8 +185,8 @@ static int parse_previous(json_t *object, struct registry_record *record, struct
         int back;
 
         if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:b s:I s?s s?s}", "datastore", &datastore, "incarnation",
-                    &incarnation, "migration", &migration, "back", &back, "until", &until, "host", &host,
-                    "hostName", &host_name) < 0)
+                    &incarnation, "migration", &migration, "back", &back, "until", &until, "host", &host, "hostName",
+                    &host_name) < 0)
                 return error_set(reterr, -EBADMSG, "previous: %s", problem.text);
         p = record->previous = new0(struct registry_previous);
         p->datastore = copy_string(datastore);

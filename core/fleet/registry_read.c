@@ -19,7 +19,8 @@ static void end(struct registry_read *rd, int result, const char *reason) {
 }
 
 static void on_done(struct keyspace_call *call, enum keyspace_result result) {
-        struct registry_read *rd = container_of(container_of(call, struct txn_call, call), struct registry_read, own.call);
+        struct registry_read *rd =
+                container_of(container_of(call, struct txn_call, call), struct registry_read, own.call);
         cleanup(error_done) struct error err = {};
         const struct op_result *get;
         int r = 0;

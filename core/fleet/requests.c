@@ -50,8 +50,7 @@ static void refuse(struct fleet *fleet, fleet_done_fn done, fleet_check_fn check
         loop_defer(fleet->loop, &p->task);
 }
 
-void fleet_refuse(
-        struct fleet *fleet, fleet_done_fn done, void *userdata, int result, const char *format, ...) {
+void fleet_refuse(struct fleet *fleet, fleet_done_fn done, void *userdata, int result, const char *format, ...) {
         cleanup(freep) char *text = NULL;
         va_list ap;
 

@@ -56,7 +56,8 @@ struct settings {
         mode_t socket_mode;           /* tenants.socketMode; 0660 */
 
         struct {
-                uint64_t retention_ns;    /* migration.retention: how long the source stays, sealed; 24 h; 0: it goes at once */
+                uint64_t
+                        retention_ns; /* migration.retention: how long the source stays, sealed; 24 h; 0: it goes at once */
                 uint64_t bandwidth_bytes; /* migration.bandwidth: a second, all migrations together; 0: no limit */
                 uint32_t parallel;        /* migration.parallel: so many copy at a time; 2 */
         } migration;

@@ -185,19 +185,20 @@ struct assignment {
         struct fleet_store *store;               /* borrowed, while served or while a job runs */
 
         struct backup_plan *backup_plan; /* owned; NULL: no backups are made by the clock */
-        struct copying_list copies; /* what reads it at this moment: fleet/copying.h */
-        bool copies_waited_for;     /* a step waits for their end */
-        struct restore *restoring;     /* borrowed: that brings what replaces what it has; fleet/restore.h */
-        struct installing *installing; /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
-        bool install_aborted;          /* what it had brought has gone */
-        struct install *abort;         /* owned: while it is being removed */
+        struct copying_list copies;      /* what reads it at this moment: fleet/copying.h */
+        bool copies_waited_for;          /* a step waits for their end */
+        struct restore *restoring;       /* borrowed: that brings what replaces what it has; fleet/restore.h */
+        struct installing *installing;   /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
+        bool install_aborted;            /* what it had brought has gone */
+        struct install *abort;           /* owned: while it is being removed */
         /* Moves: fleet/migration.h */
-        struct migration *migration; /* owned: what this daemon does for it; NULL: nothing */
+        struct migration *migration;          /* owned: what this daemon does for it; NULL: nothing */
         struct registry_migration *want_move; /* owned: to be recorded; NULL: none is wanted */
         char *want_datastore;                 /* owned: where its definition says that it belongs; NULL: where it is */
         bool want_abort;
         struct fleet_store *former; /* borrowed: while the keyspace goes from there to `store` */
-        bool sealed, sealed_asked;  /* the log was read to be sealed, which waits for the registry to say; it was asked */
+        bool sealed,
+                sealed_asked; /* the log was read to be sealed, which waits for the registry to say; it was asked */
         bool reading, unsealing;
         uint8_t sealed_by[16], unsealing_id[16];
         struct registry_read read;
@@ -250,6 +251,8 @@ void assignment_fail(struct assignment *a, const char *reason);
 void assignment_start(struct assignment *a, struct fleet_store *store);
 void assignment_stop(struct assignment *a);
 void assignment_recover(struct assignment *a, struct fleet_store *store);
+/* Where it is served in another manner than it should be, in another place, or no more: true while that is done. */
+bool assignment_correct(struct assignment *a);
 /* The datastore of the record, open, where a tenant may be started there; NULL: not (yet), and the failure told. */
 struct fleet_store *assignment_store(struct assignment *a);
 /* a->next is written, and what follows taken. */
@@ -403,9 +406,9 @@ struct fleet {
         bool has_copy;
         struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
         struct loop_timer copy_timer, copy_start_timer;
-        unsigned n_backups;        /* by the clock, that run */
-        struct throttle *throttle; /* owned: of all that is copied */
-        unsigned n_movers;         /* that run */
+        unsigned n_backups;              /* by the clock, that run */
+        struct throttle *throttle;       /* owned: of all that is copied */
+        unsigned n_movers;               /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
         LIST_HEAD(, fleet_store) stores;

@@ -31,8 +31,7 @@ int tail_make(const struct tail_config *config, struct tail *ret) {
 
         if (config->above) {
                 tail.revision = max_of(config->above, config->revision) + GAP;
-                r = add(&tail, config,
-                        &(struct stoke_record){.kind = RECORD_MARK, .create_revision = tail.revision});
+                r = add(&tail, config, &(struct stoke_record){.kind = RECORD_MARK, .create_revision = tail.revision});
         }
         for (size_t i = 0; i < config->n_leases && r == 0; i++)
                 if (config->leases[i].left_ms / 1000 < config->leases[i].ttl)

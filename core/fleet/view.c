@@ -60,6 +60,43 @@ void fleet_each_datastore(
         }
 }
 
+void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
+        const struct registry_record *record = assignment_record(a);
+        const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
+        struct backup_plan_view backups;
+
+        backup_plan_get(a, &backups);
+        *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
+        *ret = (struct fleet_tenant_view){
+                .name = a->name,
+                .datastore = record->datastore,
+                .phase = record->phase == REGISTRY_DELETING ? registry_phase_name(record->phase)
+                        : quarantined                       ? "Quarantined"
+                        : a->reason && !a->serving          ? "Failed"
+                                                            : registry_phase_name(record->phase),
+                .reason = a->reason   ? a->reason
+                        : quarantined ? quarantined
+                                      : "",
+                .incarnation = record->incarnation,
+                .source = record->source,
+                .socket = *ret_socket,
+                .definition = definitions_find_tenant(a->fleet->definitions, a->name),
+                .quota_bytes = a->wanted.quota_bytes,
+                .retain = record->retain,
+                .serving = a->serving && !a->busy,
+                .created = record->created,
+                .host = record->host,
+                .host_name = record->host_name,
+                .is_elsewhere = assignment_is_elsewhere(a),
+                .last_backup = backups.last,
+                .last_backup_bytes = backups.bytes,
+                .backup_failure = backups.reason,
+                .peers = a->wanted.peers,
+                .n_peers = a->wanted.n_peers,
+                .figures = &a->figures,
+        };
+}
+
 static void visit_tenant(
         struct assignment *a, void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata) {
         cleanup(freep) char *socket = NULL;
@@ -220,8 +257,9 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 if (a->want_reason && a->want_datastore) {
                         cleanup(freep) char *move = NULL;
 
-                        check(asprintf(&move, "tenant %s: cannot be moved to datastore %s, where its definition says: %s", a->name,
-                                      a->want_datastore, a->want_reason) > 0);
+                        check(asprintf(&move,
+                                      "tenant %s: cannot be moved to datastore %s, where its definition says: %s",
+                                      a->name, a->want_datastore, a->want_reason) > 0);
                         visit(userdata, move);
                 }
                 if (!a->reason && !sick && !quarantined)

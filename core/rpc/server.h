@@ -207,7 +207,7 @@ struct grpc_call {
         struct message_reader reader;
         struct bytes request; /* in the arena, or request_owned */
         uint8_t *request_owned;
-        size_t held; /* of conn->held */
+        size_t held;   /* of conn->held */
         size_t unread; /* bytes that came while paused: the client's window is smaller by them */
         void *user;
         struct call_header *headers; /* few, or in the arena */

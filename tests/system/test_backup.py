@@ -388,7 +388,7 @@ def test_a_tenant_that_is_deleted_ends_its_backup(daemon):
             for _ in answers:
                 pass
         except grpc.RpcError as e:
-            assert e.code() == grpc.StatusCode.UNAVAILABLE, e
+            assert e.code() == grpc.StatusCode.ABORTED, e
     assert not tenants(daemon)
 
 

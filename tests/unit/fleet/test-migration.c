@@ -160,11 +160,11 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
         return remove(path);
 }
 
-#define DATASTORES                                                                                                     \
-        "apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: here}\n"                                    \
+#define DATASTORES                                                                                                                              \
+        "apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: here}\n"                                                             \
         "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, system: true, default: true, parameters: {instance: %s-here}}\n" \
-        "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: there}\n"                              \
-        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, parameters: {instance: %s-there}}\n"                       \
+        "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: there}\n"                                                       \
+        "spec: {driver: Memory, endpoints: ['127.0.0.1:1'], allowUnsafe: true, parameters: {instance: %s-there}}\n"                             \
         "---\napiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: local}\nspec: {driver: SQLite, path: local}\n"
 
 static void prepare(struct daemon *d, const char *name) {
@@ -252,8 +252,7 @@ static int create(struct daemon *d, const char *name, const char *datastore) {
 }
 
 static int migrate(struct daemon *d, const char *name, const char *datastore, int64_t retention_s) {
-        const struct fleet_migrate m = {
-                .name = name, .datastore = datastore, .retention_s = retention_s, .wait = true};
+        const struct fleet_migrate m = {.name = name, .datastore = datastore, .retention_s = retention_s, .wait = true};
 
         do { /* a daemon that has just started: the others know it not yet, a datastore is being dialled */
                 d->done = false;
@@ -265,8 +264,8 @@ static int migrate(struct daemon *d, const char *name, const char *datastore, in
         return d->result;
 }
 
-static int ask(struct daemon *d, void (*what)(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata),
-        const char *name) {
+static int ask(struct daemon *d,
+        void (*what)(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata), const char *name) {
         d->done = false;
         what(d->fleet, name, on_done, d);
         assert_false(d->done);
@@ -325,7 +324,7 @@ struct hand {
         /* Of the log. */
         struct stoke_end end;
         int64_t revision;
-        uint8_t last_kind;  /* of those about seals */
+        uint8_t last_kind; /* of those about seals */
         uint8_t last_id[16];
         struct stoke_record *records; /* owned, keys and values too */
         size_t n_records;
@@ -357,13 +356,15 @@ static int on_visited(void *userdata, const struct stoke_record *record) {
         return 0;
 }
 
-static int load(struct hand *h, const struct stoke_driver *driver, struct stoke_session *session, struct stoke_call *call) {
-        return driver->load(
-                session, &h->keyspace, &(struct stoke_end){}, true, call, on_visited, h, &h->end);
+static int load(
+        struct hand *h, const struct stoke_driver *driver, struct stoke_session *session, struct stoke_call *call) {
+        return driver->load(session, &h->keyspace, &(struct stoke_end){}, true, call, on_visited, h, &h->end);
 }
 
-static int seal(struct hand *h, const struct stoke_driver *driver, struct stoke_session *session, struct stoke_call *call) {
-        struct stoke_record record = {.kind = RECORD_SEAL, .key = h->id, .key_size = 16, .value = "there", .value_size = 5};
+static int seal(
+        struct hand *h, const struct stoke_driver *driver, struct stoke_session *session, struct stoke_call *call) {
+        struct stoke_record record = {
+                .kind = RECORD_SEAL, .key = h->id, .key_size = 16, .value = "there", .value_size = 5};
         struct stoke_append append = {.size = sizeof(append), .records = &record, .n_records = 1};
         int r = load(h, driver, session, call);
 
@@ -542,7 +543,8 @@ static void ghost_written(struct registry_write *w, int result, const char *reas
 }
 
 /* The record is changed by change(), as another daemon might have. */
-static void ghost_write(const char *name, void (*change)(struct registry_record *record, void *userdata), void *userdata) {
+static void ghost_write(
+        const char *name, void (*change)(struct registry_record *record, void *userdata), void *userdata) {
         static const struct format_range formats = {1, 9};
         struct registry_open open = {.listener = {.on_begin = ghost_begin,
                                              .on_record = ghost_record,

@@ -247,8 +247,8 @@ static void test_moves_survive(void **state) {
 
         /* Parts that are damaged are told, not guessed. */
         for (size_t i = 0; i < 4; i++) {
-                static const char *const parts[] = {",\"migration\":{}", ",\"previous\":{\"datastore\":1}", ",\"moved\":7",
-                        ",\"cluster\":\"x\""};
+                static const char *const parts[] = {
+                        ",\"migration\":{}", ",\"previous\":{\"datastore\":1}", ",\"moved\":7", ",\"cluster\":\"x\""};
                 struct error why = {};
 
                 read = NULL;

@@ -243,7 +243,8 @@ static void test_fixed_changes(void **state) {
 
         (void)state;
         a = load_ok(&options);
-        folder_write(&folder, "stokehold.yaml", "log: {level: debug}\ntenants: {quota: 1Gi}\nmigration: {bandwidth: 1Mi}\n");
+        folder_write(
+                &folder, "stokehold.yaml", "log: {level: debug}\ntenants: {quota: 1Gi}\nmigration: {bandwidth: 1Mi}\n");
         b = load_ok(&options);
         assert_null(settings_fixed_changes(a, b));
         settings_free(b);
