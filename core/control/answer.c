@@ -284,6 +284,9 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->host = text(arena, view->host_name);
         t->elsewhere = view->is_elsewhere;
         add_client_names(arena, t, view);
+        t->last_backup = answer_time(arena, view->last_backup);
+        t->last_backup_bytes = view->last_backup_bytes;
+        t->backup_failure = text(arena, view->backup_failure);
         add_manifest(arena, t, view);
         add(list, t);
 }

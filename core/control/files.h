@@ -23,22 +23,21 @@ void files_clone_free(struct grpc_call *call);
 #define CONTROL_FILES_METHODS                                                                                          \
         {.path = "/stokehold.control.v1.Control/BackupTenant",                                                         \
                 .server_streaming = true,                                                                              \
-                .user_size = sizeof(void *),                                                                        \
-                .on_message = files_backup_tenant,                                                                   \
-                .on_cancel = files_backup_cancel,                                                                    \
-                .on_drained = files_backup_drained,                                                                  \
-                .on_free = files_backup_free},                                                                       \
-        {.path = "/stokehold.control.v1.Control/RestoreTenant",                                                        \
-                .client_streaming = true,                                                                              \
-                .server_streaming = true,                                                                              \
-                .user_size = sizeof(void *),                                                                        \
-                .on_message = files_restore_tenant,                                                                  \
-                .on_half_close = files_restore_end,                                                                  \
-                .on_cancel = files_restore_cancel,                                                                   \
-                .on_free = files_restore_free},                                                                        \
-        {.path = "/stokehold.control.v1.Control/CloneTenant",                                                          \
-                .server_streaming = true,                                                                              \
                 .user_size = sizeof(void *),                                                                           \
-                .on_message = files_clone_tenant,                                                                      \
-                .on_cancel = files_clone_cancel,                                                                       \
-                .on_free = files_clone_free}
+                .on_message = files_backup_tenant,                                                                     \
+                .on_cancel = files_backup_cancel,                                                                      \
+                .on_drained = files_backup_drained,                                                                    \
+                .on_free = files_backup_free},                                                                         \
+                {.path = "/stokehold.control.v1.Control/RestoreTenant",                                                \
+                        .client_streaming = true,                                                                      \
+                        .server_streaming = true,                                                                      \
+                        .user_size = sizeof(void *),                                                                   \
+                        .on_message = files_restore_tenant,                                                            \
+                        .on_half_close = files_restore_end,                                                            \
+                        .on_cancel = files_restore_cancel,                                                             \
+                        .on_free = files_restore_free},                                                                \
+        {                                                                                                              \
+                .path = "/stokehold.control.v1.Control/CloneTenant", .server_streaming = true,                         \
+                .user_size = sizeof(void *), .on_message = files_clone_tenant, .on_cancel = files_clone_cancel,        \
+                .on_free = files_clone_free                                                                            \
+        }

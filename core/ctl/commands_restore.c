@@ -191,7 +191,7 @@ const struct ctl_command ctl_commands_restore[] = {
                 2, 2, OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN | OPTION_OVER | OPTION_YES,
                 run_restore},
         {"tenant", "clone", "NAME NEW", "Make a tenant with all that another one has now",
-                "NEW is as NAME was at one moment, with its history and revisions, and has a cluster id of its own.\n", 2, 2,
-                OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN, run_clone},
+                "NEW is as NAME was at one moment, with its history and revisions, and has a cluster id of its own.\n",
+                2, 2, OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN, run_clone},
         {},
 };

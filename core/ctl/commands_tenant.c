@@ -133,6 +133,14 @@ static void print_tenant(const Stokehold__Control__V1__Tenant *t) {
         output_field("Quota", "%s", t->quota_bytes ? output_size(t->quota_bytes, &word) : "none");
         output_field("Clients", "%llu connections, %llu watches, %llu leases", (unsigned long long)t->n_connections,
                 (unsigned long long)t->n_watchers, (unsigned long long)t->n_leases);
+        if (*t->last_backup)
+                output_field("Last backup", "%s ago, %s", output_since(t->last_backup, &word),
+                        output_size(t->last_backup_bytes, &word2));
+        if (*t->backup_failure) {
+                fputs(output_colour(COLOUR_WARN), stdout);
+                output_field("Backups fail", "%s", t->backup_failure);
+                fputs(output_colour_off(), stdout);
+        }
         output_field("When deleted", "%s the data", strcmp(t->deletion_policy, "Retain") == 0 ? "keep" : "delete");
         if (*t->host)
                 output_field("Host", "%s%s", t->host, t->elsewhere ? ", which alone serves it" : "");

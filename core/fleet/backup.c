@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/backup.h"
 
 /*
  * One backup: an errand opens the tap on the tenant's shard; its end starts the thread, which reads the stream, packs, and writes; the thread's end
@@ -11,7 +11,7 @@
 
 #include "base/owner.h"
 #include "base/thread.h"
-#include "fleet/backup.h"
+#include "fleet/state.h"
 #include "fleet/tap.h"
 
 #define PATIENCE_NS (30 * NSEC_PER_SEC)
@@ -20,11 +20,11 @@ struct backup {
         struct copying copying;
         struct fleet *fleet; /* borrowed */
         struct backup_config config;
-        struct loop *shard; /* borrowed */
+        struct loop *shard;    /* borrowed */
         struct tenant *tenant; /* the shard's */
         struct datastore *ds;
-        struct tap *tap;       /* owned */
-        struct stream *stream; /* owned; the shard's to make and to free */
+        struct tap *tap;        /* owned */
+        struct stream *stream;  /* owned; the shard's to make and to free */
         struct errand *opening; /* the errand that waits for the tap; the shard's */
         uint32_t owner;
         struct archive_about about;
@@ -69,8 +69,8 @@ static void finish(struct backup *b) {
                 free(b->reason);
                 b->reason = steal(b->cancel_reason);
         }
-        b->config.done(b->config.userdata, b->result, b->reason ? b->reason : "", b->begun ? &b->about : NULL,
-                &b->figures);
+        b->config.done(
+                b->config.userdata, b->result, b->reason ? b->reason : "", b->begun ? &b->about : NULL, &b->figures);
         pthread_mutex_destroy(&b->mutex);
         free(b->cancel_reason);
         free(b->reason);
@@ -97,8 +97,7 @@ static int write_leases(struct backup *b, struct archive_writer *w) {
 
         for (size_t i = 0; i < about->n_leases && r == 0; i++)
                 r = archive_write_lease(w,
-                        &(struct archive_lease){
-                                about->leases[i].id, about->leases[i].ttl, about->leases[i].left_ms});
+                        &(struct archive_lease){about->leases[i].id, about->leases[i].ttl, about->leases[i].left_ms});
         return r;
 }
 

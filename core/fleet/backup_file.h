@@ -11,8 +11,8 @@
 #include "base/error.h"
 
 struct backup_file {
-        char *directory, *tenant;       /* owned */
-        char *path, *temporary;         /* owned */
+        char *directory, *tenant; /* owned */
+        char *path, *temporary;   /* owned */
         int fd;
 };
 

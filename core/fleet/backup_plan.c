@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/backup_plan.h"
 
 /*
  * A plan goes round: look at the directory (on a thread, since it may be slow), wait, back up, wait. One that fails waits for a shorter time. A plan that
@@ -14,10 +14,11 @@
 #include "base/thread.h"
 #include "fleet/backup.h"
 #include "fleet/backup_file.h"
+#include "fleet/state.h"
 #include "keyspace/record.h"
 
-#define AT_ONCE 2                        /* backups by the clock that run on this daemon */
-#define BUSY_NS NSEC_PER_SEC             /* until there is a place */
+#define AT_ONCE 2                         /* backups by the clock that run on this daemon */
+#define BUSY_NS NSEC_PER_SEC              /* until there is a place */
 #define RETRY_MAX_NS (300 * NSEC_PER_SEC) /* after a failure */
 #define JITTER_MAX_NS (600 * NSEC_PER_SEC)
 
@@ -153,8 +154,8 @@ static void on_done(void *userdata, int result, const char *reason, const struct
                 p->last = about->created;
                 p->bytes = figures->file_bytes;
                 set_reason(p, NULL);
-                log_at(LOG_LEVEL_INFO, &context, "backed up to %s: revision %lld, %llu records, %llu bytes", p->file.path,
-                        (long long)about->revision, (unsigned long long)figures->n_records,
+                log_at(LOG_LEVEL_INFO, &context, "backed up to %s: revision %lld, %llu records, %llu bytes",
+                        p->file.path, (long long)about->revision, (unsigned long long)figures->n_records,
                         (unsigned long long)figures->file_bytes);
         } else if (p->assignment && result != -ECANCELED)
                 set_reason(p, reason);
@@ -255,8 +256,9 @@ void backup_plan_update(struct assignment *a) {
         struct backup_plan *p = a->backup_plan;
         bool wanted = d && d->backup_directory && d->backup_every_ns;
 
-        if (p && (!wanted || p->every_ns != d->backup_every_ns || p->keep != d->backup_keep ||
-                         strcmp(p->directory, d->backup_directory) != 0)) {
+        if (p &&
+                (!wanted || p->every_ns != d->backup_every_ns || p->keep != d->backup_keep ||
+                        strcmp(p->directory, d->backup_directory) != 0)) {
                 backup_plan_free(a);
                 p = NULL;
         }

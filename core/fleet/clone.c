@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/clone.h"
 
 /*
  * The new tenant's record first, in phase Installing; then, on the old one's shard, a tap on its log and a pump into the new one's datastore; the record
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/owner.h"
-#include "fleet/clone.h"
+#include "fleet/state.h"
 #include "fleet/tail.h"
 #include "fleet/tap.h"
 #include "fleet/uuid.h"
@@ -31,9 +31,9 @@ struct clone {
         struct loop_task end_task;
 
         /* The shard's, from the first errand to the end of the second. */
-        struct loop *shard;           /* borrowed */
-        struct tenant *tenant;        /* the source */
-        struct datastore *target;     /* borrowed */
+        struct loop *shard;       /* borrowed */
+        struct tenant *tenant;    /* the source */
+        struct datastore *target; /* borrowed */
         uint8_t incarnation[16], id[16], cluster[16];
         struct errand *errand; /* the first; NULL: it has returned */
         struct tap *tap;       /* owned */
@@ -228,8 +228,9 @@ static void open_back(struct errand *errand) {
 
         if (errand->result != 0)
                 set_result(c, errand->result,
-                        errand->result > 0 ? "whether it was committed is not known yet; the new tenant says what becomes of it"
-                                           : errand->reason);
+                        errand->result > 0
+                                ? "whether it was committed is not known yet; the new tenant says what becomes of it"
+                                : errand->reason);
         close_all(c);
 }
 

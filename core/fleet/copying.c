@@ -1,6 +1,8 @@
-#include "fleet/state.h"
+#include "fleet/copying.h"
 
 /* The list of what reads a tenant. Main loop only. */
+
+#include "fleet/state.h"
 
 void copying_enter(struct copying *c, struct assignment *a) {
         c->assignment = a;

@@ -148,6 +148,9 @@ struct fleet_tenant_view {
         bool retain, serving;
         const char *host, *host_name; /* id and name of the one host that reaches its datastore; "": all do */
         bool is_elsewhere;            /* that is another one */
+        int64_t last_backup;          /* by the clock: seconds since 1970; 0: none, or another daemon makes them */
+        uint64_t last_backup_bytes;
+        const char *backup_failure; /* "" or why the last attempt has failed */
         int64_t created;
         const uint32_t *peers;
         size_t n_peers;

@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/installing.h"
 
 /*
  * The life of a tenant in phase Installing, beside what brings its data. Main loop only.
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/state.h"
 #include "fleet/uuid.h"
 #include "keyspace/install.h"
 

@@ -33,8 +33,8 @@ struct intake {
         struct lease_left *leases; /* owned */
         size_t n_leases, leases_capacity;
 
-        struct stream_piece *filling;   /* owned */
-        struct waiting *first, **last;  /* owned */
+        struct stream_piece *filling;  /* owned */
+        struct waiting *first, **last; /* owned */
         size_t waiting_bytes;
         uint64_t taken;
         bool begun, feeding, ended, fed, was_full, tail_fed;

@@ -196,7 +196,8 @@ void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn d
         }
         if (p && p->restored) {
                 fleet_refuse(fleet, done, userdata, -EBUSY,
-                        "what tenant %s was before was replaced by a restore, and its clients have seen that: nothing goes back", name);
+                        "what tenant %s was before was replaced by a restore, and its clients have seen that: nothing goes back",
+                        name);
                 return;
         }
         if (!p || p->back) {

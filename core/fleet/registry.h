@@ -54,11 +54,11 @@ const char *migration_phase_name(enum migration_phase phase);
 
 struct registry_migration {
         enum migration_phase phase;
-        uint8_t id[16]; /* of the seal and of the installation; never used again */
-        bool back;      /* nothing is copied: back to what `previous` says */
-        bool restore;   /* nothing is copied: what is installed comes from a backup, and is another log */
-        char *datastore; /* owned, as all strings here: the target, */
-        char *host, *host_name; /* the one host that reaches it; "": all do */
+        uint8_t id[16];          /* of the seal and of the installation; never used again */
+        bool back;               /* nothing is copied: back to what `previous` says */
+        bool restore;            /* nothing is copied: what is installed comes from a backup, and is another log */
+        char *datastore;         /* owned, as all strings here: the target, */
+        char *host, *host_name;  /* the one host that reaches it; "": all do */
         uint8_t incarnation[16]; /* of the keyspace that is installed there */
         uint8_t owner[16];       /* the daemon that does it */
         int64_t started;         /* seconds since 1970 */
@@ -70,9 +70,9 @@ struct registry_migration {
 struct registry_previous {
         char *datastore; /* owned, as all strings here */
         uint8_t incarnation[16], migration[16];
-        bool back;     /* the tenant went back from here, to a log that has not what was written here */
-        bool restored; /* what followed it is another log, from a backup: nothing goes back to it */
-        int64_t until; /* seconds since 1970 */
+        bool back;              /* the tenant went back from here, to a log that has not what was written here */
+        bool restored;          /* what followed it is another log, from a backup: nothing goes back to it */
+        int64_t until;          /* seconds since 1970 */
         char *host, *host_name; /* as in the record */
 };
 
@@ -99,7 +99,8 @@ struct registry_record {
         int64_t recover_above; /* its revisions begin above this one */
         char *host;            /* id of the one host that reaches its datastore (fleet/host.h); "": all do */
         char *host_name;       /* that host's, for people */
-        uint8_t installation[16], installer[16]; /* Installing: the installation's id, and the daemon whose it is; else all zero */
+        uint8_t installation[16],
+                installer[16]; /* Installing: the installation's id, and the daemon whose it is; else all zero */
         uint8_t cluster[16];   /* incarnation that clients know it by, which no move changes */
         struct registry_migration *migration; /* owned; NULL: none is under way */
         struct registry_previous *previous;   /* owned; NULL: there is none */

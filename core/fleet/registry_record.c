@@ -138,11 +138,11 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         if (format < 0 || !format_is_known(formats, (uint32_t)format))
                 return error_set(reterr, -EBADMSG, "has format %d, and this version knows %u to %u", format,
                         formats->oldest, formats->current);
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I s?s s?s}", "datastore",
-                    &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source,
-                    "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host, "hostName",
-                    &host_name, "recovery", &recovery, "recoverAbove", &recover_above, "installation", &installation,
-                    "installer", &installer) < 0)
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I s?s s?s}",
+                    "datastore", &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source",
+                    &source, "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host,
+                    "hostName", &host_name, "recovery", &recovery, "recoverAbove", &recover_above, "installation",
+                    &installation, "installer", &installer) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
 
         record = new0(struct registry_record);

@@ -1,4 +1,4 @@
-#include "fleet/state.h"
+#include "fleet/restore.h"
 
 /*
  * A restore that makes a tenant: its record first, in phase Installing; then the file is taken in; committed, the record is made Ready, and served as any
@@ -9,7 +9,7 @@
 
 #include "base/log.h"
 #include "fleet/intake.h"
-#include "fleet/restore.h"
+#include "fleet/state.h"
 
 #define EARLY_BYTES ((size_t)4 * 1024 * 1024)
 
@@ -17,7 +17,7 @@ struct restore {
         struct installing installing;
         struct fleet *fleet; /* borrowed */
         struct restore_config config;
-        char *name; /* owned */
+        char *name;            /* owned */
         struct intake *intake; /* owned; NULL: not yet, or over */
         struct buf early;      /* what came before there was an intake */
         bool early_end, committing, waits_recorded, refused;
@@ -87,7 +87,8 @@ static void on_committed(void *userdata, int result, const char *reason) {
         if (result != 0) {
                 /* What became of it is found out with the abort. */
                 give_up(r, result < 0 ? result : -EAGAIN,
-                        result > 0 ? "whether it was committed is not known yet; the tenant says what becomes of it" : reason);
+                        result > 0 ? "whether it was committed is not known yet; the tenant says what becomes of it"
+                                   : reason);
                 return;
         }
         intake_free(steal(r->intake));
@@ -121,7 +122,8 @@ static void on_room(void *userdata) {
         r->config.on_room(r->config.userdata);
 }
 
-static void begin_intake(struct restore *r, struct fleet_store *store, const uint8_t incarnation[16], const uint8_t id[16]) {
+static void begin_intake(
+        struct restore *r, struct fleet_store *store, const uint8_t incarnation[16], const uint8_t id[16]) {
         struct intake_config config = {
                 .loop = r->fleet->loop,
                 .name = r->name,
@@ -214,8 +216,8 @@ enum restore_progress restore_over_commit(
         if (!r->committing) {
                 known = known_logs_get(a->fleet->known, a->name, a->record->incarnation, a->record->recovery);
                 r->committing = true;
-                intake_commit(r->intake,
-                        max_of(max_of(sealed->sealed_revision, known.revision), a->record->recover_above));
+                intake_commit(
+                        r->intake, max_of(max_of(sealed->sealed_revision, known.revision), a->record->recover_above));
         }
         return r->committed ? RESTORE_DONE : RESTORE_GOES_ON;
 }

@@ -11,7 +11,7 @@ struct restore;
 
 struct restore_config {
         struct fleet_create create; /* wait is not looked at; datastore "": the default one */
-        bool over; /* not of a new tenant: what this one has is replaced. Only the name is looked at */
+        bool over;                  /* not of a new tenant: what this one has is replaced. Only the name is looked at */
         void (*on_room)(void *userdata); /* restore_is_full() is over */
         /* Exactly once, last: 0: it is served. */
         fleet_done_fn done;

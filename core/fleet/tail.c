@@ -10,6 +10,9 @@
 #include "keyspace/record.h"
 #include "keyspace/stream_piece.h"
 
+/* At least 2, so that a watch that has all up to `above` is behind the mark, too, and is told so. As generous as a recovery's. */
+#define GAP INT64_C(1000000)
+
 static int add(struct tail *tail, const struct tail_config *config, struct stoke_record *r) {
         if (!tail->piece)
                 tail->piece = stream_piece_new();
@@ -27,9 +30,8 @@ int tail_make(const struct tail_config *config, struct tail *ret) {
         int r = 0;
 
         if (config->above) {
-                tail.revision = max_of(config->above, config->revision) + 1;
-                r = add(&tail, config,
-                        &(struct stoke_record){.kind = RECORD_MARK, .create_revision = tail.revision});
+                tail.revision = max_of(config->above, config->revision) + GAP;
+                r = add(&tail, config, &(struct stoke_record){.kind = RECORD_MARK, .create_revision = tail.revision});
         }
         for (size_t i = 0; i < config->n_leases && r == 0; i++)
                 if (config->leases[i].left_ms / 1000 < config->leases[i].ttl)

@@ -37,7 +37,7 @@ void tap_there_close(struct tap *tap);
 struct tap_about {
         struct archive_about archive; /* created, version: not set */
         struct stoke_end end;
-        uint64_t bytes; /* of all records, about */
+        uint64_t bytes;            /* of all records, about */
         struct lease_left *leases; /* borrowed */
         size_t n_leases;
         struct datastore *datastore; /* where the log is */

@@ -66,7 +66,9 @@ void fleet_each_datastore(
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
         const struct registry_record *record = assignment_record(a);
         const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
+        struct backup_plan_view backups;
 
+        backup_plan_get(a, &backups);
         *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
         *ret = (struct fleet_tenant_view){
                 .name = a->name,
@@ -89,6 +91,9 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .host = record->host,
                 .host_name = record->host_name,
                 .is_elsewhere = assignment_is_elsewhere(a),
+                .last_backup = backups.last,
+                .last_backup_bytes = backups.bytes,
+                .backup_failure = backups.reason,
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
                 .client_names = (const char *const *)record->client_names,
@@ -250,7 +255,14 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 bool sick = a->figures.condition == KEYSPACE_UNREACHABLE ||
                         a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED ||
                         a->figures.condition == KEYSPACE_NO_MEMORY;
+                struct backup_plan_view backups;
 
+                backup_plan_get(a, &backups);
+                if (backups.reason[0]) {
+                        check(asprintf(&line, "tenant %s: no backup could be made: %s", a->name, backups.reason) > 0);
+                        visit(userdata, line);
+                        free(steal(line));
+                }
                 if (a->want_reason && a->want_datastore) {
                         cleanup(freep) char *move = NULL;
 

@@ -221,7 +221,7 @@ struct grpc_call {
         struct http1_request *page_request; /* borrowed; NULL: none is being answered */
         struct bytes page;                  /* in the arena: what remains of it to be sent */
         uint8_t *request_owned;
-        size_t held; /* of conn->held */
+        size_t held;   /* of conn->held */
         size_t unread; /* bytes that came while paused: the client's window is smaller by them */
         void *user;
         struct call_header *headers; /* few, or in the arena */

@@ -197,7 +197,11 @@ static void test_shipped_examples(void **state) {
         assert_string_equal(t->client_names[2].name, "DNS:captain.ship.example");
         assert_string_equal(t->client_ca.namespace, "ship");
         assert_string_equal(t->client_revocations.key, "ca.crl");
+        assert_int_equal(t->backup_every_ns, 6 * 3600 * NSEC_PER_SEC);
+        assert_int_equal(t->backup_keep, 7);
+        assert_string_equal(t->backup_directory, "/srv/backups");
         t = tenant(w, "pilot");
+        assert_null(t->backup_directory);
         assert_null(t->datastore);
         assert_false(t->has_quota || t->has_auto_compact || t->has_socket_mode || t->retain);
         assert_int_equal(t->owner, (uid_t)-1);
@@ -508,6 +512,16 @@ static const struct {
         {TENANT("spec:\n  quota: 2 Gi\n"), "6: Tenant \"t\": spec.quota: must be a size, such as 256Mi or 2Gi"},
         {TENANT("spec:\n  autoCompaction: 5\n"),
                 "6: Tenant \"t\": spec.autoCompaction: must be a duration, such as 500ms, 5m or 1h30m, or off"},
+        {TENANT("spec:\n  backup: {keep: 3, directory: /srv}\n"), "6: Tenant \"t\": spec.backup.every: Required value"},
+        {TENANT("spec:\n  backup: {every: 6h}\n"), "6: Tenant \"t\": spec.backup.directory: Required value"},
+        {TENANT("spec:\n  backup: {every: 100ms, directory: /srv}\n"),
+                "6: Tenant \"t\": spec.backup.every: must be at least 1s, or off"},
+        {TENANT("spec:\n  backup: {every: 6h, keep: 0, directory: /srv}\n"),
+                "6: Tenant \"t\": spec.backup.keep: must be from 1 to 10000"},
+        {TENANT("spec:\n  backup: {every: 6h, directory: srv}\n"),
+                "6: Tenant \"t\": spec.backup.directory: must be an absolute path"},
+        {TENANT("spec:\n  backup: {every: 6h, directory: /srv, compress: true}\n"),
+                "6: Tenant \"t\": spec.backup.compress: unknown field"},
         {TENANT("spec:\n  deletionPolicy: Keep\n"),
                 "6: Tenant \"t\": spec.deletionPolicy: Unsupported value: \"Keep\": supported values: \"Delete\", \"Retain\""},
         {TENANT("spec:\n  endpoint: {mode: rwx}\n"),

@@ -33,6 +33,16 @@ static void test_records_survive(void **state) {
         world_write(w, r, record, false);
         assert_int_equal(w->result, 0);
         assert_true(record->mod_revision > 1);
+        record->phase = REGISTRY_INSTALLING;
+        uuid_make(record->installation);
+        uuid_make(record->installer);
+        world_write(w, r, record, false);
+        assert_int_equal(w->result, 0);
+        world_close_registry(w, r);
+        r = world_open_registry(w);
+        assert_int_equal(world_records[0]->phase, REGISTRY_INSTALLING);
+        assert_memory_equal(world_records[0]->installation, record->installation, 16);
+        assert_memory_equal(world_records[0]->installer, record->installer, 16);
         record->phase = REGISTRY_READY;
         world_write(w, r, record, false);
         assert_int_equal(w->result, 0);

@@ -1,0 +1,467 @@
+"""
+Backups, restores and clones, of tenants that are used meanwhile, on every driver. If these fail, the day on which a backup is needed is the day on which it
+turns out not to be one; or a restore leaves clients with what is no more.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import stat
+import subprocess
+import threading
+import time
+import types
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from conftest import as_root, etcdctl, program, running, wait_for
+from test_migration import DRIVERS, fill, hash_kv, placed, pool, revision, time_to_live  # pylint: disable=unused-import
+
+ELSEWHERE = [("SQLite", "PostgreSQL"), ("PostgreSQL", "MySQL"), ("MySQL", "SQLite")]
+CHUNK = 128 * 1024
+
+
+def backup(d, path, name="demo", *more):
+    return json.loads(d.stokectl("tenant", "backup", name, str(path), "-o", "json", *more).stdout)
+
+
+@contextlib.contextmanager
+def load(endpoint, names=("w1", "w2")):
+    """Writers that go on until it ends. (What they write is theirs: put-loop's keys.)"""
+    found = [subprocess.Popen([program("client"), "put-loop", endpoint, name, "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+             for name in names]
+    try:
+        yield found
+    finally:
+        for p in found:
+            p.terminate()
+            p.wait(10)
+
+
+class Informer:
+    """etcd's own client, used as Kubernetes does: list, watch, list anew when told that history is gone."""
+
+    def __init__(self, endpoint, prefix):
+        self.process = subprocess.Popen([program("client"), "informer", endpoint, prefix], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "listed\n"
+
+    def end(self):
+        """Its copy is what there is: figures. (It fails if a revision went back, or the copy stays different.)"""
+        out, err = self.process.communicate("end\n", timeout=60)
+        assert self.process.returncode == 0, err
+        return json.loads(out.splitlines()[-1])
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def informers(*places):
+    found = [Informer(*p) for p in places]
+    try:
+        yield found
+    finally:
+        for i in found:
+            i.close()
+
+
+class Control:
+    """The control protocol itself, for what stokectl is too careful to do."""
+
+    def __init__(self, d):
+        self.channel = grpc.insecure_channel(f"unix:{d.control_socket}")
+        pool_ = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
+        self.messages = types.SimpleNamespace(**{
+            m.name: message_factory.GetMessageClass(m) for method in pool_.FindServiceByName("stokehold.control.v1.Control").methods
+            for m in (method.input_type, method.output_type)})
+
+    def restore(self, requests):
+        m = self.messages
+        call = self.channel.stream_stream(
+            "/stokehold.control.v1.Control/RestoreTenant", request_serializer=m.RestoreTenantRequest.SerializeToString,
+            response_deserializer=m.RestoreTenantResponse.FromString)
+        return call(requests)
+
+    def begin(self, name, over=False):
+        return self.messages.RestoreTenantRequest(begin={"name": name, "over": over})
+
+    def data(self, piece):
+        return self.messages.RestoreTenantRequest(data=piece)
+
+    def requests(self, name, content, over=False):
+        yield self.begin(name, over)
+        for i in range(0, len(content), CHUNK):
+            yield self.data(content[i:i + CHUNK])
+
+    def close(self):
+        self.channel.close()
+
+
+@contextlib.contextmanager
+def control(d):
+    c = Control(d)
+    try:
+        yield c
+    finally:
+        c.close()
+
+
+def tenants(d):
+    return {t["name"]: t for t in d.ask("tenant", "list")["tenants"]}
+
+
+# ---- what is in it
+
+@pytest.mark.parametrize("source,target", ELSEWHERE)
+def test_a_backup_under_load_restores_elsewhere(pool, source, target):
+    """All that was written when the command was given is in it, with its history, as of one revision."""
+    with placed(pool, source, target) as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        fill(endpoint)
+        etcdctl(endpoint, "compact", str(revision(endpoint) // 2))
+        lease = re.search(r"lease (\w+) granted", etcdctl(endpoint, "lease", "grant", "1000").stdout).group(1)
+        etcdctl(endpoint, "put", "/leased", "x", "--lease", lease)
+        etcdctl(endpoint, "del", "/fill/3")
+        with load(endpoint):
+            wait_for("writers write", lambda: etcdctl(endpoint, "get", "/loop/", "--prefix", "--keys-only").stdout)
+            etcdctl(endpoint, "put", "/last", "before")
+            before = revision(endpoint)
+            made = backup(d, d.root / "file")
+            etcdctl(endpoint, "put", "/after", "the backup")
+        assert made["revision"] >= before and made["records"] > 0 and made["leases"] == 1
+        assert d.ask("tenant", "verify-backup", str(d.root / "file")) == made
+
+        d.stokectl("tenant", "restore", "again", str(d.root / "file"), "--datastore", "b")
+        again = d.endpoint("again")
+        assert tenants(d)["again"]["datastore"] == "b"
+        assert hash_kv(again)[:2] == hash_kv(endpoint, made["revision"])[:2]
+        assert revision(again) == made["revision"]
+        assert etcdctl(again, "get", "/last", "--print-value-only").stdout.strip() == "before"
+        assert not etcdctl(again, "get", "/after").stdout
+        assert not etcdctl(again, "get", "/fill/3").stdout
+        assert 900 < time_to_live(again, lease) <= 1000
+        # History as it was: from just above what was compacted on, and not below.
+        assert "compacted" in etcdctl(again, "get", "/last", f"--rev={made['compacted'] - 1}", check=False).stderr
+        assert etcdctl(again, "get", "/fill/3", f"--rev={made['compacted'] + 1}").returncode == 0
+        etcdctl(again, "put", "/goes", "on")
+        assert revision(again) == made["revision"] + 1
+        etcdctl(again, "lease", "revoke", lease)
+        assert not etcdctl(again, "get", "/leased").stdout
+        # It outlives its daemon's restart, and compaction of what came in.
+        etcdctl(again, "compact", str(revision(again)))
+        found = hash_kv(again)
+        d.restart()
+        assert hash_kv(d.wait_tenant("again"))[0] == found[0]
+
+
+def test_leases_have_the_time_they_had(daemon):
+    """A lease that was half over is half over after the restore, and ends on time; it can be kept alive."""
+    endpoint = daemon.tenant()
+    grant = lambda ttl: re.search(r"lease (\w+) granted", etcdctl(endpoint, "lease", "grant", str(ttl)).stdout).group(1)  # noqa: E731
+    short, long, kept = grant(8), grant(500), grant(500)
+    for name, lease in (("short", short), ("long", long), ("kept", kept)):
+        etcdctl(endpoint, "put", f"/{name}", "x", "--lease", lease)
+    wait_for("time goes by", lambda: time_to_live(endpoint, long) < 496)
+    at_most = time_to_live(endpoint, long)
+    backup(daemon, daemon.root / "file")
+    daemon.stokectl("tenant", "restore", "again", str(daemon.root / "file"))
+    again = daemon.endpoint("again")
+    assert time_to_live(again, long) <= at_most
+    etcdctl(again, "lease", "keep-alive", "--once", kept)
+    assert time_to_live(again, kept) > 497
+    wait_for("the short one ends", lambda: not etcdctl(again, "get", "/short").stdout)
+    assert etcdctl(again, "get", "/long").stdout
+    # The file says what it said: restored later, the time counts from there.
+    daemon.stokectl("tenant", "restore", "later", str(daemon.root / "file"))
+    assert etcdctl(daemon.endpoint("later"), "get", "/short").stdout
+    daemon.restart()
+    assert time_to_live(daemon.wait_tenant("again"), long) <= at_most
+
+
+def test_clone(pool):
+    with placed(pool, "SQLite", "PostgreSQL") as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        fill(endpoint)
+        with load(endpoint):
+            made = json.loads(d.stokectl("tenant", "clone", "demo", "copy", "--datastore", "b", "-o", "json").stdout)
+            at = made["revision"] or revision(d.endpoint("copy"))
+        copy = d.endpoint("copy")
+        assert hash_kv(copy)[0] == hash_kv(endpoint, at)[0]
+        cluster = lambda e: json.loads(etcdctl(e, "get", "x", "-w", "json").stdout)["header"]["cluster_id"]  # noqa: E731
+        assert cluster(copy) != cluster(endpoint)
+        etcdctl(copy, "put", "/only", "here")
+        assert not etcdctl(endpoint, "get", "/only").stdout
+        assert d.stokectl("tenant", "clone", "demo", "copy", check=False).returncode == 4
+        assert d.stokectl("tenant", "clone", "nobody", "else", check=False).returncode == 3
+        assert set(tenants(d)) == {"demo", "copy"}
+
+
+# ---- over a tenant that is served
+
+@pytest.mark.parametrize("driver", list(DRIVERS))
+def test_a_restore_over_a_served_tenant(pool, driver):
+    """Whoever was connected throughout ends with what was restored: watches are told that their history is gone, no revision goes back."""
+    with placed(pool, driver, driver) as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        fill(endpoint)
+        made = backup(d, d.root / "file")
+        fill(endpoint, n=100, size=100)
+        etcdctl(endpoint, "put", "/new", "goes away")
+        served = revision(endpoint)
+        log = open(d.root / "watched", "wb")  # pylint: disable=consider-using-with
+        watch = subprocess.Popen([program("etcdctl"), "--endpoints", endpoint, "watch", "/", "--prefix"], stdout=log, stderr=log)
+        try:
+            with informers((endpoint, "/"), (endpoint, "/fill/")) as (all_, some):
+                with load(endpoint) as writers:
+                    wait_for("writers write", lambda: revision(endpoint) > served + 20)
+                    d.stokectl("tenant", "restore", "demo", str(d.root / "file"), "--over", "--yes")
+                    wait_for("writers go on", lambda: etcdctl(endpoint, "get", "/loop/", "--prefix", "--keys-only").stdout)
+                    assert not etcdctl(endpoint, "get", "/new").stdout
+                    assert all(w.poll() is None for w in writers), [w.stderr.read() for w in writers]
+                figures = [all_.end(), some.end()]
+            assert all(f["lists"] >= 2 for f in figures), figures
+            assert min(f["revision"] for f in figures) > served
+            wait_for("the watch is told", lambda: b"compacted" in (d.root / "watched").read_bytes())
+        finally:
+            watch.kill()
+            watch.wait()
+            log.close()
+        shown = d.ask("tenant", "show", "demo")
+        assert shown["compacted"] > served and shown["incarnation"] != made["incarnation"]
+        assert "compacted" in etcdctl(endpoint, "get", "/new", f"--rev={served}", check=False).stderr
+        # What it had before is kept, but nothing goes back to it.
+        assert d.stokectl("migration", "undo", "demo", check=False).returncode == 4
+        # Again, and from its own later backup, and over a restart.
+        backup(d, d.root / "file2")
+        d.stokectl("tenant", "restore", "demo", str(d.root / "file2"), "--over", "--yes")
+        found = revision(endpoint)
+        assert found > shown["revision"]
+        d.restart()
+        assert revision(d.wait_tenant("demo")) >= found
+
+
+# ---- damage, and what fails
+
+def test_a_file_that_is_damaged_is_not_restored(daemon):
+    """By stokectl, which reads it first; nor by the daemon, should it come to it: nothing is left, and the tenant has what it had."""
+    endpoint = daemon.tenant()
+    fill(endpoint)
+    file, bad = daemon.root / "file", daemon.root / "bad"
+    backup(daemon, file)
+    content = file.read_bytes()
+    etcdctl(endpoint, "put", "/later", "x")
+    places = [0, 20, 60, len(content) // 2, len(content) - 60, len(content) - 1]
+    damaged = [content[:i] + bytes([content[i] ^ 1]) + content[i + 1:] for i in places]
+    damaged += [content[:n] for n in (0, 10, 100, len(content) // 2, len(content) - 1)] + [content + b"x", content[16:]]
+    with control(daemon) as c:
+        for n, wrong in enumerate(damaged):
+            bad.write_bytes(wrong)
+            r = daemon.stokectl("tenant", "restore", "again", str(bad), check=False)
+            assert r.returncode == 1 and "bad:" in r.stderr, r
+            assert daemon.stokectl("tenant", "verify-backup", str(bad), check=False).returncode == 1
+            for name, over in (("again", False), ("demo", True)):
+                with pytest.raises(grpc.RpcError) as e:
+                    list(c.restore(c.requests(name, wrong, over)))
+                assert e.value.code() == grpc.StatusCode.INVALID_ARGUMENT, (n, e.value)
+            wait_for("nothing is left of it", lambda: "again" not in tenants(daemon))
+        assert etcdctl(endpoint, "get", "/later", "--print-value-only").stdout.strip() == "x"
+        wait_for("what was begun is undone", lambda: daemon.ask("migration", "show", "demo")["phase"] == "Failed")
+        assert not list((daemon.root / "state").rglob("*again*"))
+        assert list(c.restore(c.requests("again", content)))[-1].tenant.name == "again"
+    assert hash_kv(daemon.endpoint("again"))[0] == hash_kv(endpoint, revision(endpoint) - 1)[0]
+
+
+def test_files_are_private_and_not_overwritten(daemon, tmp_path):
+    endpoint = daemon.tenant()
+    file = tmp_path / "file"
+    os.umask(0)
+    backup(daemon, file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    first = file.read_bytes()
+    etcdctl(endpoint, "put", "/x", "y")
+    r = daemon.stokectl("tenant", "backup", "demo", str(file), check=False)
+    assert r.returncode == 4 and file.read_bytes() == first
+    backup(daemon, file, "demo", "--force")
+    assert file.read_bytes() != first
+    assert daemon.stokectl("tenant", "backup", "nobody", str(tmp_path / "other"), check=False).returncode == 3
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_no_file(daemon, tmp_path):
+    """The file is there whole or not at all."""
+    endpoint = daemon.tenant()
+    for i in range(40):
+        etcdctl(endpoint, "put", f"/{i}", os.urandom(10000).hex())
+    little = tmp_path / "little"
+    little.mkdir()
+    subprocess.run(as_root("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(little)), check=True)
+    try:
+        subprocess.run(as_root("chmod", "0777", str(little)), check=True)
+        r = daemon.stokectl("tenant", "backup", "demo", str(little / "file"), check=False)
+        assert r.returncode == 1 and "No space left" in r.stderr, r
+        assert not list(little.iterdir())
+    finally:
+        subprocess.run(as_root("umount", str(little)), check=True)
+    backup(daemon, tmp_path / "file")
+
+
+@pytest.mark.parametrize("over", [False, True])
+@pytest.mark.parametrize("driver", list(DRIVERS))
+def test_kill_9_in_the_middle_of_a_restore(pool, driver, over):
+    """What was half there is never served, and goes by itself."""
+    with placed(pool, driver, driver) as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        for i in range(20):
+            etcdctl(endpoint, "put", f"/{i}", os.urandom(50000).hex())
+        backup(d, d.root / "file")
+        etcdctl(endpoint, "put", "/later", "x")
+        content = (d.root / "file").read_bytes()
+        with control(d) as c:
+            go_on = threading.Event()
+
+            def requests():
+                yield c.messages.RestoreTenantRequest(begin={"name": "demo" if over else "again", "over": over, "datastore": "" if over else "a"})
+                for i in range(0, len(content) * 2 // 3, CHUNK):
+                    yield c.data(content[i:i + CHUNK])
+                go_on.wait(60)
+            try:
+                answers = c.restore(requests())
+                wait_for("it has begun", lambda: tenants(d).get("again", {}).get("phase") == "Installing" or
+                         (over and d.ask("migration", "show", "demo")["phase"] == "Copying"))
+                assert next(answers).taken > 0
+                d.kill()
+            finally:
+                go_on.set()
+        d.start()
+        wait_for("only what was there is", lambda: set(tenants(d)) == {"demo"})
+        assert etcdctl(d.wait_tenant("demo"), "get", "/later", "--print-value-only").stdout.strip() == "x"
+        if over:
+            wait_for("it is undone", lambda: d.ask("migration", "show", "demo")["phase"] == "Failed")
+        # And it can be done once more.
+        d.stokectl("tenant", "restore", "again", str(d.root / "file"), "--datastore", "a")
+        assert not etcdctl(d.endpoint("again"), "get", "/later").stdout
+
+
+def test_a_client_that_goes_away_undoes_its_restore(daemon):
+    endpoint = daemon.tenant()
+    fill(endpoint)
+    backup(daemon, daemon.root / "file")
+    content = (daemon.root / "file").read_bytes()
+    with control(daemon) as c:
+        gone = threading.Event()
+
+        def requests():
+            yield c.begin("again")
+            yield c.data(content[:len(content) // 2])
+            gone.wait(60)
+        answers = c.restore(requests())
+        try:
+            wait_for("it has begun", lambda: "again" in tenants(daemon))
+            answers.cancel()
+        finally:
+            gone.set()
+        wait_for("nothing is left of it", lambda: "again" not in tenants(daemon))
+    daemon.stokectl("tenant", "restore", "again", str(daemon.root / "file"))
+
+
+def test_a_tenant_that_is_deleted_ends_its_backup(daemon):
+    """Whoever reads a tenant does not keep it from going."""
+    endpoint = daemon.tenant()
+    for i in range(60):
+        etcdctl(endpoint, "put", f"/{i}", os.urandom(50000).hex())
+    with control(daemon) as c:
+        m = c.messages
+        answers = c.channel.unary_stream(
+            "/stokehold.control.v1.Control/BackupTenant", request_serializer=m.BackupTenantRequest.SerializeToString,
+            response_deserializer=m.BackupTenantResponse.FromString)(m.BackupTenantRequest(name="demo"))
+        assert next(answers).about.tenant == "demo"
+        daemon.stokectl("tenant", "delete", "demo", "--yes")
+        try:
+            for _ in answers:
+                pass
+        except grpc.RpcError as e:
+            assert e.code() == grpc.StatusCode.ABORTED, e
+    assert not tenants(daemon)
+
+
+# ---- by the clock
+
+def test_backups_by_the_clock(stopped, tmp_path):
+    """They are made, the oldest go, what fails is seen, and the age of the last good one is a metric."""
+    place = tmp_path / "backups"
+    place.mkdir()
+    port_file = stopped.root / "stokehold.yaml"
+    port_file.write_text("metrics:\n  address: 127.0.0.1:0\n")
+    stopped.define("demo.yaml", "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: demo}\nspec:\n"
+                                f"  backup: {{every: 1s, keep: 3, directory: {place}}}\n")
+    d = stopped.start()
+    endpoint = d.wait_tenant("demo")
+    etcdctl(endpoint, "put", "/x", "1")
+    there = lambda: sorted(f.name for f in place.iterdir() if f.suffix == ".stokearc")  # noqa: E731
+    wait_for("three are there", lambda: len(there()) == 3)
+    first = there()[0]
+    wait_for("the oldest goes", lambda: first not in there())
+    assert len(there()) <= 4
+    for f in place.iterdir():
+        assert stat.S_IMODE(f.stat().st_mode) == 0o600
+    name = there()[-1]
+    assert re.fullmatch(r"demo\.\d{8}T\d{6}Z\.r\d+\.stokearc", name)
+    assert d.ask("tenant", "verify-backup", str(place / name))["tenant"] == "demo"
+    shown = d.ask("tenant", "show", "demo")
+    assert shown["lastBackup"] and shown["lastBackupBytes"] > 0 and not shown["backupFailure"]
+
+    kept = there()
+    place.rename(tmp_path / "away")
+    wait_for("the failure is seen", lambda: "No such file" in d.ask("tenant", "show", "demo")["backupFailure"])
+    assert any("no backup could be made" in p for p in d.status()["problems"])
+    (tmp_path / "away").rename(place)
+    wait_for("it goes on", lambda: not d.ask("tenant", "show", "demo")["backupFailure"] and there()[-1] > kept[-1])
+    # Half a file that a crash has left goes with the next good one.
+    (place / "demo.20200101T000000Z.r1.stokearc.tmp").write_text("half")
+    wait_for("it goes", lambda: not (place / "demo.20200101T000000Z.r1.stokearc.tmp").exists())
+    last = there()[-1]
+    d.restart()
+    wait_for("another one is made", lambda: there()[-1] > last)
+    # Without the setting none are.
+    d.define("demo.yaml", "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: demo}\n")
+    wait_for("it is read", lambda: "backup" not in d.ask("tenant", "show", "demo")["source"] and not d.reload_errors())
+    d.stokectl("tenant", "restore", "again", str(place / there()[-1]))
+    assert etcdctl(d.endpoint("again"), "get", "/x", "--print-value-only").stdout.strip() == "1"
+
+
+# ---- how much of it
+
+@pytest.mark.long
+def test_half_a_gigabyte_in_little_memory(pool):
+    """A tenant of 500 MB is backed up, restored and cloned by a daemon whose memory does not grow with it."""
+    with placed(pool, "SQLite", "PostgreSQL") as d:
+        d.stop()
+        (d.root / "stokehold.yaml").write_text("memory: 64Mi\n")
+        d.start()
+        endpoint = d.tenant("demo", "--datastore", "a", "--quota", "4Gi")
+        for i in range(512):
+            etcdctl(endpoint, "txn", stdin="\n" + "".join(f"put /{i}/{j} {os.urandom(65536).hex()}\n" for j in range(8)) + "\n\n")
+        peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{d.process.pid}/status").read_text()).group(1)) // 1024  # noqa: E731
+        d.restart()
+        hash_kv(endpoint)
+        before = peak()
+        began = time.monotonic()
+        made = backup(d, d.root / "file")
+        print(f"backup: {made['bytes'] >> 20} MiB in {time.monotonic() - began:.1f} s, peak {before} -> {peak()} MiB")
+        assert made["bytes"] >= 500 << 20
+        began = time.monotonic()
+        d.stokectl("tenant", "restore", "again", str(d.root / "file"), "--datastore", "b", "--quota", "4Gi")
+        print(f"restore: in {time.monotonic() - began:.1f} s, peak {peak()} MiB")
+        began = time.monotonic()
+        d.stokectl("tenant", "clone", "demo", "copy", "--datastore", "b", "--quota", "4Gi")
+        print(f"clone: in {time.monotonic() - began:.1f} s, peak {peak()} MiB")
+        assert peak() < before + 150
+        assert hash_kv(d.endpoint("again"))[0] == hash_kv(d.endpoint("copy"))[0] == hash_kv(endpoint)[0]
