@@ -25,6 +25,7 @@ static void apply_key(struct keyspace *ks, const struct stoke_record *r, bool is
         key_entry_push(e, &v);
         index_set_alive(&ks->index, e, is_put);
         ks->n_versions++;
+        ks->sum += hash_version(&v);
         if (is_put) {
                 ks->bytes_live += e->key_size + v.value_size;
                 if (v.lease)
@@ -92,5 +93,6 @@ void keyspace_forget(struct keyspace *ks) {
         ks->end = (struct stoke_end){};
         ks->revision = ks->compacted = 0;
         memset(ks->recovered, 0, sizeof(ks->recovered));
-        ks->bytes_live = ks->bytes_log = ks->n_versions = 0;
+        ks->bytes_live = ks->bytes_log = ks->n_versions = ks->sum = 0;
+        verify_void(ks);
 }

@@ -120,6 +120,7 @@ static void prune_entry(struct keyspace *ks, struct key_entry *e) {
 
                 seq_list_add(v->version ? &c->dead : &c->later, v->seq);
                 values_drop(&ks->values, v->seq);
+                verify_forget(ks, v->seq, hash_version(v));
                 ks->bytes_log -= e->key_size + v->value_size;
                 ks->n_versions--;
         }
@@ -164,6 +165,7 @@ static void prune(struct keyspace *ks, size_t n_most) {
                 prune_entry(ks, e);
                 if (is_gone(ks, item)) {
                         seq_list_add(&c->later, e->last.seq);
+                        verify_forget(ks, e->last.seq, hash_version(&e->last));
                         ks->bytes_log -= e->key_size;
                         ks->n_versions--;
                         values_unlink(e);

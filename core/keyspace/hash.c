@@ -12,7 +12,7 @@
 
 #define SLICE 4096
 
-static uint64_t mix(uint64_t x) {
+static inline uint64_t mix(uint64_t x) {
         x ^= x >> 33;
         x *= UINT64_C(0xff51afd7ed558ccd);
         x ^= x >> 33;
@@ -20,8 +20,12 @@ static uint64_t mix(uint64_t x) {
         return x ^ x >> 33;
 }
 
-static uint64_t hash_version(const struct key_version *v) {
+uint64_t hash_version(const struct key_version *v) {
         return mix(mix(v->seq) + v->hash);
+}
+
+uint64_t hash_lease(uint64_t seq) {
+        return mix(mix(seq) ^ UINT64_C(0x6c65617365));
 }
 
 /* Adds what is to be seen of one key; how many versions were looked at. */

@@ -270,7 +270,7 @@ int keyspace_new(const struct keyspace_config *config, struct keyspace **ret) {
 void keyspace_free(struct keyspace *ks) {
         if (!ks)
                 return;
-        check(ks->n_jobs == 0);
+        check(ks->n_jobs == 0 && !ks->verify);
         loop_timer_clear(&ks->ageing);
         if (ks->loop) {
                 loop_undefer(ks->loop, &ks->late_task);

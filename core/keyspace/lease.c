@@ -61,6 +61,7 @@ static void lease_free(struct keyspace *ks, struct lease *l) {
         if (l->expiring)
                 TAILQ_REMOVE(&ks->leases.expired, l, link);
         HASH_DEL(ks->leases.table, l);
+        verify_forget(ks, l->seq, hash_lease(l->seq));
         free(l);
 }
 
@@ -146,6 +147,7 @@ void lease_apply(struct keyspace *ks, const struct stoke_record *r) {
                 l->ks = ks;
                 l->timer.on_time = on_expired;
                 HASH_ADD(hh, ks->leases.table, id, sizeof(l->id), l);
+                ks->sum += hash_lease(l->seq);
                 lease_renew(ks, l);
                 break;
         case RECORD_KEEPALIVE:

@@ -244,6 +244,8 @@ struct keyspace {
         struct history history;
         struct values values;
         uint64_t bytes_live, bytes_log, n_versions;
+        uint64_t sum;          /* over all versions and leases */
+        struct verify *verify; /* borrowed: compares a copy with it; or NULL */
 
         /* commit.c */
         struct call_list queue;
@@ -495,6 +497,14 @@ static inline bool uuid_is_set(const uint8_t uuid[16]) {
 
         return memcmp(uuid, zero, sizeof(zero)) != 0;
 }
+
+/* hash.c: what a version, or a lease by its record, brings to a sum that does not depend on an order. */
+uint64_t hash_version(const struct key_version *v);
+uint64_t hash_lease(uint64_t seq);
+/* verify.c: something that stood in the sum of what is known does not any more. */
+void verify_forget(struct keyspace *ks, uint64_t seq, uint64_t hash);
+/* All of it. */
+void verify_void(struct keyspace *ks);
 
 /* autocompact.c: from when the keyspace is open until it is closed */
 void auto_compaction_start(struct keyspace *ks);

@@ -17,13 +17,13 @@
 #include "keyspace/record.h"
 #include "keyspace/stream_piece.h"
 
-#define PIECE_BYTES ((size_t)1024 * 1024)
+#define PIECE_BYTES ((size_t)512 * 1024)
 #define AHEAD_BYTES ((size_t)4 * 1024 * 1024)
 #define LEAST_RECORDS 16
 #define FIRST_RECORDS 512
 #define MOST_RECORDS 16384
 #define RECORD_OVERHEAD 128          /* bytes that a record costs beside key and value */
-#define READ_NS (20 * NSEC_PER_MSEC) /* commits of the keyspace wait for so long, or for one record */
+#define READ_NS (10 * NSEC_PER_MSEC) /* commits of the keyspace wait for so long, or for one record */
 #define READ_PATIENCE_NS (10 * NSEC_PER_SEC)
 #define PATIENCE_NS (30 * NSEC_PER_SEC)
 #define RETRY_NS (20 * NSEC_PER_MSEC)

@@ -4,7 +4,7 @@
  * Verifies a copy against what a keyspace knows: reads an installation back from its datastore, without values, and compares it with the
  * index: each version that a reader could see (living, or history since compaction) must be there, with the hash that it has here. Both sides
  * keep a sum of (seq, hash), the keyspace's as far as the copy was read; it goes along with what is written and pruned meanwhile, so a copy is
- * verified while it is made, and at the end only the rest of it is looked at.
+ * verified while it is made, and at the end only the rest of it is looked at. One at a time a keyspace; freed before it is.
  *
  * The keyspace's loop's thread, where callbacks come too.
  */

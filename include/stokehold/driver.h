@@ -341,7 +341,7 @@ struct stoke_driver {
         /* Optional, since 1.2, and needed wherever a keyspace is to be moved, backed up or cloned: visits records of a part of the log, in
          * order, whatever holes are in it; a group may be cut, as the host chose the part. A long log is read in many such calls, each well
          * below a second. It sees all that was appended before the last ends() whose answer was upto or beyond. On the session that load would
-         * have (an installation: on the store's own). STOKE_MISSING (no such keyspace, or installation), STOKE_STOPPED. */
+         * have (an installation: on the store's own; under another id it is STOKE_MISSING too, or has no records). STOKE_MISSING, STOKE_STOPPED. */
         int (*read)(struct stoke_session *session, const struct stoke_keyspace *keyspace, const struct stoke_read *read,
                 struct stoke_call *call, int (*visit)(void *userdata, const struct stoke_record *record),
                 void *userdata);

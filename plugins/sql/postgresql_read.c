@@ -126,7 +126,7 @@ int pg_read(struct stoke_session *session, const struct stoke_keyspace *keyspace
                 .call = call,
                 .visit = visit,
                 .userdata = userdata};
-        char table[PG_TABLE_TEXT], *sql = NULL;
+        char table[PG_TABLE_TEXT], id[SQL_UUID_TEXT], incarnation[SQL_UUID_TEXT], only[320] = "", *sql = NULL;
         struct pg *pg = NULL;
         int r;
 
@@ -134,11 +134,19 @@ int pg_read(struct stoke_session *session, const struct stoke_keyspace *keyspace
         if (r < 0)
                 return r;
         pg_table(keyspace, read->installation != NULL, table);
+        if (read->installation) { /* the table does not name it; the keyspace's name was checked */
+                sql_uuid_text(read->installation, id);
+                sql_uuid_text(keyspace->incarnation, incarnation);
+                snprintf(only, sizeof(only),
+                        "EXISTS (SELECT FROM stokehold.keyspaces WHERE incarnation = '%s' AND name = '%s' AND state = %d "
+                        "AND install_id = '%s') AND ",
+                        incarnation, keyspace->name, SQL_INSTALLING, id);
+        }
         r = asprintf(&sql,
                     "COPY (SELECT seq, revision, kind, create_revision, version, lease, origin, hash, \"key\", %s FROM %s "
-                    "WHERE seq > %" PRIu64 " AND seq <= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq LIMIT %" PRIu32
+                    "WHERE %sseq > %" PRIu64 " AND seq <= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq LIMIT %" PRIu32
                     ") TO STDOUT (FORMAT binary)",
-                    l.with_values ? "value" : "octet_length(value)::int8", table,
+                    l.with_values ? "value" : "octet_length(value)::int8", table, only,
                     read->after < INT64_MAX ? read->after : INT64_MAX, read->upto < INT64_MAX ? read->upto : INT64_MAX,
                     read->n_most) > 0
                 ? pg_place(session, keyspace, call, &pg)

@@ -161,9 +161,107 @@ static void law_beside(struct laws *l) {
         free((void *)last.value);
 }
 
+/* ---- a part of a log */
+
+struct part {
+        uint64_t seqs[64], n, stop_after;
+        bool values, sizes;
+};
+
+static int on_part(void *userdata, const struct stoke_record *r) {
+        struct part *part = userdata;
+
+        if (part->n < 64)
+                part->seqs[part->n] = r->seq;
+        part->n++;
+        part->values = part->values && r->value;
+        part->sizes = part->sizes && r->value_size == 60;
+        return part->stop_after && part->n >= part->stop_after;
+}
+
+static int read_part(struct laws *l, const struct stoke_keyspace *ks, const uint8_t *id, uint64_t after, uint64_t upto,
+        uint32_t n_most, bool with_values, struct part *part) {
+        struct stoke_read read = {.size = sizeof(read),
+                .installation = id,
+                .after = after,
+                .upto = upto,
+                .n_most = n_most,
+                .with_values = with_values};
+
+        *part = (struct part){.values = true, .sizes = true, .stop_after = part->stop_after};
+        return l->driver->read(l->session, ks, &read, law_call(l), on_part, part);
+}
+
+static void law_read(struct laws *l) {
+        struct stoke_keyspace ks = law_keyspace(l, "read"), none = law_keyspace(l, "none");
+        struct stoke_compact compact = {.size = sizeof(compact), .first = true};
+        const uint64_t dead[] = {3, 4, 10};
+        struct part part = {};
+        struct stoke_record last;
+        struct stoke_end end;
+        uint8_t id[16], foreign[16];
+        uint64_t seq;
+        char key[32];
+
+        if (l->driver->size < offsetof(struct stoke_driver, read) + sizeof(l->driver->read) || !l->driver->read) {
+                l->skipped = "the driver cannot";
+                return;
+        }
+        law_uuid(l, id);
+        law_uuid(l, foreign);
+        EXPECT_R(read_part(l, &none, NULL, 0, 100, 10, true, &part), STOKE_MISSING);
+        EXPECT_R(law_make(l, &ks, &end), 0);
+        EXPECT_R(law_append(l, l->session, &ks, &end, 19, 60), 0);
+        EXPECT_R(law_append(l, l->session, &ks, &end, 10, 60), 0);
+        EXPECT_R(read_part(l, &ks, NULL, 1, 30, 100, true, &part), 0);
+        EXPECT(part.n == 29 && part.seqs[0] == 2 && part.seqs[28] == 30 && part.values && part.sizes);
+        EXPECT_R(read_part(l, &ks, NULL, 5, 25, 7, false, &part), 0);
+        EXPECT(part.n == 7 && part.seqs[0] == 6 && part.seqs[6] == 12 && part.sizes);
+        EXPECT_R(read_part(l, &ks, NULL, 5, 9, 100, true, &part), 0);
+        EXPECT(part.n == 4 && part.seqs[3] == 9);
+        EXPECT_R(read_part(l, &ks, NULL, 30, UINT64_MAX, 100, true, &part), 0);
+        EXPECT(part.n == 0);
+        part.stop_after = 3;
+        EXPECT_R(read_part(l, &ks, NULL, 1, 30, 100, true, &part), STOKE_STOPPED);
+        EXPECT(part.n == 3);
+        part.stop_after = 0;
+        /* The session is as good as before; holes are no matter. */
+        compact.mark = 20;
+        compact.seqs = dead;
+        compact.n_seqs = 3;
+        EXPECT_R(l->driver->compact(l->session, &ks, &compact, law_call(l)), 0);
+        EXPECT_R(read_part(l, &ks, NULL, 3, 30, 6, true, &part), 0);
+        EXPECT(part.n == 6 && part.seqs[0] == 5 && part.seqs[5] == 11);
+        EXPECT_R(read_part(l, &ks, NULL, 0, 12, 100, true, &part), 0);
+        EXPECT(part.n == 9 && part.seqs[0] == 1 && part.seqs[2] == 5);
+        law_release(l, l->session, &ks);
+        EXPECT_R(l->driver->drop(l->session, &ks, law_call(l)), 0);
+
+        /* What was fed is seen under its id, and under no other; committed it is a log like any other. */
+        ks = law_keyspace(l, "fed");
+        last = law_record(100, 9, 60, key);
+        EXPECT_R(read_part(l, &ks, id, 0, 100, 100, true, &part), STOKE_MISSING);
+        EXPECT_R(l->driver->install_begin(l->session, &ks, id, law_call(l), &seq), 0);
+        EXPECT_R(read_part(l, &ks, id, 0, 100, 100, true, &part), 0);
+        EXPECT(part.n == 0);
+        EXPECT_R(feed(l, &ks, id, 2, 50, 2), 0);
+        EXPECT_R(read_part(l, &ks, id, 3, 41, 100, false, &part), 0);
+        EXPECT(part.n == 19 && part.seqs[0] == 4 && part.seqs[18] == 40 && part.sizes);
+        EXPECT(read_part(l, &ks, foreign, 0, 100, 100, true, &part) == STOKE_MISSING || part.n == 0);
+        EXPECT_R(l->driver->install_commit(l->session, &ks, id, &last, law_call(l)), 0);
+        EXPECT_R(read_part(l, &ks, id, 0, 100, 100, true, &part), STOKE_MISSING);
+        EXPECT_R(law_acquire(l, l->session, &ks), 0);
+        EXPECT_R(read_part(l, &ks, NULL, 40, 100, 100, true, &part), 0);
+        EXPECT(part.n == 6 && part.seqs[5] == 100 && part.values);
+        law_release(l, l->session, &ks);
+        EXPECT_R(l->driver->drop(l->session, &ks, law_call(l)), 0);
+        free((void *)last.value);
+}
+
 const struct law laws_install[] = {
         {"an installation is invisible until it is committed, and goes on after an interruption", law_install, false},
         {"an installation that was aborted has ended for ever", law_abort, false},
+        {"a part of a log, or of an installation, is read whatever holes are in it", law_read, false},
         {"a keyspace is installed beside another incarnation of it", law_beside, false},
         {},
 };

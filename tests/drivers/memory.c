@@ -278,9 +278,9 @@ static int memory_read(struct stoke_session *session, const struct stoke_keyspac
         if (!log || (read->installation && memcmp(log->id, read->installation, 16) != 0))
                 return memory_finish(session, STOKE_MISSING);
         first = memory_position(log, read->after + 1);
-        n = memory_position(log, read->upto + 1) - first;
-        if (n > read->n_most)
-                n = read->n_most;
+        for (n = 0; n < read->n_most && first + n < log->n_entries; n++)
+                if (log->entries[first + n].record.seq > read->upto)
+                        break;
         copies = calloc(n + 1, sizeof(*copies));
         if (!copies)
                 abort();

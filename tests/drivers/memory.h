@@ -59,6 +59,8 @@ bool memory_land(const char *instance, const char *keyspace);
 void memory_forget(const char *instance, const char *keyspace, size_t n);
 /* The same of an installation that is not committed (the server crashed, and had not synced them). */
 void memory_lose(const char *instance, const char *keyspace, size_t n);
+/* Takes one record out of an installation that is not committed, or (damages) changes its hash. */
+void memory_spoil(const char *instance, const char *keyspace, uint64_t seq, bool damages);
 /* Replaces the origin of the last record (another history of the same length). */
 void memory_fork(const char *instance, const char *keyspace);
 /* How often a function was called. */

@@ -112,6 +112,26 @@ void memory_lose(const char *name, const char *keyspace, size_t n) {
         pthread_mutex_unlock(&i->mutex);
 }
 
+void memory_spoil(const char *name, const char *keyspace, uint64_t seq, bool damages) {
+        struct instance *i = memory_instance_get(name);
+
+        pthread_mutex_lock(&i->mutex);
+        for (struct log *log = i->logs; log; log = log->next) {
+                size_t at = memory_position(log, seq);
+
+                if (log->live || strcmp(log->name, keyspace) != 0 || at == log->n_entries)
+                        continue;
+                if (damages) {
+                        log->entries[at].record.hash ^= 1;
+                        continue;
+                }
+                memory_entry_done(&log->entries[at]);
+                log->n_entries--;
+                memmove(&log->entries[at], &log->entries[at + 1], (log->n_entries - at) * sizeof(*log->entries));
+        }
+        pthread_mutex_unlock(&i->mutex);
+}
+
 void memory_fork(const char *name, const char *keyspace) {
         struct instance *i = memory_instance_get(name);
         struct log *log;

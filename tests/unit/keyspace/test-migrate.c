@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "keyspace/install.h"
 #include "keyspace/record.h"
+#include "keyspace/verify.h"
 #include "memory.h"
 
 #define N_DAEMONS 3
@@ -47,6 +48,8 @@ struct migrator {
         unsigned from, to;
         struct pin *pin;
         struct pump *pump;
+        struct verify *verify;
+        bool verifying, pumped;
         struct install *install; /* of one that undoes: its own */
         struct seal_call seal;
         bool holds, undoes, pin_told, over;
@@ -164,6 +167,7 @@ static void migrator_end(struct migrator *m) {
 static void migrator_free(struct migrator *m) {
         migrator_end(m);
         keyspace_cancel(&m->seal.call);
+        verify_free(m->verify);
         pump_free(m->pump);
         install_free(m->install);
         keyspace_unpin(m->pin);
@@ -186,6 +190,7 @@ static bool is_over(struct migrator *m) {
 }
 
 static void undo(struct migrator *m);
+static void verify_rest(struct migrator *m);
 
 static void on_committed(void *userdata, int result, const char *reason) {
         struct migrator *m = userdata;
@@ -208,6 +213,46 @@ static void on_committed(void *userdata, int result, const char *reason) {
         migrator_end(m);
 }
 
+/* Compared while it is copied; and the rest of it when it is sealed. */
+static void on_verified(void *userdata, int result, const char *reason) {
+        struct migrator *m = userdata;
+
+        m->verifying = false;
+        if (is_over(m))
+                return;
+        if (result == -EUCLEAN)
+                fail_msg("a copy is not what it should be: %s", reason);
+        if (result != 0)
+                undo(m);
+        else if (m->pumped && verify_seq(m->verify) == m->seal.end.seq)
+                install_commit(pump_install(m->pump), m->seal.end.seq, m->seal.revision, on_committed);
+        else if (m->pumped)
+                verify_rest(m);
+}
+
+static void verify_some(struct migrator *m, uint64_t seq) {
+        struct verify_config c = {.keyspace = m->daemon->ks,
+                .datastore = m->daemon->places[m->to],
+                .on_done = on_verified,
+                .userdata = m};
+
+        memcpy(c.incarnation, m->to_incarnation, 16);
+        memcpy(c.installation, m->id, 16);
+        if (!m->verify && verify_new(&c, &m->verify) < 0)
+                return; /* of one that was taken over and is not freed yet */
+        m->verifying = true;
+        verify_up_to(m->verify, seq);
+}
+
+static void verify_rest(struct migrator *m) {
+        m->pumped = true;
+        if (m->verifying)
+                return;
+        verify_some(m, m->seal.end.seq);
+        if (!m->verify)
+                undo(m);
+}
+
 static void on_pumped(void *userdata, int result, const char *reason) {
         struct migrator *m = userdata;
 
@@ -217,7 +262,7 @@ static void on_pumped(void *userdata, int result, const char *reason) {
         if (result != 0)
                 undo(m);
         else
-                install_commit(pump_install(m->pump), m->seal.end.seq, m->seal.revision, on_committed);
+                verify_rest(m);
 }
 
 static void on_seal(struct keyspace_call *call, enum keyspace_result result) {
@@ -234,7 +279,14 @@ static void on_seal(struct keyspace_call *call, enum keyspace_result result) {
 static void on_caught_up(void *userdata) {
         struct migrator *m = userdata;
 
-        if (m->holds || is_over(m) || dice(2))
+        struct pump_status status;
+
+        if (m->holds || is_over(m))
+                return;
+        pump_get_status(m->pump, &status);
+        if (!m->verifying && !m->verify)
+                verify_some(m, status.seq);
+        if (dice(2))
                 return; /* for the time being it only follows */
         m->holds = true;
         keyspace_hold(m->daemon->ks);
@@ -304,6 +356,7 @@ static void on_aborted(void *userdata, int result, const char *reason) {
                 migrator_end(m);
                 return;
         }
+        keyspace_cancel(&m->seal.call); /* the seal may be under way */
         m->seal = (struct seal_call){};
         memcpy(m->seal.id, m->id, 16);
         m->seal.call.done = on_fenced;

@@ -8,6 +8,7 @@
 #include "keyspace/install.h"
 #include "keyspace/record.h"
 #include "keyspace/stream_piece.h"
+#include "keyspace/verify.h"
 #include "memory.h"
 
 static const uint8_t there[16] = {9, 9}, first_id[16] = {1, 42}, second_id[16] = {2, 42};
@@ -520,6 +521,81 @@ static void lost_pin(void **state) {
         engine_run(&w->e, 100, NULL);
 }
 
+/* ---- verifying */
+
+static void verify(struct world *w, struct verify *v, uint64_t seq) {
+        w->flag = false;
+        verify_up_to(v, seq);
+        assert_false(w->flag);
+        wait_flag(w);
+}
+
+/* Whatever is wrong with a copy is noticed; what was pruned while it was made is not. */
+static void verified(void **state) {
+        struct world *w = *state;
+        uint8_t id[16] = {77}, to[16] = {78};
+
+        engine_fill(&w->e, w->ks, "/k", 3000);
+        assert_int_equal(engine_grant(&w->e, w->ks, 9, 1000), KEYSPACE_OK);
+        assert_int_equal(engine_grant(&w->e, w->ks, 10, 1000), KEYSPACE_OK);
+        for (unsigned how = 0; how < 5; how++) {
+                struct pump_config c = {
+                        .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                        .target = {.datastore = w->target, .name = "t"},
+                        .loop = w->e.loop,
+                        .on_done = on_done,
+                        .userdata = w,
+                };
+                struct verify_config vc = {
+                        .keyspace = w->ks, .datastore = w->target, .on_done = on_done, .userdata = w};
+                struct pin *p = pin(w, w->ks, 60 * NSEC_PER_SEC);
+                struct keyspace_status status;
+                struct pump_status ps;
+                struct verify *v;
+                struct pump *pump;
+
+                id[1] = to[1] = (uint8_t)how;
+                memcpy(c.source.incarnation, w->e.incarnation, 16);
+                memcpy(c.target.incarnation, to, 16);
+                memcpy(c.target.id, id, 16);
+                memcpy(vc.incarnation, to, 16);
+                memcpy(vc.installation, id, 16);
+                assert_int_equal(pump_new(&c, &pump), 0);
+                do {
+                        engine_run(&w->e, 5, NULL);
+                        pump_get_status(pump, &ps);
+                } while (!ps.caught_up);
+                assert_int_equal(verify_new(&vc, &v), 0);
+                verify(w, v, ps.seq / 2);
+                assert_int_equal(w->result, 0);
+                /* It is written, pruned, revoked. */
+                for (int i = 0; i < 20; i++)
+                        engine_put(&w->e, w->ks, "/k00007", "x");
+                if (!how)
+                        engine_delete(&w->e, w->ks, "/k00001", "/k00500");
+                assert_int_equal(engine_revoke(&w->e, w->ks, 9 + how), KEYSPACE_OK);
+                assert_int_equal(engine_grant(&w->e, w->ks, 11 + how, 1000), KEYSPACE_OK);
+                keyspace_get_status(w->ks, &status);
+                assert_int_equal(engine_compact(&w->e, w->ks, status.revision), KEYSPACE_OK);
+                engine_run(&w->e, 20, NULL);
+                keyspace_get_status(w->ks, &status);
+                pump_finish(pump, &status.end);
+                w->flag = false;
+                wait_flag(w);
+                assert_int_equal(w->result, 0);
+                if (how == 1 || how == 2) /* the newest put of that key; a lease */
+                        memory_spoil("move-target", "t", status.end.seq - (how == 1 ? 3 : 1), false);
+                else if (how == 3)
+                        memory_spoil("move-target", "t", status.end.seq - 3, true);
+                verify(w, v, status.end.seq);
+                assert_int_equal(w->result, how == 0 || how == 4 ? 0 : -EUCLEAN);
+                verify_free(v);
+                pump_free(pump);
+                keyspace_unpin(p);
+                engine_run(&w->e, 50, NULL);
+        }
+}
+
 /* ---- switches */
 
 static void moved(void **state) {
@@ -769,6 +845,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(pinned, setup, teardown),
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
+                cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
                 cmocka_unit_test_setup_teardown(slept_through, setup, teardown),
                 cmocka_unit_test_setup_teardown(settled_at_the_target, setup, teardown),
