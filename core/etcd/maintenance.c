@@ -4,9 +4,9 @@
  */
 
 #include <ctype.h>
+#include <stokehold/rpc.pb-c.h>
 
 #include "etcd/header.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
 #include "etcd/snapshot.h"
 #include "etcd/snapshot.h"
