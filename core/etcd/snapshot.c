@@ -12,9 +12,10 @@
 #include <errno.h>
 #include <stdatomic.h>
 
+#include <stokehold/rpc.pb-c.h>
+
 #include "base/log.h"
 #include "etcd/header.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/status.h"
 #include "rpc/digest.h"
 #include "rpc/protobuf.h"
