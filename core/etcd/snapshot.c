@@ -13,6 +13,8 @@
 #include <stdatomic.h>
 #include <stokehold/rpc.pb-c.h>
 
+#include <stokehold/rpc.pb-c.h>
+
 #include "base/log.h"
 #include "etcd/header.h"
 #include "etcd/status.h"
