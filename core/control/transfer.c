@@ -177,7 +177,10 @@ static struct bytes bytes_of_pb(ProtobufCBinaryData b) {
 }
 
 static const char *first_url(const Stokehold__Control__V1__Endpoint *endpoint) {
-        return endpoint && endpoint->n_urls ? endpoint->urls[0] : "nowhere";
+        if (!endpoint || !endpoint->n_urls)
+                return "nowhere";
+        /* A password has no business there, but may be all the same. */
+        return strchr(endpoint->urls[0], '@') ? "(an address with credentials in it)" : endpoint->urls[0];
 }
 
 /* False: the operation has ended. */

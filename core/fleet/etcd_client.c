@@ -25,6 +25,9 @@ static int parse_endpoint(const char *text, char **ret, struct error *reterr) {
                 const char *scheme, *address;
         } schemes[] = {{"https://", "tls:"}, {"http://", "tcp:"}, {"unix://", "unix:"}, {"unixs://", NULL}};
 
+        if (strpbrk(text, "@?#")) /* not repeated: there may be a password in it */
+                return error_set(reterr, -EINVAL,
+                        "an endpoint has neither credentials nor parameters: https://HOST:PORT, http://HOST:PORT or unix:///PATH");
         for (size_t i = 0; i < n_elements(schemes); i++) {
                 const char *rest = text + strlen(schemes[i].scheme);
                 const char *colon;
