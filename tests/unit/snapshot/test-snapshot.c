@@ -283,7 +283,8 @@ static void bare_revision(void **state) {
 
 /* What is left of a lease goes with it, where it is known. */
 static void remaining(void **state) {
-        static const struct lease_left left[] = {{-5, 30}, {7, 11}, {9, 1000}};
+        static const struct lease_left left[] = {
+                {.id = -5, .left_ms = 30000}, {.id = 7, .left_ms = 11000}, {.id = 9, .left_ms = 1000000}};
         struct snapshot_config config = {.member_id = 1, .term = 2, .left = left, .n_left = n_elements(left)};
         static const int64_t ids[] = {7, 9, -5, 8}, expected[] = {11, 100, 30, 100};
         struct snapshot_plan *plan;
