@@ -396,6 +396,7 @@ void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *
         response->registry_datastore = text(arena, summary.registry_datastore);
         response->registry = text(arena, summary.registry_id);
         response->registry_shared = summary.registry_shared;
+        response->tls_address = text(arena, summary.tls_address ? summary.tls_address : "");
         response->format = summary.format;
         response->oldest_format = summary.formats.oldest;
         response->current_format = summary.formats.current;

@@ -43,7 +43,7 @@ void method_issue_credentials(struct grpc_call *call, struct bytes data) {
         op = method_begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_audit(op, "issue credentials of tenant \"%.63s\"", request->name);
+        operation_audit_about(op, request->name, NULL, "issue credentials of tenant \"%.63s\"", request->name);
         issue = (struct fleet_issue){.tenant = request->name, .request = request->request, .days = request->days};
         r = fleet_issue_credentials(method_fleet(call), &issue, &made, &why);
         if (r < 0) {

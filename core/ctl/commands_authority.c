@@ -374,9 +374,9 @@ const struct ctl_command ctl_commands_authority[] = {
                 "With the names of the last one, or with --host. The daemon takes it up without dropping a connection.\n"
                 "Asks no daemon.\n",
                 0, 0, OPTION_DIRECTORY | OPTION_HOST | OPTION_DAYS, run_renew},
-        {"authority", "revoke", "SERIAL|FILE", "Put a client certificate on the revocation list",
-                "SERIAL as 'tenant credentials' and 'openssl x509 -serial' print it, or a file with the certificate. Changes\n"
-                "ca.crl; where several daemons have the same authority, each needs it. Asks no daemon.\n",
+        {"authority", "revoke", "SERIAL", "Put a client certificate on the revocation list",
+                "SERIAL as 'tenant credentials' and 'openssl x509 -serial' print it, or a file with the certificate.\n"
+                "Changes ca.crl; where several daemons have the same authority, each needs it. Asks no daemon.\n",
                 1, 1, OPTION_DIRECTORY, run_revoke},
         {},
 };

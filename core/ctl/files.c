@@ -105,7 +105,7 @@ static int open_directory(const struct ctl_files *files, int *ret) {
 int ctl_files_write(const struct ctl_files *files) {
         cleanup(freep) char **names = xcalloc(files->n_files, sizeof(*names));
         const char *wrong = NULL;
-        int directory, r;
+        int directory = -EBADF, r;
 
         r = open_directory(files, &directory);
         if (r != CTL_OK)

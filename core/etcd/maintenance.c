@@ -5,9 +5,9 @@
  */
 
 #include <ctype.h>
+#include <stokehold/rpc.pb-c.h>
 
 #include "etcd/header.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
 #include "etcd/status.h"
 #include "rpc/protobuf.h"

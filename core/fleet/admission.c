@@ -4,7 +4,8 @@
  * From the door to the tenant. A transport belongs to one thread at a time: the door's, which posts it here; the main thread, which knows where its
  * tenant lives; the shard's. What is sent to a shard arrives there before a later errand that stops the tenant, so the tenant is there to take it.
  *
- * Between the handshake and here the policy may have been replaced: it is compared with the one in force. What is sent on is overtaken by no
+ * Between the handshake and here, and while a client waits, the policy may be replaced, and a tenant of the same name be another: so each try
+ * compares with the policy in force. What is sent on is overtaken by no
  * errand that compares a tenant's connections with a newer one, for that comes later by the same way.
  *
  * A tenant that is being started is waited for; one that is not served here is answered by the refusal's server.
@@ -86,8 +87,16 @@ static const char *not_served(const struct assignment *a) {
 static bool try_it(struct arrival *arrival, bool last) {
         struct endpoint *e = arrival->endpoint;
         struct assignment *a = fleet_find_assignment(e->fleet, label_of(arrival));
+        cleanup(error_done) struct error err = {};
         const char *why;
 
+        if (tls_transport_check(arrival->transport, e->policy, &err) < 0) {
+                struct log_context context = {.tenant = label_of(arrival)};
+
+                log_at(LOG_LEVEL_NOTICE, &context, "a TLS client was let go again: %s", error_text(&err));
+                arrival_free(arrival);
+                return true;
+        }
         if (a && a->serving && !a->stopping) {
                 enter(arrival, a);
                 return true;
@@ -139,16 +148,8 @@ static void on_waiting_time(struct loop_timer *timer) {
 static void on_arrival(struct loop_task *task) {
         struct arrival *arrival = container_of(task, struct arrival, task);
         struct endpoint *e = arrival->endpoint;
-        cleanup(error_done) struct error err = {};
 
         if (e->stopped) {
-                arrival_free(arrival);
-                return;
-        }
-        if (tls_transport_check(arrival->transport, e->policy, &err) < 0) {
-                struct log_context context = {.tenant = label_of(arrival)};
-
-                log_at(LOG_LEVEL_NOTICE, &context, "a TLS client was let go again: %s", error_text(&err));
                 arrival_free(arrival);
                 return;
         }

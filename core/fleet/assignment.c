@@ -355,6 +355,7 @@ static void take_wishes(struct assignment *a) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;
                 a->next->retain = a->want_retain;
+                endpoint_changed(a->fleet);
                 return;
         }
         if (a->want_recover && a->record->phase == REGISTRY_READY) {

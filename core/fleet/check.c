@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "fleet/credentials.h"
 #include "fleet/definition.h"
+#include "fleet/endpoint.h"
 #include "fleet/secret.h"
 
 static const char *on_driver(void *userdata, const char *name, struct error *reterr) {
@@ -56,6 +57,9 @@ int fleet_check_definitions(const struct settings *settings, FILE *out) {
         for (size_t i = 0; i < problems.n_items; i++)
                 fprintf(out, "%s\n", problems.items[i].text);
         r = problems.n_items ? EXIT_FAILURE : EXIT_SUCCESS;
+        secret_source_set(secrets, set);
+        if (!endpoint_check(settings, secrets, set, out))
+                r = EXIT_FAILURE;
         if (credentials_can_issue(settings, &why) < 0) {
                 fprintf(out, "%s\n", error_text(&why));
                 r = EXIT_FAILURE;

@@ -13,9 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/owner.h"
@@ -23,7 +20,6 @@
 #include "fleet/endpoint_state.h"
 
 #define POLL_NS (30 * NSEC_PER_SEC)
-#define SOON_NS (100 * NSEC_PER_MSEC)
 #define DOOR_RETRY_NS (5 * NSEC_PER_SEC)
 #define EXPIRY_DAYS 30
 #define SECONDS_A_DAY 86400
@@ -39,200 +35,6 @@ static bool is_on(const struct endpoint *e) {
 /* It is known which tenants there are. */
 static bool knows_tenants(const struct endpoint *e) {
         return fleet_is_running(e->fleet) || (e->fleet->stage == FLEET_OPENING && e->fleet->from_copy);
-}
-
-/* ---- watching */
-
-static void on_directory(void *userdata) {
-        struct endpoint *e = userdata;
-
-        if (!e->soon_timer.position)
-                loop_timer_set(e->fleet->loop, &e->soon_timer, clock_now_ns() + SOON_NS);
-}
-
-static void unwatch(struct endpoint *e, size_t keep) {
-        while (e->n_watched > keep) {
-                e->n_watched--;
-                loop_watch_free(e->watches[e->n_watched]);
-                free(e->watched[e->n_watched]);
-        }
-}
-
-/* A directory that is not there, or cannot be watched, is looked into every half minute all the same. */
-static void watch(struct endpoint *e, const char *directory) {
-        struct loop_watch *watch;
-
-        for (size_t i = 0; i < e->n_watched; i++)
-                if (strcmp(e->watched[i], directory) == 0)
-                        return;
-        if (loop_watch_directory(e->fleet->loop, directory, on_directory, e, &watch) < 0)
-                return;
-        e->watches = reallocarray(e->watches, e->n_watched + 1, sizeof(struct loop_watch *));
-        e->watched = reallocarray(e->watched, e->n_watched + 1, sizeof(*e->watched));
-        check(e->watches && e->watched);
-        e->watches[e->n_watched] = watch;
-        e->watched[e->n_watched] = strdup(directory);
-        check(e->watched[e->n_watched++]);
-}
-
-static void watch_source(struct endpoint *e, const struct tls_source *source) {
-        const char *credentials = getenv("CREDENTIALS_DIRECTORY");
-        cleanup(freep) char *directory = NULL;
-        char *slash;
-
-        if (source->path) {
-                directory = strdup(source->path);
-                check(directory);
-                slash = strrchr(directory, '/');
-                slash[slash == directory] = '\0';
-                watch(e, directory);
-        } else if (source->ref && source->ref->has_reference && source->ref->name && source->ref->namespace) {
-                check(asprintf(&directory, "%s/%s/%s", e->fleet->config.settings->secrets_dir, source->ref->namespace,
-                              source->ref->name) > 0);
-                watch(e, directory);
-                if (credentials)
-                        watch(e, credentials);
-        }
-}
-
-/* ---- the parts */
-
-/* True: what is in force of it has changed. */
-static bool read_part(struct endpoint *e, struct tls_part *part, struct tls_source first, struct tls_source second) {
-        watch_source(e, &first);
-        watch_source(e, &second);
-        part->wanted = true;
-        return tls_part_read(part, e->fleet->secrets, &first, &second, e->server);
-}
-
-/* An authority, as its index among those that can be used. */
-static size_t read_authority(struct endpoint *e, const char *name, struct tls_source certificates,
-        struct tls_source revocations, struct tls_authority *authorities, size_t *n_authorities) {
-        struct tls_part *part = NULL;
-
-        for (size_t i = 0; i < e->n_others && !part; i++)
-                if (strcmp(e->others[i]->name, name) == 0)
-                        part = e->others[i];
-        if (!part) {
-                e->others = reallocarray(e->others, e->n_others + 1, sizeof(struct tls_part *));
-                check(e->others);
-                part = e->others[e->n_others++] = tls_part_new(TLS_PART_AUTHORITY, name);
-        }
-        (void)read_part(e, part, certificates, revocations);
-        if (!part->good)
-                return TLS_NO_AUTHORITY;
-        authorities[*n_authorities] =
-                (struct tls_authority){.what = part->name, .certificates = part->first, .revocations = part->second};
-        return (*n_authorities)++;
-}
-
-static void forget_unwanted(struct endpoint *e) {
-        size_t n = 0;
-
-        for (size_t i = 0; i < e->n_others; i++)
-                if (e->others[i]->wanted)
-                        e->others[n++] = e->others[i];
-                else
-                        tls_part_free(e->others[i]);
-        e->n_others = n;
-}
-
-static struct tls_source file(const char *path) {
-        return (struct tls_source){.path = path};
-}
-
-static struct tls_source content(const struct content_ref *ref) {
-        return (struct tls_source){.ref = ref->present ? ref : NULL};
-}
-
-/* ---- what is to be in force */
-
-struct plan {
-        struct tls_authority *authorities; /* owned, their bytes are the parts' */
-        size_t n_authorities;
-        struct tls_tenant *tenants; /* owned, their names are borrowed */
-        size_t n_tenants;
-        struct assignment **assignments; /* owned, in the same order */
-        struct tls_rules rules;
-};
-
-static void plan_done(struct plan *plan) {
-        for (size_t i = 0; i < plan->n_tenants; i++)
-                free(plan->tenants[i].client_names);
-        free(plan->authorities);
-        free(plan->tenants);
-        free(plan->assignments);
-        tls_rules_done(&plan->rules);
-}
-
-static void plan_tenant(struct endpoint *e, struct plan *plan, struct assignment *a) {
-        const struct registry_record *record = assignment_record(a);
-        const struct tenant_definition *d = definitions_find_tenant(e->fleet->definitions, a->name);
-        struct tls_tenant *t = &plan->tenants[plan->n_tenants];
-        size_t n;
-
-        if (!record || a->gone || record->phase == REGISTRY_DELETING)
-                return;
-        *t = (struct tls_tenant){.name = a->name, .created = record->created};
-        n = d ? d->n_client_names : record->n_client_names;
-        t->client_names = xcalloc(n, sizeof(*t->client_names));
-        for (size_t i = 0; i < n; i++)
-                t->client_names[t->n_client_names++] = d ? d->client_names[i].name : record->client_names[i];
-        t->own = d && d->client_ca.present;
-        if (t->own) {
-                cleanup(freep) char *name = NULL;
-
-                check(asprintf(&name, "tenant %s: spec.endpoint.clientCA", a->name) > 0);
-                t->authority = read_authority(e, name, content(&d->client_ca), content(&d->client_revocations),
-                        plan->authorities, &plan->n_authorities);
-        }
-        plan->assignments[plan->n_tenants++] = a;
-}
-
-/* Reads all parts, which needs a good certificate of ours. */
-static void plan_make(struct endpoint *e, struct plan *plan) {
-        const struct settings_tls *tls = settings_of(e);
-        struct tls_rules_input input = {
-                .client_ca = TLS_NO_AUTHORITY, .issuer = TLS_NO_AUTHORITY, .tenant_names = tls->tenant_names};
-        struct assignment *a;
-        size_t n = 0;
-
-        LIST_FOREACH(a, &e->fleet->assignments, entry)
-                n++;
-        plan->authorities = xcalloc(n + 2, sizeof(*plan->authorities));
-        plan->tenants = xcalloc(n, sizeof(*plan->tenants));
-        plan->assignments = xcalloc(n, sizeof(struct assignment *));
-
-        if (tls->client_ca)
-                input.client_ca = read_authority(e, "tls.clientCA", file(tls->client_ca), file(tls->client_revocations),
-                        plan->authorities, &plan->n_authorities);
-        if (tls->authority.certificate)
-                input.issuer = read_authority(e, "tls.authority", file(tls->authority.certificate),
-                        file(tls->authority.revocations), plan->authorities, &plan->n_authorities);
-        LIST_FOREACH(a, &e->fleet->assignments, entry)
-                plan_tenant(e, plan, a);
-
-        input.tenants = plan->tenants;
-        input.n_tenants = plan->n_tenants;
-        tls_rules_make(&input, &plan->rules);
-}
-
-static uint64_t hash_bytes(struct bytes b, uint64_t seed) {
-        return XXH3_64bits_withSeed(b.data, b.size, seed + b.size);
-}
-
-static uint64_t hash_plan(const struct endpoint *e, const struct plan *plan) {
-        uint64_t h = hash_bytes(e->server->second, hash_bytes(e->server->first, 1));
-
-        for (size_t i = 0; i < plan->n_authorities; i++)
-                h = hash_bytes(plan->authorities[i].revocations, hash_bytes(plan->authorities[i].certificates, h));
-        for (size_t i = 0; i < plan->rules.n_rules; i++) {
-                const struct tls_rule *rule = &plan->rules.rules[i];
-
-                h = hash_bytes(
-                        bytes_of_string(rule->label), hash_bytes(bytes_of_string(rule->name), h + rule->authority));
-        }
-        return h;
 }
 
 /* ---- open connections */
@@ -404,10 +206,20 @@ static void publish_expiry(const struct endpoint *e) {
                 (double)tls_server_not_after(e->policy));
 }
 
+/* What is wrong without anybody having changed a file, told once. */
 static void update_warnings(struct endpoint *e) {
-        buf_clear(&e->warnings);
-        if (tls_server_warnings(e->policy, &e->warnings) < 0 || buf_append(&e->warnings, "", 1) < 0)
-                buf_clear(&e->warnings);
+        int64_t left = tls_server_not_after(e->policy) - (int64_t)time(NULL);
+        cleanup(buf_done) struct buf before = e->warnings;
+
+        e->warnings = (struct buf){};
+        if (left > 0 && left < EXPIRY_DAYS * SECONDS_A_DAY)
+                check(buf_printf(&e->warnings, "our certificate expires in %" PRId64 " days; ", left / SECONDS_A_DAY) >=
+                        0);
+        check(tls_server_warnings(e->policy, &e->warnings) >= 0 && buf_append(&e->warnings, "", 1) >= 0);
+        if (e->warnings.size > 2 && strcmp((char *)e->warnings.data + e->warnings.size - 3, "; ") == 0)
+                e->warnings.data[e->warnings.size - 3] = '\0';
+        if (e->warnings.data[0] && (!before.size || strcmp((char *)before.data, (char *)e->warnings.data) != 0))
+                log_warning("tls: %s", (const char *)e->warnings.data);
 }
 
 /* True: it has changed. */
@@ -418,7 +230,7 @@ static bool make_policy(struct endpoint *e, const struct plan *plan) {
                 .n_authorities = plan->n_authorities,
                 .rules = plan->rules.rules,
                 .n_rules = plan->rules.n_rules};
-        uint64_t hash = hash_plan(e, plan);
+        uint64_t hash = plan_hash(e, plan);
         cleanup(error_done) struct error err = {};
         struct tls_server *policy;
 
@@ -447,22 +259,18 @@ static void take_rules(struct endpoint *e, struct plan *plan) {
         plan->rules.n_problems = 0;
 }
 
-static void refresh(struct endpoint *e) {
-        const struct settings_tls *tls = settings_of(e);
+static void put_in_force(struct endpoint *e) {
         cleanup(plan_done) struct plan plan = {};
         bool changed;
 
-        unwatch(e, 0);
-        for (size_t i = 0; i < e->n_others; i++)
-                e->others[i]->wanted = false;
-        (void)read_part(e, e->server, file(tls->certificate), file(tls->key));
+        endpoint_read_server(e);
         if (!e->server->good || !knows_tenants(e))
                 return;
         plan_make(e, &plan);
         changed = make_policy(e, &plan);
         if (!e->policy_trouble)
                 take_rules(e, &plan);
-        forget_unwanted(e);
+        endpoint_forget_unwanted(e);
         if (!e->policy)
                 return;
         update_warnings(e);
@@ -475,6 +283,22 @@ static void refresh(struct endpoint *e) {
         if (e->door)
                 update_urls(e);
         endpoint_settle(e->fleet);
+}
+
+static void count_problem(void *userdata, const char *line) {
+        (void)line;
+        ++*(size_t *)userdata;
+}
+
+static void refresh(struct endpoint *e) {
+        size_t n = 0;
+
+        put_in_force(e);
+        endpoint_problems(e->fleet, count_problem, &n);
+        metric_set(metric_gauge("stokehold_tls_problems",
+                           "Lines of `stokectl status` about the TLS port: files that cannot be used, what expires.",
+                           NULL),
+                (double)n);
 }
 
 static void on_changed(struct loop_task *task) {
@@ -529,7 +353,7 @@ void endpoint_free(struct endpoint *e) {
         if (!e)
                 return;
         endpoint_stop(e->fleet);
-        unwatch(e, 0);
+        endpoint_unwatch(e);
         free(e->watches);
         free(e->watched);
         tls_part_free(e->server);
@@ -584,7 +408,6 @@ void endpoint_stop(struct fleet *fleet) {
 
 void endpoint_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata) {
         struct endpoint *e = fleet->endpoint;
-        int64_t left;
 
         if (!is_on(e))
                 return;
@@ -599,15 +422,6 @@ void endpoint_problems(struct fleet *fleet, void (*visit)(void *userdata, const 
                 visit(userdata, e->policy_trouble);
         for (size_t i = 0; i < e->rules.n_problems; i++)
                 visit(userdata, e->rules.problems[i]);
-        if (!e->policy)
-                return;
-        left = tls_server_not_after(e->policy) - (int64_t)time(NULL);
-        if (left > 0 && left < EXPIRY_DAYS * SECONDS_A_DAY) {
-                cleanup(freep) char *line = NULL;
-
-                check(asprintf(&line, "tls.certificate: expires in %" PRId64 " days", left / SECONDS_A_DAY) > 0);
-                visit(userdata, line);
-        }
         if (e->warnings.size > 1) {
                 cleanup(freep) char *line = NULL;
 

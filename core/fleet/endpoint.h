@@ -23,5 +23,9 @@ void endpoint_stop(struct fleet *fleet);
 void endpoint_problems(struct fleet *fleet, void (*visit)(void *userdata, const char *line), void *userdata);
 /* What the tenant's clients dial: "https://HOST:PORT"; none: no name leads to it. */
 const char *const *endpoint_urls(const struct assignment *a, size_t *ret_n);
+/* For --check, of what the settings and definitions refer to: prints what cannot be used, a line each; false: something. The definitions' secrets are
+ * those of the source. */
+bool endpoint_check(
+        const struct settings *settings, struct secret_source *secrets, const struct definitions *set, FILE *out);
 /* "0.0.0.0:2379" as bound; NULL: not listening. */
 const char *endpoint_address(const struct fleet *fleet);

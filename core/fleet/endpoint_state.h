@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The inside of the port that all tenants share: endpoint.c (what is in force, the door), admission.c (who comes through it), refusal.c (who cannot
- * be served). Nobody else includes it. Main thread, but for what says otherwise.
+ * The inside of the port that all tenants share: endpoint.c (what is in force, the door), endpoint_plan.c (what is to be), admission.c (who comes through it),
+ * refusal.c (who cannot be served). Nobody else includes it. Main thread, but for what says otherwise.
  */
 
 #include "fleet/endpoint.h"
@@ -55,6 +55,26 @@ struct endpoint {
         struct loop_timer waiting_timer;
         struct refusal *refusal; /* owned */
 };
+
+/* endpoint_plan.c */
+struct plan {
+        struct tls_authority *authorities; /* owned, their bytes are the parts' */
+        size_t n_authorities;
+        struct tls_tenant *tenants; /* owned, their names are borrowed */
+        size_t n_tenants;
+        struct assignment **assignments; /* owned, in the same order */
+        struct tls_rules rules;
+};
+/* Reads our own certificate and watches it; all that was watched before is not any more. */
+void endpoint_read_server(struct endpoint *e);
+void endpoint_unwatch(struct endpoint *e);
+/* Reads all the rest, which needs a good certificate of ours. */
+void plan_make(struct endpoint *e, struct plan *plan);
+void plan_done(struct plan *plan);
+/* Equal plans have equal ones. */
+uint64_t plan_hash(const struct endpoint *e, const struct plan *plan);
+/* Those that no plan has read since. Not while a plan is in use. */
+void endpoint_forget_unwanted(struct endpoint *e);
 
 /* admission.c */
 /* door_config.on_admitted, with the struct endpoint; on the door's threads. */

@@ -167,6 +167,7 @@ struct fleet_summary {
         uint32_t format;                   /* in use; 0: not known */
         struct format_range formats;       /* that this daemon can do */
         int64_t definitions_generation;    /* in force among the daemons; 0: none */
+        const char *tls_address;           /* "0.0.0.0:2379", as bound; NULL: no such port, or not open */
         int64_t copy_revision, copy_saved; /* of the copy of the registry that tenants are served from; 0: none is */
 };
 void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret);

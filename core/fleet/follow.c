@@ -32,7 +32,6 @@ static void on_record(void *userdata, struct registry_record *record) {
         a->listed = fleet->listing;
         fleet_copy_soon(fleet);
         assignment_take(a, record, record->mod_revision);
-        endpoint_changed(fleet);
 }
 
 static void on_gone(void *userdata, const char *name, int64_t revision) {
@@ -42,7 +41,6 @@ static void on_gone(void *userdata, const char *name, int64_t revision) {
         fleet_copy_soon(fleet);
         if (a)
                 assignment_take(a, NULL, revision);
-        endpoint_changed(fleet);
 }
 
 static void on_value(void *userdata, const char *key, struct bytes value, int64_t mod_revision) {

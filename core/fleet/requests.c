@@ -89,6 +89,7 @@ struct assignment *fleet_assign(struct fleet *fleet, const char *name, const cha
         if (store && store->ds && !store_is_shared(store))
                 assignment_claim_host(a, record);
         assignment_update_manner(a);
+        endpoint_changed(fleet);
         fleet_settle(fleet);
         return a;
 }
@@ -212,7 +213,6 @@ void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create,
         a->next->n_client_names = client_names.n_names;
         client_names.n_names = 0;
         a->next->client_names = steal(client_names.names);
-        endpoint_changed(fleet);
         assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
         assignment_step(a);
 }

@@ -98,6 +98,9 @@ int settings_read_path(
                 return r;
         if (!*text)
                 return node_field_fail(reader, at, key, "is empty");
+        /* A key that was pasted in the place of its file would be told with whatever goes wrong. */
+        if (strchr(text, '\n') || strstr(text, "-----"))
+                return node_field_fail(reader, at, key, "must be the path of a file, not what is in it");
         if (*text != '/' && !root)
                 return node_field_fail(reader, at, key, "must be an absolute path");
         r = *text == '/' ? path_absolute(text, &path) : path_join(root, text, &path);
@@ -312,7 +315,7 @@ static int read_memory(const struct node_reader *reader, const struct node_at *t
 
 static int read_document(const struct node_reader *reader, const struct yaml_node *root, struct settings *s) {
         static const char *const known[] = {"paths", "control", "drivers", "shards", "cache", "memory", "log",
-                "metrics", "tenants", "limits", "tls", NULL};
+                "metrics", "tenants", "limits", "tls", "coreDumps", NULL};
         static int (*const sections[])(const struct node_reader *, const struct node_at *, struct settings *) = {
                 read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_limits,
                 settings_read_tls};
@@ -330,6 +333,9 @@ static int read_document(const struct node_reader *reader, const struct yaml_nod
         if (r < 0)
                 return r;
 
+        r = node_bool(reader, &top, "coreDumps", &s->core_dumps);
+        if (r < 0)
+                return r;
         r = node_number(reader, &top, "shards", 0, 64, &n);
         if (r < 0)
                 return r;
@@ -514,6 +520,7 @@ void settings_adopt(struct settings *running, struct settings *new) {
         new->n_experimental = 0;
         free(running->file); /* it may have come, or gone */
         running->file = steal(new->file);
+        running->core_dumps = new->core_dumps;
         running->log_level = new->log_level;
         running->slow_request_ns = new->slow_request_ns;
         running->default_quota_bytes = new->default_quota_bytes;

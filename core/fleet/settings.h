@@ -60,6 +60,8 @@ struct settings {
         uint64_t
                 memory_bytes; /* memory: for keyspaces and values, all shards together; half of what there is; 0 (off): no budget */
 
+        bool core_dumps; /* coreDumps: the process may be dumped and debugged, secrets included; false */
+
         enum log_level log_level; /* log.level; info */
         uint64_t slow_request_ns; /* log.slowRequest; 500 ms; 0 (off): never */
 
@@ -95,7 +97,7 @@ void settings_free(struct settings *settings);
 DEFINE_FREEP(settings)
 
 /* The names of the settings that differ, but cannot be changed while the daemon runs (all but log.*, tenants.*, tls.* without its
- * address, drivers.experimental), with a comma between;
+ * address, drivers.experimental, coreDumps), with a comma between;
  * NULL: none. Owned by the caller. */
 char *settings_fixed_changes(const struct settings *old, const struct settings *new);
 /* Makes of running what new says where that can be changed while the daemon runs; the rest of running stays. */

@@ -6,7 +6,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "base/log.h"
 #include "fleet/definition_file.h"
 
 #define MAX_BYTES ((size_t)4 << 20)
@@ -116,8 +115,6 @@ static void tell(struct tls_part *part, const char *why) {
                       part->good                              ? "; what was in force stays"
                               : part->kind == TLS_PART_SERVER ? "; nobody is served over TLS"
                                                               : "; it lets nobody in") > 0);
-        if (!part->trouble || strcmp(part->trouble, text) != 0)
-                log_error("%s", text);
         free(part->trouble);
         part->trouble = text;
 }
@@ -155,8 +152,6 @@ bool tls_part_read(struct tls_part *part, struct secret_source *secrets, const s
                 tell(part, error_text(&err));
                 return false;
         }
-        if (part->good)
-                log_notice("%s: what is new is in force", part->name);
         part->good = true;
         part->refused = 0;
         free(steal(part->trouble));

@@ -32,7 +32,7 @@ struct tls_part {
 struct tls_part *tls_part_new(enum tls_part_kind kind, const char *name);
 /* Wipes it. Takes NULL. */
 void tls_part_free(struct tls_part *part);
-/* Reads what is there now, with trouble told in the log once. True: what is in force has changed. server: the one with which an authority is
+/* Reads what is there now. True: what is in force has changed. server: the one with which an authority is
  * tried; NULL for the server's own. */
 bool tls_part_read(struct tls_part *part, struct secret_source *secrets, const struct tls_source *first,
         const struct tls_source *second, const struct tls_part *server);

@@ -103,6 +103,7 @@ void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
                 .registry_open = fleet_is_running(fleet),
                 .registry_id = fleet_is_running(fleet) ? registry_id(fleet->registry) : "",
                 .registry_shared = fleet->shared_registry,
+                .tls_address = endpoint_address(fleet),
                 .format = fleet_is_running(fleet) ? registry_format(fleet->registry) : 0,
                 .formats = *registry_formats(fleet->registry),
                 .definitions_generation = fleet->agreement.force.generation,

@@ -383,12 +383,8 @@ int connection_new(struct grpc_server *s, struct transport *transport) {
                 metric_add(s->metric_connections, 1);
 
         r = connection_identify(c);
-        if (r >= 0 && s->config.admit && !s->config.admit(s->config.userdata, &c->peer)) {
-                struct log_context context = {.peer = c->peer.name};
-
-                log_at(LOG_LEVEL_WARNING, &context, "%s: connection refused: not admitted", s->name);
+        if (r >= 0 && s->config.admit && !s->config.admit(s->config.userdata, &c->peer))
                 r = -EACCES;
-        }
         if (r >= 0)
                 r = loop_io_start(s->config.loop, &c->io, transport->fd, EPOLLIN);
         if (r < 0) {

@@ -104,7 +104,8 @@ struct grpc_server_config {
         struct grpc_limits limits;
         struct http1_responder *http1; /* borrowed; answers HTTP/1.1 on the same listeners */
         void *userdata;                /* grpc_call_server_userdata() */
-        /* Admits a peer (after its credentials are known); NULL: everyone. False: closed at once, with a log line. */
+        /* Admits a peer (after its credentials are known); NULL: everyone. False: closed at once, and grpc_server_accept() is -EACCES; who
+         * refuses writes why. */
         bool (*admit)(void *userdata, const struct grpc_peer *peer);
         /* Called when a first connection has come and when the last one has gone; may be NULL. */
         void (*on_busy)(void *userdata, bool busy);

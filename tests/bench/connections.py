@@ -81,6 +81,7 @@ def main():
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
+        (root / "stokehold.yaml").write_text("coreDumps: true\n", encoding="utf-8")  # or its memory is shown to root alone
         (root / "definitions.d").mkdir()
         (root / "definitions.d" / "t.yaml").write_text("apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: t}\n"
                                                        f'spec: {{endpoint: {{tcp: "127.0.0.1:{port}"}}}}\n', encoding="utf-8")

@@ -84,7 +84,7 @@ subjectKeyIdentifier = hash
                       extensions, "-startdate", _time(starts), "-enddate", _time(ends))
         return Certificate(certificate, key, self.certificate)
 
-    def server(self, name="stokehold", alternative="DNS:localhost,IP:127.0.0.1", days=90):
+    def server(self, name="stokehold", alternative="DNS:localhost,IP:127.0.0.1", days=90.0):
         return self._sign("server", f"/CN={name}", alternative, "serverAuth", -3600, days * 86400)
 
     def client(self, name=None, alternative=None, starts=-3600, ends=86400):

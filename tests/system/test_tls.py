@@ -5,8 +5,10 @@ One port for all tenants: who is let in, to whom, and for how long; files that a
 import datetime
 import json
 import queue
+import random
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +19,8 @@ import pytest
 from certificates import Authority
 from conftest import etcdctl, free_port, program, running, wait_for
 from proto import Proto
+from servers import PostgreSQL
+from test_sql_servers import datastore
 from tls import TlsDaemon, Watch
 
 
@@ -164,6 +168,7 @@ def test_endpoints_are_told(two):
     wait_for("the members", lambda: two.url in members("a"))
     assert f"unix://{two.root}/run/tenants/a.sock" in members("a")
     assert not any("https" in u for u in members("c"))
+    assert two.status()["tlsAddress"] == f"127.0.0.1:{two.port}"
     assert "--etcd-cafile" in two.stokectl("tenant", "show", "a").stdout
 
     two.configure('  advertise: ["https://etcd.example:2379"]\n')
@@ -220,6 +225,54 @@ def test_authority(d):
     assert d.refusal(issuer.client("client-a")) is not None
     assert d.refusal(issuer.client("s")) is not None
     assert d.refusal(issued(d.ca, "s")) is not None
+
+
+def test_check(d):
+    """stokehold --check finds what would keep the port from opening, before it does."""
+    d.declare("a", "client-a", more="    clientCA: {certificate: {content: bm8gY2VydGlmaWNhdGU=}}\n")
+
+    def check():
+        return subprocess.run([program("stokehold"), "--root", str(d.root), "--plugins", str(d.plugins), "--check"], capture_output=True, text=True,
+                              timeout=30, check=False)
+    found = check()
+    assert found.returncode == 1 and "tenant a: spec.endpoint.clientCA" in found.stderr and len(found.stderr.splitlines()) == 1, found
+    d.declare("a", "client-a")
+    assert check().returncode == 0
+    d.put("server.key", d.ca.server().key)
+    found = check()
+    assert found.returncode == 1 and found.stderr.startswith("tls.certificate: "), found
+
+
+def test_health_of_a_datastore_that_hangs(d):
+    """A tenant whose database does not answer is not healthy, and says so before the probe gives up."""
+    with PostgreSQL() as server:
+        d.define("p.yaml", f"""apiVersion: stokehold/v1alpha1
+kind: DataStore
+metadata: {{name: pg}}
+spec:
+  driver: PostgreSQL
+  endpoints: ["{server.endpoint}"]
+  basicAuth: {{username: {{content: YWRtaW4=}}, password: {{content: c2VjcmV0}}}}
+---
+apiVersion: stokehold/v1alpha1
+kind: Tenant
+metadata: {{name: p}}
+spec: {{datastore: pg, endpoint: {{clientNames: [client-p]}}}}
+""")
+        d.start()
+        d.wait_tenant("p")
+        certificate = d.ca.client("client-p")
+        assert d.etcdctl(certificate, "put", "k", "v").stdout == "OK\n"
+        assert d.probe("/tenants/p/health")[0] == 200 and d.get("/health", certificate)[0] == 200
+        server.pause()
+        try:
+            status, body = d.probe("/tenants/p/health")
+            assert status == 503 and json.loads(body)["health"] == "false"
+            assert d.get("/health", certificate)[0] == 503
+            assert d.probe("/healthz")[0] == 200
+        finally:
+            server.resume()
+        wait_for("it is healthy again", lambda: d.probe("/tenants/p/health")[0] == 200)
 
 
 # ---- what is replaced
@@ -357,6 +410,7 @@ def test_bad_file_changes_nothing(two, name):
             two.put(name, broken)
         wait_for(f"{name} is told", lambda: any(p.startswith(BAD[name]) and "what was in force stays" in p for p in two.problems()))
         assert two.refusal(two.a) is None
+        assert two.metric("stokehold_tls_problems") == 1
         assert "PRIVATE KEY-----\n" not in two.log()
     again = two.root / "again"
     again.write_bytes(good)
@@ -378,14 +432,13 @@ def test_list_that_is_lost_is_kept_to(two):
 
 def test_certificate_that_is_about_to_expire(d):
     """An operator hears of it in time: by a metric, and in the status."""
-    d.install("server", d.ca.server(days=12))
+    d.install("server", d.ca.server(days=12.5))
     d.declare("a", "client-a")
     d.start()
     d.wait_tenant("a")
-    assert any("expires in 11 days" in p for p in d.problems())
-    metrics = d.probe("/metrics")[1]
-    ends = float(next(line for line in metrics.splitlines() if line.startswith("stokehold_tls_certificate_not_after_seconds ")).split()[1])
-    assert abs(ends - time.time() - 12 * 86400) < 600
+    assert any("expires in 12 days" in p for p in d.problems()), d.status()["problems"]
+    ends = d.metric("stokehold_tls_certificate_not_after_seconds")
+    assert abs(ends - time.time() - 12.5 * 86400) < 600
     d.install("server", d.ca.server(days=90))
     wait_for("all is well", lambda: d.problems() == [])
 
@@ -480,6 +533,70 @@ def test_tenant_served_anew(two):
     assert two.refusal(two.a) is None
 
 
+def test_tenants_come_and_go_under_clients(two, seed):
+    """Connections that meet their tenant's end, a new policy, or the daemon's stop, at any moment, hurt nobody: neither the daemon nor other tenants."""
+    dice = random.Random(seed)
+    clients = [two.ca.client(f"client-{i}") for i in range(4)]
+    revoked = two.ca.client("client-0")
+    stop = threading.Event()
+    answers = []
+
+    def come(number):
+        mine = random.Random(seed + number)
+        while not stop.is_set():
+            certificate = mine.choice([*clients, two.a, revoked])
+            try:
+                with two.connect(certificate, alpn=(mine.choice(("h2", "http/1.1")),)) as s:
+                    if mine.random() < 0.5:
+                        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"[:mine.randrange(34)])
+                    if mine.random() < 0.5:
+                        s.settimeout(0.2)
+                        s.recv(100)
+            except OSError:  # which an SSLError is too
+                pass
+
+    def neighbour():
+        while not stop.is_set():
+            try:
+                answers.append(two.refusal(two.b))
+            except OSError as e:
+                answers.append(str(e))
+    threads = [threading.Thread(target=come, args=(n,)) for n in range(6)] + [threading.Thread(target=neighbour)]
+    for t in threads:
+        t.start()
+    try:
+        declared = set()
+        for step in range(60):
+            i = dice.randrange(4)
+            match dice.randrange(5):
+                case 0 | 1 if i not in declared:
+                    two.declare(f"t{i}", f"client-{i}")
+                    declared.add(i)
+                case 0 | 1:
+                    two.undefine(f"t{i}.yaml")
+                    declared.discard(i)
+                case 2 if i in declared:
+                    two.declare(f"t{i}", f"client-{i}", more=f"  quota: {step + 1}Gi\n")
+                case 3:
+                    two.put("ca.crl", two.ca.revocations())
+                case 4:
+                    if step == 30:
+                        two.ca.revoke(revoked)
+                    two.hangup()
+            stop.wait(dice.random() * 0.25)
+    finally:
+        # The daemon ends in the midst of them.
+        stop.wait(0.2)
+        heard = list(answers)
+        two.stop()
+        stop.set()
+        for t in threads:
+            t.join(60)
+    assert heard and set(heard) == {None}, set(heard)
+    two.start()
+    assert two.refusal(two.a) is None
+
+
 def test_restart_under_many_clients(two):
     """After a restart all API servers come at once, and each is served again."""
     proto = Proto(two, "a")
@@ -513,6 +630,25 @@ def test_restart_under_many_clients(two):
     for t in threads:
         t.join(30)
         assert not t.is_alive()
+
+
+def test_every_daemon_lets_in(d):
+    """Daemons that share a registry share what is in it: a name given on one of them leads to the tenant on each, and its end is the end on each."""
+    with PostgreSQL() as server, running(TlsDaemon) as other:
+        for daemon in (d, other):
+            daemon.define("datastores.yaml", datastore("PostgreSQL", [server.endpoint], more="  system: true\n"))
+            daemon.put("ca.crt", d.ca.certificate)
+            daemon.put("ca.crl", d.ca.revocations())
+            daemon.start()
+        d.tenant("s", "--client-name", "client-s")
+        other.wait_tenant("s")
+        certificate = d.ca.client("client-s")
+        assert d.etcdctl(certificate, "put", "k", "v").stdout == "OK\n"
+        wait_for("the other lets it in", lambda: other.refusal(certificate) is None)
+        assert other.etcdctl(certificate, "get", "k", "--print-value-only").stdout == "v\n"
+        other.stokectl("tenant", "delete", "s", "--yes")
+        for daemon in (d, other):
+            wait_for("nobody comes in any more", lambda x=daemon: x.refusal(certificate) is not None)
 
 
 def test_stop_with_open_connections(two):

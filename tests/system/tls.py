@@ -133,6 +133,9 @@ spec:
         finally:
             connection.close()
 
+    def metric(self, name):
+        return float(next(line for line in self.probe("/metrics")[1].splitlines() if line.startswith(f"{name} ")).split()[1])
+
     def problems(self):
         return [p for p in self.status().get("problems", []) if "tls" in p or "clientCA" in p or "client name" in p]
 

@@ -7,13 +7,13 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stokehold/rpc.pb-c.h>
 #include <sys/stat.h>
 
 #include <cmocka.h>
 
 #include "driver/datastore.h"
 #include "etcd/health.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/status.h"
 #include "rpc/client.h"
 #include "rpc/listener.h"

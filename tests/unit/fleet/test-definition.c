@@ -412,6 +412,8 @@ static const struct {
                 "9: DataStore \"s\": spec.endpoints: \"h\": missing port in address"},
         {KAMAJI("  driver: MySQL\n  endpoints: [\"https://h:1\"]\n" BASIC),
                 "7: DataStore \"s\": spec.endpoints: \"https://h:1\": must be a bare host:port"},
+        {KAMAJI("  driver: MySQL\n  endpoints: [\"h:1\", \"root:hush@h:1\"]\n" BASIC),
+                "7: DataStore \"s\": spec.endpoints: entry 2: must be a bare host:port (credentials go into spec.basicAuth)"},
         {KAMAJI("  driver: MySQL\n  endpoints: [\"::1:5\"]\n" BASIC),
                 "7: DataStore \"s\": spec.endpoints: \"::1:5\": too many colons in address (an IPv6 address needs brackets)"},
         {KAMAJI("  driver: MySQL\n  endpoints: [\"[::1]\"]\n" BASIC),

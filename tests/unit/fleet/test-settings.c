@@ -118,7 +118,7 @@ static void test_root(void **state) {
         folder_write(&folder, "stokehold.yaml",
                 "paths:\n  state: disk/\n  runtime: /elsewhere\ndrivers:\n  experimental: [NATS, etcd]\nshards: 3\ncache: 64Mi\n"
                 "log:\n  level: debug\n  slowRequest: off\nmetrics:\n  listen: unix:/x/metrics.sock\ntenants:\n  quota: 0\n"
-                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\n  idleClose: off\n  quarantine: 2h\nlimits: {requestBytes: 3Mi, connections: 7, leases: 9, watches: 8, txnNesting: 2}\ncontrol:\nmemory: 64Mi\n");
+                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\n  idleClose: off\n  quarantine: 2h\nlimits: {requestBytes: 3Mi, connections: 7, leases: 9, watches: 8, txnNesting: 2}\ncontrol:\nmemory: 64Mi\ncoreDumps: true\n");
         options.plugins = "/my/plugins/";
         s = load_ok(&options);
         assert_string_equal(s->file, folder_path(&folder, "stokehold.yaml"));
@@ -128,6 +128,7 @@ static void test_root(void **state) {
         assert_string_equal(s->control_socket, "/elsewhere/control.sock");
         assert_int_equal(s->n_experimental, 2);
         assert_string_equal(s->experimental[1], "etcd");
+        assert_true(s->core_dumps);
         assert_int_equal(s->n_shards, 3);
         assert_int_equal(s->cache_bytes, 64 << 20);
         assert_int_equal(s->log_level, LOG_LEVEL_DEBUG);
@@ -156,6 +157,8 @@ static const struct {
         {"log:\n  level: loud\n", "2: log.level: must be error, warning, notice, info or debug"},
         {"log:\n  levels: info\n", "2: log.levels: unknown field"},
         {"log: info\n", "1: log: must be a mapping"},
+        {"paths:\n  state: |\n    -----BEGIN\n    hush\n",
+                "2: paths.state: must be the path of a file, not what is in it"},
         {"shards: many\n", "1: shards: must be a whole number"},
         {"shards: 65\n", "1: shards: must be from 0 to 64"},
         {"shards: \"1\"\n", "1: shards: must be a whole number"},
@@ -195,7 +198,7 @@ static const struct {
         {"- a\n", "1: must be a mapping of settings"},
         {"shards: 1\n---\nshards: 2\n", "2: only one document is expected"},
         {"shards: 1\nshards: 2\n", "2: key \"shards\" is there twice, first in line 1"},
-        {"shards: &a 1\n", "1: anchors (&a) are not allowed"},
+        {"shards: &a 1\n", "1: anchors are not allowed (a value that begins with & needs quotes)"},
         {"log: {level: info\n",
                 "2: did not find expected ',' or '}' (while parsing a flow mapping that begins in line 1)"},
 };
@@ -256,6 +259,11 @@ static void test_fixed_changes(void **state) {
         folder_write(&folder, "stokehold.yaml", "log: {level: debug}\ntenants: {quota: 1Gi}\n");
         b = load_ok(&options);
         assert_null(settings_fixed_changes(a, b));
+        assert_false(a->core_dumps);
+        b->core_dumps = true; /* for who looks for a fault, without a restart that would hide it */
+        assert_null(settings_fixed_changes(a, b));
+        settings_adopt(a, b);
+        assert_true(a->core_dumps);
         settings_free(b);
 
         folder_write(&folder, "stokehold.yaml", "cache: 2Mi\npaths: {state: other}\n");
