@@ -316,8 +316,10 @@ static bool write_out(struct http1_connection *c) {
                 buf_consume(&c->out, (size_t)n);
         }
         buf_done(&c->out);
-        if (c->closing)
+        if (c->closing) {
+                transport_end(c->transport); /* over TLS, the end is told from a connection that was cut */
                 return false;
+        }
         return loop_io_modify(&c->io, EPOLLIN) >= 0;
 }
 

@@ -207,6 +207,43 @@ static void test_names(void **state) {
         cert_done(&below);
 }
 
+/* An authority that is not the root: trusted as it is, and what its root signed otherwise is not. */
+static void test_inner_authority(void **state) {
+        struct cert inner = cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "inner", .ca = true});
+        struct cert below = knock_cert(&inner, "munich", NULL), beside = knock_cert(&k.common, "munich", NULL);
+        struct bytes certificate = cert_pem(&k.server, NULL), key = cert_key_pem(&k.server),
+                     ca = cert_pem(&inner, NULL);
+        struct bytes list = cert_revocations(&inner, 3600, &below, NULL);
+        struct tls_authority authority = {"inner", ca, {}};
+        const struct tls_rule rule = {"CN:munich", "munich", 0};
+        const struct tls_server_config config = {certificate, key, &authority, 1, &rule, 1};
+        struct tls_wish wish = {.cert = &below};
+        struct tls_server *policy;
+        struct tls_end e;
+
+        (void)state;
+        assert_int_equal(tls_server_new(&config, &policy, NULL), 0);
+        knock_set_policy(&k, policy);
+        assert_true(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        wish.cert = &beside;
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        wish.cert = &below;
+        authority.revocations = list;
+        assert_int_equal(tls_server_new(&config, &policy, NULL), 0);
+        knock_set_policy(&k, policy);
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        cert_done(&inner);
+        cert_done(&below);
+        cert_done(&beside);
+        bytes_free(&certificate);
+        bytes_free(&key);
+        bytes_free(&ca);
+        bytes_free(&list);
+}
+
 /* What the refused are told: nothing that depends on what the rules are. */
 static void test_refusals(void **state) {
         struct cert expired =
@@ -831,6 +868,7 @@ int main(void) {
                 TEST(test_old_version),
                 TEST(test_our_client),
                 TEST(test_names),
+                TEST(test_inner_authority),
                 TEST(test_refusals),
                 TEST(test_alpn),
                 TEST(test_no_resumption),
