@@ -39,7 +39,7 @@ static int setup(void **state) {
         memory_set_faults("move-source", NULL);
         engine_open(&w->e, &stoke_driver, source, 1 << 20);
         w->e.on_sealed = on_sealed;
-        w->target = engine_datastore(&w->e, target);
+        w->target = engine_datastore(&w->e, NULL, target);
         w->ks = engine_keyspace(&w->e, 1);
         *state = w;
         return 0;
@@ -702,7 +702,7 @@ static void slept_through(void **state) {
                 engine_run(&other, 300, NULL);
                 assert_false(get.done || put.done);
                 memcpy(to.incarnation, there, 16);
-                to.datastore = target = engine_datastore(&other, settings);
+                to.datastore = target = engine_datastore(&other, NULL, settings);
                 w->flag = false;
                 keyspace_switch(paused, &to);
                 engine_run(&other, 20000, &w->flag);
