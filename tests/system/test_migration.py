@@ -490,6 +490,8 @@ def test_taken_over(pool, point, seed):
             time.sleep(0.5)
         assert where(b) == ("b" if point == "switching" else "a")
         etcdctl(endpoint, "put", "k", "v")
+        (b.root / "stokehold.yaml").write_text("migration: {bandwidth: 0}\n")
+        b.reload_errors()
         migrate(b, "a" if point == "switching" else "b")
         assert etcdctl(endpoint, "get", "k", "--print-value-only").stdout == "v\n"
 
