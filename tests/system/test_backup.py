@@ -559,6 +559,30 @@ def test_backups_by_the_clock(stopped, tmp_path):
     assert etcdctl(d.endpoint("again"), "get", "/x", "--print-value-only").stdout.strip() == "1"
 
 
+def test_one_of_several_daemons_makes_them(pool, tmp_path):
+    """Not each its own; and another one goes on when that has gone."""
+    place = tmp_path / "backups"
+    place.mkdir()
+    server = pool_server(pool, "PostgreSQL")
+    text = DRIVERS["PostgreSQL"](pool, "a")[0] + "  system: true\n  default: true\n"
+    text += ("---\napiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: demo}\nspec:\n"
+             f"  backup: {{every: 1s, keep: 5, directory: {place}}}\n")
+    with several(2, text) as found:
+        started(found)
+        for d in found:
+            d.wait_tenant("demo")
+        there = lambda: sorted(f.name for f in place.iterdir() if f.suffix == ".stokearc")  # noqa: E731
+        wait_for("some are there", lambda: len(there()) == 5)
+        makes = lambda d: bool(d.ask("tenant", "show", "demo")["lastBackup"])  # noqa: E731
+        wait_for("one makes them", lambda: [makes(d) for d in found].count(True) == 1)
+        first = next(d for d in found if makes(d))
+        first.stop()
+        last = there()[-1]
+        wait_for("the other one goes on", lambda: there()[-1] > last, timeout=60)
+        assert "backed up to" in next(d for d in found if d is not first).log()
+    assert server
+
+
 # ---- how much of it
 
 @pytest.mark.long
