@@ -109,7 +109,7 @@ static int add_field(struct buf *out, enum archive_field field, const void *data
         uint8_t head[6];
         int r;
 
-        put16(head, field);
+        put16(head, (uint16_t)field);
         put32(head + 2, (uint32_t)size);
         r = buf_append(out, head, sizeof(head));
         return r < 0 ? r : buf_append(out, data, size);

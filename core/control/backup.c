@@ -24,6 +24,10 @@
 #define QUEUE_BYTES ((size_t)512 * 1024)
 #define CALL_BYTES ((size_t)256 * 1024) /* the server's low mark */
 
+/* While the tenant is read nothing of it is deleted: a client that takes nothing for so long does not keep it from that. */
+#define STALL_NS (120 * NSEC_PER_SEC)
+#define STALL_LOOK_NS (10 * NSEC_PER_SEC)
+
 struct chunk {
         struct blob *message; /* owned */
         STAILQ_ENTRY(chunk) entry;
@@ -38,6 +42,8 @@ struct sending {
         int result;
         char *reason; /* owned */
         struct loop_task task;
+        struct loop_timer timer;
+        uint64_t taken_ns; /* the client has taken something, or nothing was there to take */
 
         pthread_mutex_t mutex;
         pthread_cond_t room;
@@ -51,6 +57,7 @@ static void sending_unref(struct sending *s) {
 
         if (s->call || s->backup || s->posted)
                 return;
+        loop_timer_clear(&s->timer);
         while ((chunk = STAILQ_FIRST(&s->chunks))) {
                 STAILQ_REMOVE_HEAD(&s->chunks, entry);
                 blob_unref(chunk->message);
@@ -136,6 +143,7 @@ static void send_some(struct sending *s) {
         struct chunk *chunk;
 
         while (s->call && grpc_call_pending(s->call) < CALL_BYTES) {
+                s->taken_ns = clock_now_ns();
                 chunk = take(s);
                 if (!chunk) {
                         if (!s->backup)
@@ -145,6 +153,21 @@ static void send_some(struct sending *s) {
                 grpc_call_send(s->call, &chunk->message, 1);
                 free(chunk);
         }
+}
+
+static void on_look(struct loop_timer *timer) {
+        struct sending *s = container_of(timer, struct sending, timer);
+
+        if (!s->call)
+                return;
+        if (grpc_call_pending(s->call) < CALL_BYTES)
+                s->taken_ns = clock_now_ns();
+        if (clock_now_ns() < s->taken_ns + STALL_NS) {
+                loop_timer_set(s->loop, timer, clock_now_ns() + STALL_LOOK_NS);
+                return;
+        }
+        grpc_call_finish(s->call, GRPC_ABORTED, "the client took nothing for two minutes");
+        files_backup_cancel(s->call);
 }
 
 static void on_posted(struct loop_task *task) {
@@ -228,6 +251,9 @@ void files_backup_tenant(struct grpc_call *call, struct bytes data) {
         STAILQ_INIT(&s->chunks);
         config.name = request->name;
         config.userdata = s;
+        s->taken_ns = clock_now_ns();
+        s->timer.on_time = on_look;
+        loop_timer_set(s->loop, &s->timer, s->taken_ns + STALL_LOOK_NS);
         s->backup = fleet_backup_tenant(method_fleet(call), &config);
 }
 
@@ -236,9 +262,12 @@ void files_backup_cancel(struct grpc_call *call) {
 
         if (!s)
                 return;
+        *of(call) = NULL;
         s->call = NULL;
         if (s->backup)
                 backup_cancel(s->backup);
+        else
+                sending_unref(s);
 }
 
 void files_backup_drained(struct grpc_call *call) {

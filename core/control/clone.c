@@ -128,9 +128,12 @@ void files_clone_cancel(struct grpc_call *call) {
 
         if (!c)
                 return;
+        *of(call) = NULL;
         c->call = NULL;
         if (c->clone)
                 clone_cancel(c->clone);
+        else
+                cloning_unref(c);
 }
 
 void files_clone_free(struct grpc_call *call) {

@@ -124,6 +124,20 @@ static void begin(struct grpc_call *call, const Stokehold__Control__V1__RestoreT
                 grpc_call_pause(call);
 }
 
+/* The call has nothing more to do with it. */
+static void leave(struct grpc_call *call) {
+        struct receiving *r = *of(call);
+
+        if (!r)
+                return;
+        *of(call) = NULL;
+        r->call = NULL;
+        if (r->restore)
+                restore_cancel(r->restore);
+        else
+                receiving_unref(r);
+}
+
 void files_restore_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__RestoreTenantRequest *request;
         struct receiving *r = *of(call);
@@ -144,8 +158,7 @@ void files_restore_tenant(struct grpc_call *call, struct bytes data) {
         /* Of a message with data nothing else is looked at, and nothing copied. */
         if (protobuf_read_field(&rest, &field) != 1 || field.number != 2 || field.type != 2) {
                 grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "all messages but the first must bring data");
-                r->call = NULL;
-                restore_cancel(r->restore);
+                leave(call);
                 return;
         }
         restore_feed(r->restore, field.bytes);
@@ -165,13 +178,7 @@ void files_restore_end(struct grpc_call *call) {
 }
 
 void files_restore_cancel(struct grpc_call *call) {
-        struct receiving *r = *of(call);
-
-        if (!r)
-                return;
-        r->call = NULL;
-        if (r->restore)
-                restore_cancel(r->restore);
+        leave(call);
 }
 
 void files_restore_free(struct grpc_call *call) {

@@ -20,7 +20,8 @@ from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from conftest import as_root, etcdctl, program, running, wait_for
-from test_migration import DRIVERS, fill, hash_kv, placed, pool, revision, time_to_live  # pylint: disable=unused-import
+from test_migration import DRIVERS, drop_all, fill, hash_kv, placed, pool, revision, time_to_live  # pylint: disable=unused-import
+from test_several_daemons import several, started
 
 ELSEWHERE = [("SQLite", "PostgreSQL"), ("PostgreSQL", "MySQL"), ("MySQL", "SQLite")]
 CHUNK = 128 * 1024
@@ -112,6 +113,15 @@ def control(d):
         yield c
     finally:
         c.close()
+
+
+def pool_server(pool, driver):
+    """Empty, as `placed` makes them."""
+    server = DRIVERS[driver](pool, "a")[1]
+    if server.process is None:
+        server.start()
+    drop_all(pool)
+    return server
 
 
 def tenants(d):
@@ -246,6 +256,51 @@ def test_a_restore_over_a_served_tenant(pool, driver):
         assert found > shown["revision"]
         d.restart()
         assert revision(d.wait_tenant("demo")) >= found
+
+
+@pytest.mark.parametrize("driver", ["PostgreSQL", "MySQL"])
+def test_a_restore_reaches_the_clients_of_every_daemon(pool, driver):
+    """Those that are connected to a daemon which has no part in it, too."""
+    server = pool_server(pool, driver)
+    with several(2, DRIVERS[driver](pool, "a")[0] + "  system: true\n  default: true\n") as found:
+        started(found)
+        found[0].tenant()
+        ends = [d.wait_tenant("demo") for d in found]
+        fill(ends[0])
+        backup(found[0], found[0].root / "file")
+        etcdctl(ends[1], "put", "/fill/new", "goes away")
+        served = revision(ends[1])
+        with informers(*((e, "/") for e in ends)) as readers:
+            with load(ends[0], ["w1"]), load(ends[1], ["w2"]):
+                wait_for("writers write", lambda: revision(ends[1]) > served + 20)
+                found[0].stokectl("tenant", "restore", "demo", str(found[0].root / "file"), "--over", "--yes")
+                wait_for("writers of both go on", lambda: all(
+                    etcdctl(e, "get", f"/loop/w{i}/", "--prefix", "--keys-only").stdout for e in ends for i in (1, 2)))
+            figures = [r.end() for r in readers]
+        assert all(f["lists"] >= 2 and f["revision"] > served for f in figures), figures
+        assert figures[0]["keys"] == figures[1]["keys"]
+        for e in ends:
+            assert not etcdctl(e, "get", "/fill/new").stdout
+        assert hash_kv(ends[0]) == hash_kv(ends[1])
+        # One that was there when it began has gone: the other one undoes it.
+        with control(found[0]) as c:
+            gone = threading.Event()
+
+            def requests():
+                yield c.begin("demo", over=True)
+                yield c.data((found[0].root / "file").read_bytes()[:1000])
+                gone.wait(90)
+            answers = c.restore(requests())
+            try:
+                wait_for("it has begun", lambda: found[1].ask("migration", "show", "demo")["phase"] == "Copying")
+                found[0].kill()
+            finally:
+                gone.set()
+            del answers
+        wait_for("it is undone", lambda: found[1].ask("migration", "show", "demo")["phase"] == "Failed", timeout=90)
+        etcdctl(ends[1], "put", "/fill/still", "here")
+        found[0].start()
+    assert server
 
 
 # ---- damage, and what fails
@@ -392,6 +447,73 @@ def test_a_tenant_that_is_deleted_ends_its_backup(daemon):
     assert not tenants(daemon)
 
 
+@pytest.mark.parametrize("what", ["backup", "restore", "over", "clone"])
+def test_the_daemon_stops_in_the_middle(daemon, what):
+    """It stops as it always does, and what was not complete has gone when it is back."""
+    endpoint = daemon.tenant()
+    for i in range(60):
+        etcdctl(endpoint, "put", f"/{i}", os.urandom(50000).hex())
+    backup(daemon, daemon.root / "file")
+    content = (daemon.root / "file").read_bytes()
+    before = hash_kv(endpoint)[0]
+    with control(daemon) as c:
+        m, gone = c.messages, threading.Event()
+
+        def requests():
+            yield c.begin("demo" if what == "over" else "again", what == "over")
+            yield c.data(content[:CHUNK])
+            gone.wait(60)
+
+        def stream(method, request, response):
+            return c.channel.unary_stream(f"/stokehold.control.v1.Control/{method}", request_serializer=type(request).SerializeToString,
+                                          response_deserializer=response.FromString)(request)
+        try:
+            if what == "backup":
+                answers = stream("BackupTenant", m.BackupTenantRequest(name="demo"), m.BackupTenantResponse)
+                next(answers)
+            elif what == "clone":
+                answers = stream("CloneTenant", m.CloneTenantRequest(name="demo", clone="again"), m.CloneTenantResponse)
+            else:
+                answers = c.restore(requests())
+                wait_for("it has begun", lambda: "again" in tenants(daemon) or
+                         (what == "over" and daemon.ask("migration", "show", "demo")["phase"] == "Copying"))
+            daemon.stop()
+        finally:
+            gone.set()
+            answers.cancel()
+    daemon.start()
+    wait_for("what was not complete has gone", lambda: all(t["phase"] == "Ready" for t in tenants(daemon).values()))
+    if what == "over":
+        wait_for("it is undone", lambda: daemon.ask("migration", "show", "demo")["phase"] == "Failed")
+    for name in tenants(daemon):
+        assert hash_kv(daemon.endpoint(name))[0] == before
+
+
+def test_a_clone_that_is_given_up(pool):
+    """Nothing is left of it, however far it was; and it is not what keeps its source from going."""
+    with placed(pool, "SQLite", "PostgreSQL") as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        for i in range(40):
+            etcdctl(endpoint, "put", f"/{i}", os.urandom(50000).hex())
+        for pause in (0, 0.005, 0.02, 0.05, 0.1, 0.2):
+            p = subprocess.Popen([program("stokectl"), "--root", str(d.root), "tenant", "clone", "demo", "again", "--datastore", "b"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_for("it has begun", lambda: "again" in tenants(d) or p.poll() is not None)
+            time.sleep(pause)
+            p.kill()
+            p.wait()
+            wait_for("it is there or not", lambda: tenants(d).get("again", {"phase": "Ready"})["phase"] == "Ready")
+            if "again" in tenants(d):
+                assert hash_kv(d.endpoint("again"))[0] == hash_kv(endpoint)[0]
+                d.stokectl("tenant", "delete", "again", "--yes")
+        p = subprocess.Popen([program("stokectl"), "--root", str(d.root), "tenant", "clone", "demo", "again", "--datastore", "b"],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for("it has begun", lambda: "again" in tenants(d) or p.poll() is not None)
+        d.stokectl("tenant", "delete", "demo", "--yes")
+        p.wait(30)
+        wait_for("it is there or not", lambda: all(t["phase"] == "Ready" for t in tenants(d).values()))
+
+
 # ---- by the clock
 
 def test_backups_by_the_clock(stopped, tmp_path):
@@ -435,6 +557,30 @@ def test_backups_by_the_clock(stopped, tmp_path):
     wait_for("it is read", lambda: "backup" not in d.ask("tenant", "show", "demo")["source"] and not d.reload_errors())
     d.stokectl("tenant", "restore", "again", str(place / there()[-1]))
     assert etcdctl(d.endpoint("again"), "get", "/x", "--print-value-only").stdout.strip() == "1"
+
+
+def test_one_of_several_daemons_makes_them(pool, tmp_path):
+    """Not each its own; and another one goes on when that has gone."""
+    place = tmp_path / "backups"
+    place.mkdir()
+    server = pool_server(pool, "PostgreSQL")
+    text = DRIVERS["PostgreSQL"](pool, "a")[0] + "  system: true\n  default: true\n"
+    text += ("---\napiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: demo}\nspec:\n"
+             f"  backup: {{every: 1s, keep: 5, directory: {place}}}\n")
+    with several(2, text) as found:
+        started(found)
+        for d in found:
+            d.wait_tenant("demo")
+        there = lambda: sorted(f.name for f in place.iterdir() if f.suffix == ".stokearc")  # noqa: E731
+        wait_for("some are there", lambda: len(there()) == 5)
+        makes = lambda d: bool(d.ask("tenant", "show", "demo")["lastBackup"])  # noqa: E731
+        wait_for("one makes them", lambda: [makes(d) for d in found].count(True) == 1)
+        first = next(d for d in found if makes(d))
+        first.stop()
+        last = there()[-1]
+        wait_for("the other one goes on", lambda: there()[-1] > last, timeout=60)
+        assert "backed up to" in next(d for d in found if d is not first).log()
+    assert server
 
 
 # ---- how much of it
