@@ -202,12 +202,17 @@ static int run_import(struct ctl *ctl) {
         Stokehold__Control__V1__Endpoint from;
         int r;
 
+        if (ctl->from_snapshot && (ctl->from || ctl->finish || ctl->abort || ctl->detach))
+                return ctl_fail(CTL_USAGE, "--from-snapshot goes with none of --from, --finish, --abort and --detach");
+        if (ctl->from_snapshot)
+                return ctl_import_snapshot(ctl);
         if (!ctl->from && ctl->abort)
                 return run_abort(ctl);
         if (!ctl->from && ctl->finish)
                 return run_finish(ctl);
         if (!ctl->from || ctl->abort)
-                return ctl_fail(CTL_USAGE, "tenant import needs --from URL, or else --finish or --abort");
+                return ctl_fail(CTL_USAGE,
+                        "tenant import needs --from URL or --from-snapshot FILE, or else --finish or --abort");
         r = fill_endpoint(ctl, ctl->from, &from);
         if (r != CTL_OK)
                 return r;
@@ -301,10 +306,10 @@ const struct ctl_command ctl_commands_transfer[] = {
                 "Once nothing writes to the source any more (its API servers are stopped), --finish carries what is\n"
                 "left, compares, and serves the tenant. History below the first reading counts as compacted.\n"
                 "--prefix /SCHEMA/ --to-prefix /registry/ takes one tenant out of a Kamaji etcd. --from with --finish\n"
-                "does all at once. Ctrl-C leaves it going on; a restart of the daemon ends it, and nothing is left.\n",
+                "does all at once; so does --from-snapshot FILE, with a file of etcdctl snapshot save. Ctrl-C leaves it going on; a restart of the daemon ends it, and nothing is left.\n",
                 1, 1,
-                OPTION_FORMAT | OPTION_FROM | OPTION_TLS | OPTION_PREFIX | OPTION_DATASTORE | OPTION_QUOTA |
-                        OPTION_RETAIN | OPTION_FINISH | OPTION_ABORT | OPTION_DETACH,
+                OPTION_FORMAT | OPTION_FROM | OPTION_FROM_SNAPSHOT | OPTION_TLS | OPTION_PREFIX | OPTION_DATASTORE |
+                        OPTION_QUOTA | OPTION_RETAIN | OPTION_FINISH | OPTION_ABORT | OPTION_DETACH,
                 run_import},
         {"tenant", "export", "NAME", "Carry what a tenant has into another etcd",
                 "Keys, values and leases; the other etcd gives revisions of its own (etcdctl snapshot save on the\n"

@@ -56,6 +56,7 @@ typedef uint64_t ctl_options;
 #define OPTION_CSR (UINT64_C(1) << 26)
 #define OPTION_ENDPOINT (UINT64_C(1) << 27)
 #define OPTION_HOST (UINT64_C(1) << 28)
+#define OPTION_FROM_SNAPSHOT (UINT64_C(1) << 29)
 
 struct ctl {
         /* The command line; strings are borrowed from argv and the environment. */
@@ -65,7 +66,7 @@ struct ctl {
         const char *datastore;
         uint64_t quota_bytes;
         bool retain, yes, keep_data, accept_loss, enforce, force, over;
-        const char *from, *to;
+        const char *from, *from_snapshot, *to;
         const char *cacert, *cert, *key, *server_name, *prefix, *to_prefix;
         bool finish, abort, overwrite;
         bool detach, wait;
@@ -110,6 +111,9 @@ extern const struct ctl_command ctl_commands_restore[];
 extern const struct ctl_command ctl_commands_offline[];
 extern const struct ctl_command ctl_commands_credentials[];
 extern const struct ctl_command ctl_commands_authority[];
+
+/* commands_snapshot.c: tenant import --from-snapshot */
+int ctl_import_snapshot(struct ctl *ctl);
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

@@ -48,6 +48,8 @@ static const struct row rows[] = {
                 "put these definitions in force where other daemons have others"},
         {OPTION_FROM, KIND_TEXT, "from", "URL,…", MEMBER(from), 0,
                 "the etcd's endpoints: https://HOST:PORT, http://HOST:PORT, unix:///PATH"},
+        {OPTION_FROM_SNAPSHOT, KIND_TEXT, "from-snapshot", "FILE", MEMBER(from_snapshot), 0,
+                "a snapshot of an etcd, or a copy of its db, in place of a living one"},
         {OPTION_TO, KIND_TEXT, "to", "WHERE", MEMBER(to), 0,
                 "where it goes: a datastore, or (export) an etcd's endpoints"},
         {OPTION_TLS, KIND_TEXT, "cacert", "FILE", MEMBER(cacert), 0,

@@ -276,3 +276,31 @@ def test_an_import_of_an_export_is_the_same(daemon):
     fill(tenant)
     daemon.stokectl("tenant", "import", "two", "--from", f"unix://{daemon.root}/run/tenants/one.sock", "--finish")
     assert everything(daemon.endpoint("two")) == everything(tenant)
+
+
+def test_a_snapshot_of_an_etcd_is_imported(daemon, etcd):
+    """With its history, leases and revisions; one tenant's keys alone, renamed; nothing of a file that is damaged."""
+    lease, idle = fill(etcd, "/snap/")
+    middle = everything(etcd)[1]
+    etcdctl(etcd, "put", "/snap/a/002", "after")
+    etcdctl(etcd, "put", "/other/a", "not ours")
+    with scratch() as folder:
+        file = folder / "etcd.snapshot"
+        etcdctl(etcd, "snapshot", "save", str(file))
+        said = daemon.stokectl("tenant", "import", "snap", "--from-snapshot", str(file)).stdout
+        assert "Tenant snap was imported" in said
+        tenant = daemon.endpoint("snap")
+        assert everything(tenant) == everything(etcd)
+        assert etcdctl(tenant, "get", "/snap/a/002", "--rev", str(middle)).stdout == etcdctl(etcd, "get", "/snap/a/002", "--rev", str(middle)).stdout
+        assert {lease, idle} <= set(etcdctl(tenant, "lease", "list").stdout.split()[3:])
+        daemon.stokectl("tenant", "import", "part", "--from-snapshot", str(file), "--prefix", "/snap/", "--to-prefix", "/registry/")
+        assert everything(daemon.endpoint("part"))[0] == renamed(everything(etcd, "/snap/")[0], b"/snap/", b"/registry/")
+        damaged = bytearray(file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        (folder / "damaged").write_bytes(damaged)
+        result = daemon.stokectl("tenant", "import", "never", "--from-snapshot", str(folder / "damaged"), check=False)
+        assert result.returncode == 1 and daemon.stokectl("tenant", "show", "never", check=False).returncode == 3
+        result = daemon.stokectl("tenant", "import", "never", "--from-snapshot", str(file), "--prefix", "/nobody/", check=False)
+        assert result.returncode == 1 and "no key begins with" in result.stderr
+        daemon.restart()
+        wait_for("the tenant answers", lambda: everything(tenant) == everything(etcd))
