@@ -504,6 +504,47 @@ static void in_rounds(void **state) {
         assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
 }
 
+/* Deleted at the source while it was copied: at the target it is there still, and is deleted again. */
+static void deleted_again(void **state) {
+        struct world *w = *state;
+        struct pump_config c = {
+                .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                .target = {.datastore = w->target, .name = "t"},
+                .loop = w->e.loop,
+                .on_done = on_done,
+                .userdata = w,
+        };
+        struct pump_status ps;
+        struct seal_call seal;
+        struct pump *pump;
+
+        memcpy(c.source.incarnation, w->e.incarnation, 16);
+        memcpy(c.target.incarnation, there, 16);
+        memcpy(c.target.id, first_id, 16);
+        for (int i = 0; i < 30; i++)
+                engine_put(&w->e, w->ks, "/k", "x");
+        assert_int_equal(pump_new(&c, &pump), 0);
+        do {
+                engine_run(&w->e, 5, NULL);
+                pump_get_status(pump, &ps);
+        } while (!ps.caught_up);
+        assert_int_equal(engine_compact(&w->e, w->ks, 31), KEYSPACE_OK);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+        seal = seal_with(w, w->ks, first_id, keyspace_seal);
+        pump_finish(pump, &seal.end);
+        wait_flag(w);
+        install_commit(pump_install(pump), seal.end.seq, seal.revision, on_done);
+        wait_flag(w);
+        assert_int_equal(w->result, 0);
+        pump_free(pump);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_PUT), 30);
+        switch_to(w, w->ks, there);
+        for (int i = 0; i < 1000 && n_records_at(w, w->target, there, RECORD_PUT) > 1; i++)
+                engine_run(&w->e, 5, NULL);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_PUT), 1);
+        assert_int_equal(engine_get(&w->e, w->ks, "/k").kvs[0].version, 30);
+}
+
 static void lost_pin(void **state) {
         struct world *w = *state;
         struct pin *p;
@@ -956,6 +997,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(fenced, setup, teardown),
                 cmocka_unit_test_setup_teardown(pinned, setup, teardown),
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
+                cmocka_unit_test_setup_teardown(deleted_again, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
