@@ -13,13 +13,14 @@ import subprocess
 import threading
 import time
 import types
+import urllib.request
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from conftest import as_root, etcdctl, program, running, wait_for
+from conftest import as_root, etcdctl, free_port, program, running, wait_for
 from test_migration import DRIVERS, drop_all, fill, hash_kv, placed, pool, revision, time_to_live  # pylint: disable=unused-import
 from test_several_daemons import several, started
 
@@ -520,8 +521,8 @@ def test_backups_by_the_clock(stopped, tmp_path):
     """They are made, the oldest go, what fails is seen, and the age of the last good one is a metric."""
     place = tmp_path / "backups"
     place.mkdir()
-    port_file = stopped.root / "stokehold.yaml"
-    port_file.write_text("metrics:\n  address: 127.0.0.1:0\n")
+    port = free_port()
+    (stopped.root / "stokehold.yaml").write_text(f"metrics:\n  listen: tcp:127.0.0.1:{port}\n")
     stopped.define("demo.yaml", "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: demo}\nspec:\n"
                                 f"  backup: {{every: 1s, keep: 3, directory: {place}}}\n")
     d = stopped.start()
@@ -540,10 +541,17 @@ def test_backups_by_the_clock(stopped, tmp_path):
     shown = d.ask("tenant", "show", "demo")
     assert shown["lastBackup"] and shown["lastBackupBytes"] > 0 and not shown["backupFailure"]
 
+    def metric(which):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            return float(re.search(rf'stokehold_tenant_backup_{which}{{tenant="demo"}} (\S+)', answer.read().decode()).group(1))
+    wait_for("the age is a metric", lambda: 0 <= metric("age_seconds") < 600)
+    assert metric("bytes") > 0 and metric("duration_seconds") > 0 and metric("failed") == 0
+
     kept = there()
     place.rename(tmp_path / "away")
     wait_for("the failure is seen", lambda: "No such file" in d.ask("tenant", "show", "demo")["backupFailure"])
     assert any("no backup could be made" in p for p in d.status()["problems"])
+    wait_for("the failure is a metric", lambda: metric("failed") == 1)
     (tmp_path / "away").rename(place)
     wait_for("it goes on", lambda: not d.ask("tenant", "show", "demo")["backupFailure"] and there()[-1] > kept[-1])
     # Half a file that a crash has left goes with the next good one.
