@@ -448,6 +448,37 @@ def test_a_tenant_that_is_deleted_ends_its_backup(daemon):
     assert not tenants(daemon)
 
 
+@pytest.mark.parametrize("retention", ["0s", "10m"])
+def test_a_tenant_that_moves_is_backed_up_whole_or_not_at_all(pool, retention):
+    """A backup that has begun before the move is of before the move; if its source is dropped under it, it says so."""
+    with placed(pool, "PostgreSQL", "SQLite") as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        for i in range(400):
+            etcdctl(endpoint, "put", f"/{i % 300}", os.urandom(25000).hex())
+        before = revision(endpoint)
+        found = hash_kv(endpoint)[0]
+        with control(d) as c:
+            m = c.messages
+            answers = c.channel.unary_stream(
+                "/stokehold.control.v1.Control/BackupTenant", request_serializer=m.BackupTenantRequest.SerializeToString,
+                response_deserializer=m.BackupTenantResponse.FromString)(m.BackupTenantRequest(name="demo"))
+            assert next(answers).about.revision == before
+            d.stokectl("tenant", "migrate", "demo", "--to", "b", "--retention", retention)
+            etcdctl(endpoint, "put", "/after", "the move")
+            try:
+                content = b"".join(a.data for a in answers)
+            except grpc.RpcError as e:
+                assert retention == "0s" and e.code() == grpc.StatusCode.UNAVAILABLE, e
+                content = None
+        if content:
+            (d.root / "file").write_bytes(content)
+            d.stokectl("tenant", "restore", "again", str(d.root / "file"), "--datastore", "b")
+            assert hash_kv(d.endpoint("again"))[0] == found
+        # And the tenant can be backed up where it is now.
+        backup(d, d.root / "now")
+        etcdctl(endpoint, "compact", str(revision(endpoint)))
+
+
 @pytest.mark.parametrize("what", ["backup", "restore", "over", "clone"])
 def test_the_daemon_stops_in_the_middle(daemon, what):
     """It stops as it always does, and what was not complete has gone when it is back."""
