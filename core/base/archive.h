@@ -15,7 +15,7 @@
  *
  *      0  4  what it is: 1 about, 2 leases, 3 records, 4 end
  *      4  4  bytes that follow this header
- *      8  4  bytes that they are once unpacked, at most 64 MiB
+ *      8  4  bytes that they are once unpacked, at most 72 MiB
  *     12  4  leases or records in it; 0 elsewhere
  *     16 16  XXH128 of: the checksum of the section before (of the first one: of the file's first 16 bytes), these 16 bytes, and the bytes
  *            that follow; low 64 bits first
@@ -40,7 +40,8 @@
 #include "base/error.h"
 
 #define ARCHIVE_FORMAT 1
-#define ARCHIVE_PLAIN_MAX (64 * 1024 * 1024) /* of a section; also of a record, about */
+#define ARCHIVE_PLAIN_MAX                                                                                              \
+        (72 * 1024 * 1024) /* of a section; so also of a record, which is one request at most: 64 MiB */
 
 /* What is said of the whole. Strings are borrowed. */
 struct archive_about {

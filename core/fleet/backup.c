@@ -111,6 +111,10 @@ static int write_records(struct backup *b, struct archive_writer *w) {
                         return 0;
                 if (r != STREAM_PIECE) {
                         stream_get_status(b->stream, &status);
+                        if (r == -ENOENT) {
+                                set_result(b, -EAGAIN, "it has moved, and where it was it is dropped: begin again");
+                                return -EAGAIN;
+                        }
                         set_result(b, r < 0 ? r : -EIO, status.reason);
                         return r < 0 ? r : -EIO;
                 }

@@ -102,6 +102,10 @@ static void on_pumped(void *userdata, int result, const char *reason) {
                 .n_leases = about->n_leases,
         };
 
+        if (result == -ENOENT) {
+                return_errand(c, -EAGAIN, "it has moved, and where it was it is dropped: begin again");
+                return;
+        }
         if (result != 0) {
                 return_errand(c, result, reason);
                 return;

@@ -13,13 +13,14 @@ import subprocess
 import threading
 import time
 import types
+import urllib.request
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from conftest import as_root, etcdctl, program, running, wait_for
+from conftest import as_root, etcdctl, free_port, program, running, wait_for
 from test_migration import DRIVERS, drop_all, fill, hash_kv, placed, pool, revision, time_to_live  # pylint: disable=unused-import
 from test_several_daemons import several, started
 
@@ -447,6 +448,37 @@ def test_a_tenant_that_is_deleted_ends_its_backup(daemon):
     assert not tenants(daemon)
 
 
+@pytest.mark.parametrize("retention", ["0s", "10m"])
+def test_a_tenant_that_moves_is_backed_up_whole_or_not_at_all(pool, retention):
+    """A backup that has begun before the move is of before the move; if its source is dropped under it, it says so."""
+    with placed(pool, "PostgreSQL", "SQLite") as d:
+        endpoint = d.tenant("demo", "--datastore", "a")
+        for i in range(400):
+            etcdctl(endpoint, "put", f"/{i % 300}", os.urandom(25000).hex())
+        before = revision(endpoint)
+        found = hash_kv(endpoint)[0]
+        with control(d) as c:
+            m = c.messages
+            answers = c.channel.unary_stream(
+                "/stokehold.control.v1.Control/BackupTenant", request_serializer=m.BackupTenantRequest.SerializeToString,
+                response_deserializer=m.BackupTenantResponse.FromString)(m.BackupTenantRequest(name="demo"))
+            assert next(answers).about.revision == before
+            d.stokectl("tenant", "migrate", "demo", "--to", "b", "--retention", retention)
+            etcdctl(endpoint, "put", "/after", "the move")
+            try:
+                content = b"".join(a.data for a in answers)
+            except grpc.RpcError as e:
+                assert retention == "0s" and e.code() == grpc.StatusCode.UNAVAILABLE, e
+                content = None
+        if content:
+            (d.root / "file").write_bytes(content)
+            d.stokectl("tenant", "restore", "again", str(d.root / "file"), "--datastore", "b")
+            assert hash_kv(d.endpoint("again"))[0] == found
+        # And the tenant can be backed up where it is now.
+        backup(d, d.root / "now")
+        etcdctl(endpoint, "compact", str(revision(endpoint)))
+
+
 @pytest.mark.parametrize("what", ["backup", "restore", "over", "clone"])
 def test_the_daemon_stops_in_the_middle(daemon, what):
     """It stops as it always does, and what was not complete has gone when it is back."""
@@ -520,8 +552,8 @@ def test_backups_by_the_clock(stopped, tmp_path):
     """They are made, the oldest go, what fails is seen, and the age of the last good one is a metric."""
     place = tmp_path / "backups"
     place.mkdir()
-    port_file = stopped.root / "stokehold.yaml"
-    port_file.write_text("metrics:\n  address: 127.0.0.1:0\n")
+    port = free_port()
+    (stopped.root / "stokehold.yaml").write_text(f"metrics:\n  listen: tcp:127.0.0.1:{port}\n")
     stopped.define("demo.yaml", "apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: demo}\nspec:\n"
                                 f"  backup: {{every: 1s, keep: 3, directory: {place}}}\n")
     d = stopped.start()
@@ -540,10 +572,17 @@ def test_backups_by_the_clock(stopped, tmp_path):
     shown = d.ask("tenant", "show", "demo")
     assert shown["lastBackup"] and shown["lastBackupBytes"] > 0 and not shown["backupFailure"]
 
+    def metric(which):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            return float(re.search(rf'stokehold_tenant_backup_{which}{{tenant="demo"}} (\S+)', answer.read().decode()).group(1))
+    wait_for("the age is a metric", lambda: 0 <= metric("age_seconds") < 600)
+    assert metric("bytes") > 0 and metric("duration_seconds") > 0 and metric("failed") == 0
+
     kept = there()
     place.rename(tmp_path / "away")
     wait_for("the failure is seen", lambda: "No such file" in d.ask("tenant", "show", "demo")["backupFailure"])
     assert any("no backup could be made" in p for p in d.status()["problems"])
+    wait_for("the failure is a metric", lambda: metric("failed") == 1)
     (tmp_path / "away").rename(place)
     wait_for("it goes on", lambda: not d.ask("tenant", "show", "demo")["backupFailure"] and there()[-1] > kept[-1])
     # Half a file that a crash has left goes with the next good one.
