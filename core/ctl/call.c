@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "ctl/connect.h"
 #include "rpc/protobuf.h"
 
 int ctl_fail(int code, const char *format, ...) {
@@ -66,7 +67,7 @@ static int probe(const char *path) {
         }
 }
 
-static int connect_daemon(struct ctl *ctl) {
+int ctl_connect(struct ctl *ctl) {
         cleanup(error_done) struct error err = {};
         cleanup(freep) char *address = NULL;
         int r;
@@ -133,38 +134,7 @@ static bool may_look(const char *path) {
                 is_member("stokehold-view");
 }
 
-struct answer {
-        struct ctl *ctl;
-        const ProtobufCMessageDescriptor *descriptor;
-        const ProtobufCMessage *message; /* in the arena */
-        bool malformed;
-};
-
-static void on_message(void *userdata, struct bytes data) {
-        struct answer *answer = userdata;
-
-        answer->message = protobuf_unpack(answer->descriptor, &answer->ctl->arena, data);
-        answer->malformed = !answer->message;
-}
-
-int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, const ProtobufCMessage *request,
-        const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
-        struct answer answer = {.ctl = ctl, .descriptor = response};
-        cleanup(blob_unrefp) struct blob *packed = NULL;
-        cleanup(error_done) struct error err = {};
-        cleanup(freep) char *path = NULL;
-        uint64_t timeout_ns = ctl->timeout_ns ? ctl->timeout_ns : default_timeout_ns;
-        enum grpc_code code;
-        int r;
-
-        r = connect_daemon(ctl);
-        if (r != CTL_OK)
-                return r;
-        packed = protobuf_pack(request);
-        if (!packed || asprintf(&path, "/stokehold.control.v1.Control/%s", method) < 0)
-                return ctl_fail(CTL_FAILED, "out of memory");
-
-        code = grpc_client_unary(ctl->client, path, timeout_ns, blob_bytes(packed), on_message, &answer, &err);
+int ctl_report(struct ctl *ctl, enum grpc_code code, const char *message, uint64_t timeout_ns) {
         if (code == GRPC_DEADLINE_EXCEEDED)
                 return ctl_fail(CTL_UNREACHABLE, "no answer within %g s (see --timeout)", (double)timeout_ns / 1e9);
         if (code == GRPC_UNAVAILABLE && !may_look(ctl->socket))
@@ -172,7 +142,56 @@ int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, c
                         "%s: permission denied (root and members of stokehold-admin or stokehold-view may use it)",
                         ctl->socket);
         if (code != GRPC_OK)
-                return ctl_fail(exit_of_code(code), "%s", err.text && *err.text ? err.text : grpc_code_name(code));
+                return ctl_fail(exit_of_code(code), "%s", message && *message ? message : grpc_code_name(code));
+        return CTL_OK;
+}
+
+struct answer {
+        struct ctl *ctl;
+        const ProtobufCMessageDescriptor *descriptor;
+        const ProtobufCMessage *message; /* in the arena */
+        bool malformed;
+        void (*on_message)(void *userdata, const ProtobufCMessage *message);
+        void *userdata;
+};
+
+static void on_message(void *userdata, struct bytes data) {
+        struct answer *answer = userdata;
+
+        answer->message = protobuf_unpack(answer->descriptor, &answer->ctl->arena, data);
+        answer->malformed = !answer->message;
+        if (answer->message && answer->on_message)
+                answer->on_message(answer->userdata, answer->message);
+}
+
+int ctl_call(struct ctl *ctl, const char *method, uint64_t default_timeout_ns, const ProtobufCMessage *request,
+        const ProtobufCMessageDescriptor *response, const ProtobufCMessage **ret) {
+        return ctl_call_streaming(ctl, method, default_timeout_ns, request, response, NULL, NULL, ret);
+}
+
+int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_timeout_ns,
+        const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+        void (*on_message_)(void *userdata, const ProtobufCMessage *message), void *userdata,
+        const ProtobufCMessage **ret) {
+        struct answer answer = {.ctl = ctl, .descriptor = response, .on_message = on_message_, .userdata = userdata};
+        cleanup(blob_unrefp) struct blob *packed = NULL;
+        cleanup(error_done) struct error err = {};
+        cleanup(freep) char *path = NULL;
+        uint64_t timeout_ns = ctl->timeout_ns ? ctl->timeout_ns : default_timeout_ns;
+        enum grpc_code code;
+        int r;
+
+        r = ctl_connect(ctl);
+        if (r != CTL_OK)
+                return r;
+        packed = protobuf_pack(request);
+        if (!packed || asprintf(&path, "/stokehold.control.v1.Control/%s", method) < 0)
+                return ctl_fail(CTL_FAILED, "out of memory");
+
+        code = grpc_client_unary(ctl->client, path, timeout_ns, blob_bytes(packed), on_message, &answer, &err);
+        r = ctl_report(ctl, code, err.text, timeout_ns);
+        if (r != CTL_OK)
+                return r;
         if (answer.malformed || !answer.message)
                 return ctl_fail(
                         CTL_FAILED, "the daemon's answer to %s cannot be read: is it of another version?", method);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 
 #define RELOAD_DELAY_NS (200 * NSEC_PER_MSEC)
 
@@ -73,7 +74,7 @@ static enum definition_use on_use(void *userdata, const char *datastore, definit
         LIST_FOREACH(a, &fleet->assignments, entry) {
                 const struct registry_record *record = assignment_record(a);
 
-                if (!record || strcmp(record->datastore, datastore) != 0)
+                if (!record || (strcmp(record->datastore, datastore) != 0 && !migration_uses(a, store)))
                         continue;
                 if (!a->want_delete && record->phase != REGISTRY_DELETING &&
                         (!record->from_file || declared(next, a->name)))
@@ -240,7 +241,7 @@ void fleet_apply_datastores(struct fleet *fleet) {
 
 /* ---- tenants */
 
-void assignment_update_manner(struct assignment *a) {
+static void update_manner(struct assignment *a) {
         const struct settings *settings = a->fleet->config.settings;
         const struct registry_record *record = assignment_record(a);
         const struct tenant_definition *d = definitions_find_tenant(a->fleet->definitions, a->name);
@@ -281,6 +282,11 @@ void assignment_update_manner(struct assignment *a) {
         }
 }
 
+void assignment_update_manner(struct assignment *a) {
+        update_manner(a);
+        backup_plan_update(a);
+}
+
 static void apply_definition(struct fleet *fleet, const struct tenant_definition *d) {
         struct assignment *a = fleet_find_assignment(fleet, d->base.name);
         const char *datastore = d->datastore ? d->datastore : fleet->definitions->default_datastore->base.name;
@@ -300,10 +306,7 @@ static void apply_definition(struct fleet *fleet, const struct tenant_definition
         record = assignment_record(a);
         if (a->gone || a->want_delete || !record || record->phase == REGISTRY_DELETING)
                 return; /* applied again when it is gone */
-        if (d->datastore && strcmp(d->datastore, record->datastore) != 0)
-                add_error(fleet,
-                        "%s:%u: tenant %s is on datastore %s and stays there: moving it to %s is not supported by this version",
-                        d->base.file, d->datastore_line, a->name, record->datastore, d->datastore);
+        migration_want(a, d->datastore && strcmp(d->datastore, record->datastore) != 0 ? d->datastore : NULL);
 
         free(a->change_source);
         a->change_source = NULL;
@@ -354,6 +357,7 @@ void fleet_apply_tenants(struct fleet *fleet) {
         for (size_t i = fleet->n_definition_errors; i < fleet->n_errors; i++)
                 log_warning("%s", fleet->errors[i]);
         fleet->applied |= !lost; /* while all is missing, each reading asks anew */
+        endpoint_changed(fleet);
         fleet_settle(fleet);
 }
 
@@ -443,6 +447,8 @@ static void read_again(struct fleet *fleet, bool enforce) {
         if (r < 0)
                 log_error("plugins: %s", strerror(-r));
         plugin_table_scan(fleet->plugins);
+        throttle_set(fleet->throttle, fleet->config.settings->migration.bandwidth_bytes);
+        endpoint_changed(fleet);
         r = read_definitions(fleet, enforce);
         if (r < 0)
                 log_error("definitions: %s", strerror(-r));

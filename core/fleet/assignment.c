@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -37,6 +38,8 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->owner = crash_table_enter(fleet->crashes, name);
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
+        LIST_INIT(&a->copies);
+        TAILQ_INIT(&a->move_waiters);
 
         LIST_FOREACH(other, &fleet->assignments, entry) {
                 if (strcmp(other->name, name) > 0)
@@ -55,7 +58,9 @@ void assignment_free(struct assignment *a) {
 
         if (!a)
                 return;
-        check(!a->busy && !a->serving);
+        check(!a->busy && !a->serving && !a->reading && !a->installing);
+        migration_forget(a);
+        backup_plan_free(a);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
         while ((waiter = STAILQ_FIRST(&a->waiters))) {
@@ -202,6 +207,10 @@ static void write_record(struct assignment *a, bool remove) {
         registry_write(a->fleet->registry, &a->write);
 }
 
+void assignment_write(struct assignment *a) {
+        write_record(a, false);
+}
+
 /* ---- the datastore */
 
 static int run_create(struct datastore_job *job, struct stoke_session *session, struct stoke_call *call) {
@@ -345,8 +354,17 @@ static struct fleet_store *safe_store_of(struct assignment *a) {
         return NULL;
 }
 
+struct fleet_store *assignment_store(struct assignment *a) {
+        return safe_store_of(a);
+}
+
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
+        if (a->record->phase == REGISTRY_INSTALLING) {
+                if (a->want_delete)
+                        (void)installing_is_over(a, "the tenant was deleted");
+                return;
+        }
         if (a->want_delete) {
                 /* Leaving the data after all is the way out where the datastore cannot be reached. */
                 if (a->record->phase == REGISTRY_DELETING && (a->record->retain || !a->want_retain))
@@ -354,6 +372,7 @@ static void take_wishes(struct assignment *a) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;
                 a->next->retain = a->want_retain;
+                endpoint_changed(a->fleet);
                 return;
         }
         if (a->want_recover && a->record->phase == REGISTRY_READY) {
@@ -363,6 +382,7 @@ static void take_wishes(struct assignment *a) {
                 a->want_recover = false;
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_RECOVERING;
+                migration_spoil(a->next, "its history was lost meanwhile");
                 uuid_make(a->next->recovery);
                 a->next->recover_above = max_of(
                         max_of(known.revision, a->figures.revision), max_of(a->record->recover_above, INT64_C(1)));
@@ -380,6 +400,8 @@ static void take_wishes(struct assignment *a) {
                 free(a->change_source);
                 a->change_source = NULL;
         }
+        if (!a->next)
+                migration_take_wishes(a);
         /* Before it is made: where. */
         if (!a->next && a->record->phase == REGISTRY_PROVISIONING && !a->record->host[0] && is_local(a))
                 assignment_claim_host(a, a->next = registry_record_copy(a->record));
@@ -448,13 +470,6 @@ static void sweep(struct assignment *a) {
                 assignment_step(a);
 }
 
-static bool is_served_wrongly(const struct assignment *a) {
-        return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
-                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
-                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
-                a->record->phase == REGISTRY_RECOVERING;
-}
-
 /* Nothing is done with it until somebody asks. */
 static void rest(struct assignment *a) {
         a->settled = true;
@@ -467,10 +482,13 @@ void assignment_step(struct assignment *a) {
         if (a->busy)
                 return;
         assignment_catch_up(a);
+        migration_answer(a);
         if (a->retry.position)
                 return;
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
+                if (!migration_is_still(a) || !installing_is_over(a, "the daemon is being stopped"))
+                        return;
                 if (a->serving)
                         assignment_stop(a);
                 else
@@ -483,16 +501,15 @@ void assignment_step(struct assignment *a) {
         }
         if (!fleet_is_running(a->fleet))
                 return;
-        if (a->serving && is_served_wrongly(a)) {
-                assignment_stop(a);
+        if (assignment_correct(a))
                 return;
-        }
         if (a->sweep) {
                 sweep(a);
                 return;
         }
         if (a->gone) {
-                farewell(a);
+                if (migration_is_still(a) && !a->reading && installing_is_over(a, "another daemon has removed it"))
+                        farewell(a);
                 return;
         }
         if (a->record && !a->next)
@@ -525,8 +542,10 @@ void assignment_step(struct assignment *a) {
                         store = safe_store_of(a);
                         if (store)
                                 assignment_start(a, store);
-                } else
+                } else {
                         fleet_settle(a->fleet);
+                        migration_step(a);
+                }
                 break;
         case REGISTRY_RECOVERING:
                 if (assignment_is_left(a))
@@ -536,17 +555,22 @@ void assignment_step(struct assignment *a) {
                         assignment_recover(a, store);
                 break;
         case REGISTRY_DELETING:
-                if (a->serving)
-                        assignment_stop(a);
-                else if (a->wanted.quarantined && !a->want_delete)
+                if (a->serving) {
+                        if (migration_is_still(a))
+                                assignment_stop(a);
+                } else if (a->wanted.quarantined && !a->want_delete)
                         rest(a); /* not before it is asked for again */
-                else if (assignment_is_left(a))
+                else if (assignment_is_left(a) || !migration_remove_all(a))
                         break;
                 else if (!a->record->retain && !a->dropped) {
                         store = store_of(a);
                         if (store)
                                 submit(a, store, a->record->incarnation, run_drop, on_job_done);
                 } else
+                        write_record(a, true);
+                break;
+        case REGISTRY_INSTALLING:
+                if (installing_step(a))
                         write_record(a, true);
                 break;
         }
@@ -557,34 +581,6 @@ void assignment_hurry(struct assignment *a) {
         assignment_step(a);
 }
 
-void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
-        const struct registry_record *record = assignment_record(a);
-        const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
-
-        *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
-        *ret = (struct fleet_tenant_view){
-                .name = a->name,
-                .datastore = record->datastore,
-                .phase = record->phase == REGISTRY_DELETING ? registry_phase_name(record->phase)
-                        : quarantined                       ? "Quarantined"
-                        : a->reason && !a->serving          ? "Failed"
-                                                            : registry_phase_name(record->phase),
-                .reason = a->reason   ? a->reason
-                        : quarantined ? quarantined
-                                      : "",
-                .incarnation = record->incarnation,
-                .source = record->source,
-                .socket = *ret_socket,
-                .definition = definitions_find_tenant(a->fleet->definitions, a->name),
-                .quota_bytes = a->wanted.quota_bytes,
-                .retain = record->retain,
-                .serving = a->serving && !a->busy,
-                .created = record->created,
-                .host = record->host,
-                .host_name = record->host_name,
-                .is_elsewhere = assignment_is_elsewhere(a),
-                .peers = a->wanted.peers,
-                .n_peers = a->wanted.n_peers,
-                .figures = &a->figures,
-        };
+void assignment_hurry_soon(struct assignment *a) {
+        loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns());
 }

@@ -45,6 +45,30 @@ bool tenant_manner_equal(const struct tenant_manner *a, const struct tenant_mann
 
 /* ---- errands */
 
+/* What the shard has read, for the main thread. The assignment stays as long as it is served, and messages come in order. */
+struct sealed_message {
+        struct loop_task task;
+        struct assignment *a;
+        uint8_t id[16];
+};
+
+static void on_sealed_here(struct loop_task *task) {
+        struct sealed_message *message = container_of(task, struct sealed_message, task);
+
+        if (message->a->serving || message->a->busy)
+                migration_on_sealed(message->a, message->id);
+        free(message);
+}
+
+static void on_sealed(void *userdata, const uint8_t id[16]) {
+        struct sealed_message *message = new0(struct sealed_message);
+
+        message->a = userdata;
+        memcpy(message->id, id, 16);
+        message->task.run = on_sealed_here;
+        loop_post(message->a->fleet->loop, &message->task);
+}
+
 static void start_there(struct errand *errand) {
         struct assignment *a = errand->userdata;
         const struct fleet_config *config = &a->fleet->config; /* what is read of it never changes */
@@ -73,9 +97,12 @@ static void start_there(struct errand *errand) {
                 .loop = a->shard->loop,
                 .cache = a->shard->cache,
                 .memory = a->fleet->memory,
+                .on_sealed = on_sealed,
+                .userdata = a,
         };
 
         memcpy(tenant.incarnation, a->record->incarnation, 16);
+        memcpy(tenant.cluster, a->record->cluster, 16);
         memcpy(tenant.daemon, config->daemon, 16);
         owner_set(a->owner); /* and so is whatever follows from it */
         errand->result = tenant_open(&tenant, &a->started, &err);
@@ -146,8 +173,9 @@ static void stop_there(struct errand *errand) {
 static void stop_back(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
-        a->busy = false;
+        a->busy = a->stopping = false;
         a->serving = NULL;
+        a->sealed = false;
         collect_known(a, &a->last);
         a->figures = (struct tenant_figures){};
         leave_shard(a);
@@ -155,7 +183,9 @@ static void stop_back(struct errand *errand) {
 }
 
 void assignment_stop(struct assignment *a) {
-        a->busy = true;
+        if (!copying_is_over(a, "the tenant is being stopped"))
+                return;
+        a->busy = a->stopping = true;
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
 }
 
@@ -183,4 +213,42 @@ void assignment_recover(struct assignment *a, struct fleet_store *store) {
         a->shard = least_shard(a->fleet);
         a->shard->n_tenants++;
         errand_send(a->shard->loop, a->fleet->loop, recovery_there, recovery_back, a);
+}
+
+/* ---- served otherwise than it should be */
+
+static bool is_served_wrongly(const struct assignment *a) {
+        return a->gone || memcmp(a->served, a->record->incarnation, 16) != 0 || a->store->leaving ||
+                governance_refusal(a->store) || !tenant_manner_equal(&a->manner, &a->wanted) ||
+                assignment_is_elsewhere(a) || memcmp(a->served_recovery, a->record->recovery, 16) != 0 ||
+                a->record->phase == REGISTRY_RECOVERING;
+}
+
+/* It was moved: what is served can go on there as it is, where this daemon reaches that. */
+static bool goes_on_elsewhere(struct assignment *a) {
+        const struct registry_record *record = a->record;
+
+        return !a->gone && record->phase == REGISTRY_READY && record->previous && !a->store->leaving &&
+                memcmp(record->previous->incarnation, a->served, 16) == 0 &&
+                memcmp(record->incarnation, a->served, 16) != 0 && !assignment_is_elsewhere(a) &&
+                memcmp(a->served_recovery, record->recovery, 16) == 0 && !a->wanted.quarantined &&
+                !a->manner.quarantined;
+}
+
+bool assignment_correct(struct assignment *a) {
+        struct fleet_store *store;
+
+        if (!a->serving || !is_served_wrongly(a))
+                return false;
+        store = goes_on_elsewhere(a) ? fleet_find_store(a->fleet, a->record->datastore) : NULL;
+        if (store && store->ds && !store->leaving && governance_is_young(store))
+                return true; /* goes on when that is known */
+        if (store && store->ds && !store->leaving && !governance_refusal(store) && !store_refusal(store)) {
+                if (!a->unsealing && !a->reading)
+                        migration_switch(a, store);
+                return true;
+        }
+        if (migration_is_still(a))
+                assignment_stop(a);
+        return true;
 }

@@ -151,7 +151,7 @@ static void collect_there(struct errand *errand) {
 void collect_known(struct assignment *a, const struct tenant_figures *figures) {
         const struct keyspace_known known = {figures->end, figures->revision};
 
-        if (a->record && figures->end.seq &&
+        if (a->record && figures->end.seq && memcmp(a->served, a->record->incarnation, 16) == 0 &&
                 (figures->condition == KEYSPACE_SERVING || figures->condition == KEYSPACE_UNREACHABLE))
                 known_logs_set(a->fleet->known, a->name, a->record->incarnation, a->record->recovery, &known);
 }
@@ -187,6 +187,7 @@ static void collect_back(struct errand *errand) {
                         a->figures = part->entries[i].figures;
                         collect_known(a, &a->figures);
                         publish(a);
+                        backup_plan_publish(a);
                 }
                 free(part->entries[i].name);
         }

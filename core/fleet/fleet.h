@@ -28,6 +28,7 @@ struct fleet_config {
         uint8_t daemon[16];
         const char *version;             /* borrowed; told to the other daemons */
         struct format_range formats;     /* current 0: those of this build */
+        int tls_fd;                      /* listens already, for tls.address, and is taken over; 0 or less: none */
         struct tenant_services services; /* what the rooms above add to each tenant's server */
         /* Every tenant is served or has said why not: once, after the start. May be NULL. */
         void (*on_ready)(void *userdata);
@@ -63,8 +64,11 @@ struct fleet_create {
         const char *datastore; /* "": the default one */
         uint64_t quota_bytes;  /* 0: the daemon's default */
         bool retain;
+        const char *const *client_names; /* as in fleet/client_name.h */
+        size_t n_client_names;
         bool wait; /* done when it is served, or has failed (result -EAGAIN) */
 };
+/* restore.h and clone.h make tenants too, with what others have or had. */
 void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
 /* done when nothing is left of it. keep_data: the keyspace stays in its datastore, forgotten. */
 void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata);
@@ -76,6 +80,21 @@ void fleet_recover_tenant(struct fleet *fleet, const char *name, fleet_done_fn d
 void fleet_resume_tenant(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
 /* Makes this daemon's registry the one that governs the datastore, whichever did so far. */
 void fleet_claim_datastore(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/*
+ * Moves a tenant to another datastore while it is served (fleet/migration.h). wait: done when that has ended, 0 or (given up) -ECANCELED with the
+ * reason; otherwise when it is recorded, and goes on by itself. One that is under way to the same datastore is joined.
+ */
+struct fleet_migrate {
+        const char *name, *datastore;
+        int64_t retention_s; /* that the former data stays, sealed; -1: as the settings say */
+        bool wait;
+};
+void fleet_migrate_tenant(struct fleet *fleet, const struct fleet_migrate *migrate, fleet_done_fn done, void *userdata);
+/* Gives it up, as long as it has not switched; done when nothing is left of it. */
+void fleet_abort_migration(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+/* Goes back to where the data was before, if that is still there, and nothing was written since. -ECANCELED with the reason. */
+void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn done, void *userdata);
+
 /* A registry whose log is not the one that was known: it is taken as it is. -EBUSY: it is not lost. */
 void fleet_recover_registry(struct fleet *fleet, fleet_done_fn done, void *userdata);
 /* Puts this daemon's newest format in use: -EBUSY where a live daemon cannot do it. */
@@ -129,9 +148,17 @@ struct fleet_tenant_view {
         bool retain, serving;
         const char *host, *host_name; /* id and name of the one host that reaches its datastore; "": all do */
         bool is_elsewhere;            /* that is another one */
+        int64_t last_backup;          /* by the clock: seconds since 1970; 0: none, or another daemon makes them */
+        uint64_t last_backup_bytes;
+        const char *backup_failure; /* "" or why the last attempt has failed */
         int64_t created;
         const uint32_t *peers;
         size_t n_peers;
+        const char *const *client_names; /* of the registry's record: where there is no definition */
+        size_t n_client_names;
+        const char *const *
+                tls_urls; /* "https://HOST:PORT" where it can be reached by a client with a certificate; none: it cannot */
+        size_t n_tls_urls;
         const struct tenant_figures *figures; /* as last collected; zeroed before */
 };
 void fleet_each_tenant(
@@ -139,6 +166,34 @@ void fleet_each_tenant(
 /* False: there is none. */
 bool fleet_find_tenant(struct fleet *fleet, const char *name,
         void (*visit)(void *userdata, const struct fleet_tenant_view *view), void *userdata);
+
+struct fleet_migration_view {
+        const char *tenant;
+        const uint8_t *id;
+        const char *phase; /* "Preparing", "Copying", "Sealing", "Aborting"; "Done", "Failed": the last one */
+        const char *step;  /* here: what is being done; "" */
+        const char *from, *to;
+        const char *reason; /* Aborting, Failed: why; "" */
+        bool is_running, is_here, back;
+        const uint8_t *owner; /* the daemon that does it; NULL: it has ended */
+        int64_t started, finished;
+        uint64_t bytes, bytes_all, records, records_to_go;
+        double rate;          /* bytes a second */
+        double seconds_to_go; /* -1: not known */
+        uint64_t hold_ns;     /* for how long clients wait, or had to; 0: not, or not known */
+        const char *former;   /* where the data was before, and still is, sealed; NULL: nowhere */
+        int64_t former_until; /* seconds since 1970 */
+};
+/* Those that are under way, and of each other tenant the last one. */
+void fleet_each_migration(
+        struct fleet *fleet, void (*visit)(void *userdata, const struct fleet_migration_view *view), void *userdata);
+/* False: there is no such tenant, or it was never moved. */
+bool fleet_find_migration(struct fleet *fleet, const char *tenant,
+        void (*visit)(void *userdata, const struct fleet_migration_view *view), void *userdata);
+/* Asks a tenant whether it is healthy, as etcd's /health has it, without opening a keyspace that is closed. False: there is no such
+ * tenant, and done is not called; else done takes over what is in *response, maybe at once. query: copied. */
+bool fleet_tenant_health(struct fleet *fleet, const char *name, const char *query,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata);
 
 struct fleet_summary {
         unsigned n_shards;
@@ -154,6 +209,7 @@ struct fleet_summary {
         uint32_t format;                   /* in use; 0: not known */
         struct format_range formats;       /* that this daemon can do */
         int64_t definitions_generation;    /* in force among the daemons; 0: none */
+        const char *tls_address;           /* "0.0.0.0:2379", as bound; NULL: no such port, or not open */
         int64_t copy_revision, copy_saved; /* of the copy of the registry that tenants are served from; 0: none is */
 };
 void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret);

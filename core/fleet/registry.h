@@ -34,9 +34,56 @@ enum registry_phase {
         REGISTRY_READY,        /* it exists */
         REGISTRY_RECOVERING, /* its history was lost, which was accepted: its log is being continued, or may not have been yet */
         REGISTRY_DELETING, /* it is being dropped, or may not have been dropped yet */
+        REGISTRY_INSTALLING, /* it is being brought from a backup or another tenant by the daemon `installer`, or was not completely */
 };
-/* "Provisioning", "Ready", "Recovering", "Deleting". */
+/* "Provisioning", "Ready", "Recovering", "Deleting", "Installing". */
 const char *registry_phase_name(enum registry_phase phase);
+
+/*
+ * A move to another datastore, as far as it has come (fleet/migration.c). Each phase is written before its steps are taken; the one write that makes
+ * the target the tenant's datastore ends it.
+ */
+enum migration_phase {
+        MIGRATION_PREPARING, /* the target is being looked at */
+        MIGRATION_COPYING,   /* an installation of this id may have been begun there */
+        MIGRATION_SEALING,   /* the source may be sealed, the installation may be committed */
+        MIGRATION_ABORTING,  /* it does not come to pass: what was made is being removed, the seal lifted */
+};
+/* "Preparing", "Copying", "Sealing", "Aborting". */
+const char *migration_phase_name(enum migration_phase phase);
+
+struct registry_migration {
+        enum migration_phase phase;
+        uint8_t id[16];          /* of the seal and of the installation; never used again */
+        bool back;               /* nothing is copied: back to what `previous` says */
+        bool restore;            /* nothing is copied: what is installed comes from a backup, and is another log */
+        char *datastore;         /* owned, as all strings here: the target, */
+        char *host, *host_name;  /* the one host that reaches it; "": all do */
+        uint8_t incarnation[16]; /* of the keyspace that is installed there */
+        uint8_t owner[16];       /* the daemon that does it */
+        int64_t started;         /* seconds since 1970 */
+        int64_t retention;       /* seconds that the source stays, sealed */
+        char *reason;            /* Aborting: why; else "" */
+};
+
+/* Where the data was before: sealed, and dropped in time. */
+struct registry_previous {
+        char *datastore; /* owned, as all strings here */
+        uint8_t incarnation[16], migration[16];
+        bool back;              /* the tenant went back from here, to a log that has not what was written here */
+        bool restored;          /* what followed it is another log, from a backup: nothing goes back to it */
+        int64_t until;          /* seconds since 1970 */
+        char *host, *host_name; /* as in the record */
+};
+
+/* The last migration that has ended, for people. */
+struct registry_moved {
+        uint8_t id[16];
+        char *from, *to; /* owned, as all strings here */
+        char *reason;    /* "": it succeeded */
+        int64_t started, finished;
+        int64_t bytes, records, hold_us; /* hold_us: the longest that clients were held up */
+};
 
 struct registry_record {
         char *name; /* owned, as all strings here */
@@ -52,8 +99,16 @@ struct registry_record {
         int64_t recover_above; /* its revisions begin above this one */
         char *host;            /* id of the one host that reaches its datastore (fleet/host.h); "": all do */
         char *host_name;       /* that host's, for people */
-        uint32_t format;       /* it was read in; 0: not read */
-        int64_t mod_revision;  /* the registry's; 0: not written yet */
+        uint8_t installation[16],
+                installer[16]; /* Installing: the installation's id, and the daemon whose it is; else all zero */
+        uint8_t cluster[16];   /* incarnation that clients know it by, which no move changes */
+        struct registry_migration *migration; /* owned; NULL: none is under way */
+        struct registry_previous *previous;   /* owned; NULL: there is none */
+        struct registry_moved *moved;         /* owned; NULL: it was never moved */
+        char **client_names;   /* fleet/client_name.h; of a tenant that no file declares */
+        size_t n_client_names;
+        uint32_t format;      /* it was read in; 0: not read */
+        int64_t mod_revision; /* the registry's; 0: not written yet */
 };
 struct registry_record *registry_record_copy(const struct registry_record *record);
 void registry_record_free(struct registry_record *record);
@@ -169,3 +224,22 @@ struct registry_write {
         } own;
 };
 void registry_write(struct registry *r, struct registry_write *w);
+
+/* A tenant's record as it is now, behind a barrier; embedded in the asker's structure, alive until done. */
+struct registry_read {
+        const char *name; /* borrowed until done */
+        /* 0, or a negative errno as for a put; -EBADMSG: it cannot be read. */
+        void (*done)(struct registry_read *rd, int result, const char *reason);
+        struct registry_record *record; /* the asker's to take; NULL: there is none, */
+        int64_t revision;               /* at this revision */
+
+        struct {
+                struct registry *registry;
+                struct arena arena;
+                struct txn_call call;
+                struct txn txn;
+                struct txn_op get;
+                char *key;
+        } own;
+};
+void registry_read(struct registry *r, struct registry_read *rd);

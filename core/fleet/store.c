@@ -65,7 +65,7 @@ bool store_is_used(const struct fleet_store *store) {
         LIST_FOREACH(a, &store->fleet->assignments, entry) {
                 const struct registry_record *record = assignment_record(a);
 
-                if (record && strcmp(record->datastore, store->name) == 0)
+                if ((record && strcmp(record->datastore, store->name) == 0) || migration_uses(a, store))
                         return true;
         }
         return false;

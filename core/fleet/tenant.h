@@ -20,12 +20,16 @@ struct tenant_services {
         const char *
                 unavailable; /* borrowed for ever: what clients are told of a tenant that is not served; NULL: "unavailable" */
         size_t n_routes;
+        /* /health of a tenant's, as the routes have it. done: once, on the keyspace's loop, maybe at once; takes over what is in *response. */
+        void (*health)(struct keyspace *ks, const char *query,
+                void (*done)(void *userdata, struct http1_response *response), void *userdata);
 };
 
 struct tenant_config {
         const char *name;
         uint8_t incarnation[16];
         uint8_t daemon[16];
+        uint8_t cluster[16];
         struct datastore *datastore; /* borrowed, until tenant_close() is done */
         struct keyspace_known known; /* of its log, from the last life */
         uint64_t quota_bytes;
@@ -45,6 +49,9 @@ struct tenant_config {
         uint64_t idle_close_ns;    /* 0: never */
         bool quarantined;          /* all that comes is refused, unread */
         _Atomic uint32_t *opening; /* borrowed: see keyspace_config; may be NULL */
+        /* Its log was read to be sealed, by the migration of this id: see keyspace_config. On the shard. */
+        void (*on_sealed)(void *userdata, const uint8_t id[16]);
+        void *userdata;
         struct loop *loop;         /* borrowed, the shard's */
         struct value_cache *cache; /* borrowed, the shard's */
         struct memory *memory;     /* borrowed; NULL: no budget */
@@ -56,6 +63,19 @@ struct tenant;
 int tenant_open(const struct tenant_config *config, struct tenant **ret, struct error *reterr);
 /* Listens no more, drains (calls may end within timeout_ns), closes the keyspace, frees the tenant, then calls done. */
 void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void *userdata), void *userdata);
+
+/* Borrowed until it is closed; the shard's. */
+struct keyspace *tenant_keyspace(struct tenant *tenant);
+/* A client that was let in by its certificate, taken over: spec.endpoint.peers is not asked, which knows local users only. */
+void tenant_accept(struct tenant *tenant, struct transport *transport);
+/* Lets go of those whose certificates are not good by this policy. */
+void tenant_recheck(struct tenant *tenant, struct tls_server *policy);
+/* What clients that ask for the members are told besides the tenant's own addresses. Copied. */
+void tenant_set_tls_urls(struct tenant *tenant, const char *const *urls, size_t n_urls);
+
+/* As struct tenant_services has it, for its keyspace; -EOPNOTSUPP: it has none. */
+int tenant_ask_health(struct tenant *tenant, const char *query,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata);
 
 struct tenant_figures {
         enum keyspace_condition condition;

@@ -185,6 +185,7 @@ static void on_done(struct keyspace_call *call, enum keyspace_result result) {
                 return;
         }
         if (ks->exclusive) {
+                loop_timer_clear(&p->timer);
                 stand(p, &ks->end, ks->revision); /* in memory, for as long as we are */
                 return;
         }

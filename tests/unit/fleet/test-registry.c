@@ -33,6 +33,16 @@ static void test_records_survive(void **state) {
         world_write(w, r, record, false);
         assert_int_equal(w->result, 0);
         assert_true(record->mod_revision > 1);
+        record->phase = REGISTRY_INSTALLING;
+        uuid_make(record->installation);
+        uuid_make(record->installer);
+        world_write(w, r, record, false);
+        assert_int_equal(w->result, 0);
+        world_close_registry(w, r);
+        r = world_open_registry(w);
+        assert_int_equal(world_records[0]->phase, REGISTRY_INSTALLING);
+        assert_memory_equal(world_records[0]->installation, record->installation, 16);
+        assert_memory_equal(world_records[0]->installer, record->installer, 16);
         record->phase = REGISTRY_READY;
         world_write(w, r, record, false);
         assert_int_equal(w->result, 0);
@@ -164,8 +174,34 @@ static void test_bad_file_is_refused(void **state) {
         free(dir);
 }
 
+/* Who may come in by a certificate is not to be forgotten by a restart, nor by a step of the tenant's life. */
+static void test_client_names_are_kept(void **state) {
+        struct registry_record *record = world_record("a", REGISTRY_READY), *copy, *read = NULL;
+        cleanup(error_done) struct error err = {};
+        char *text;
+
+        (void)state;
+        record->client_names = xcalloc(2, sizeof(*record->client_names));
+        record->client_names[record->n_client_names++] = strdup("CN:a");
+        record->client_names[record->n_client_names++] = strdup("URI:spiffe://x/\"a\"");
+        copy = registry_record_copy(record);
+        text = registry_record_print(copy, 1);
+        assert_int_equal(
+                registry_record_parse(bytes_of_string("a"), bytes_of_string(text), &world_formats, &read, &err), 0);
+        assert_int_equal(read->n_client_names, 2);
+        assert_string_equal(read->client_names[0], "CN:a");
+        assert_string_equal(read->client_names[1], "URI:spiffe://x/\"a\"");
+        free(text);
+        registry_record_free(read);
+        registry_record_free(copy);
+        registry_record_free(record);
+}
+
 static void test_bad_records_are_told(void **state) {
-        static const char *const bad[] = {"", "{}", "7", "{\"format\":2}",
+        static const char *const bad[] = {"", "{}", "7",
+                "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\",\"phase\":\"Ready\",\"quota\":0,"
+                "\"source\":\"s\",\"fromFile\":false,\"deletionPolicy\":\"Delete\",\"created\":1,\"clientNames\":[1]}",
+                "{\"format\":2}",
                 "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"x\",\"phase\":\"Ready\",\"quota\":0,\"source\":\"s\",\"fromFile\":false,"
                 "\"deletionPolicy\":\"Delete\",\"created\":1}",
                 "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\",\"phase\":\"Odd\",\"quota\":0,"
@@ -183,6 +219,84 @@ static void test_bad_records_are_told(void **state) {
                         -EBADMSG);
                 assert_null(record);
         }
+}
+
+static char *copied(const char *s) {
+        char *p = strdup(s);
+
+        assert_non_null(p);
+        return p;
+}
+
+/* Where a tenant's data is going to and was: what is written is read as it was; a record that was never moved is as before there were moves. */
+static void test_moves_survive(void **state) {
+        struct registry_record *record = world_record("a", REGISTRY_READY), *read = NULL, *copy;
+        cleanup(error_done) struct error err = {};
+        char *text, *again, *plain;
+
+        (void)state;
+        plain = registry_record_print(record, 1);
+        assert_null(strstr(plain, "migration"));
+        assert_null(strstr(plain, "cluster"));
+        uuid_make(record->cluster);
+        record->migration = new0(struct registry_migration);
+        record->migration->phase = MIGRATION_SEALING;
+        uuid_make(record->migration->id);
+        uuid_make(record->migration->incarnation);
+        uuid_make(record->migration->owner);
+        record->migration->datastore = copied("there");
+        record->migration->host = copied("h");
+        record->migration->host_name = copied("name");
+        record->migration->reason = copied("because \"x\"");
+        record->migration->started = 17;
+        record->migration->retention = 86400;
+        record->previous = new0(struct registry_previous);
+        record->previous->datastore = copied("before");
+        record->previous->host = copied("");
+        record->previous->host_name = copied("");
+        record->previous->back = true;
+        record->previous->until = INT64_MAX;
+        record->moved = new0(struct registry_moved);
+        record->moved->from = copied("x");
+        record->moved->to = copied("y");
+        record->moved->reason = copied("");
+        record->moved->bytes = INT64_C(5) << 40;
+        record->moved->hold_us = 12;
+        text = registry_record_print(record, 1);
+        assert_int_equal(
+                registry_record_parse(bytes_of_string("a"), bytes_of_string(text), &world_formats, &read, &err), 0);
+        again = registry_record_print(read, 1);
+        assert_string_equal(text, again);
+        assert_int_equal(read->migration->phase, MIGRATION_SEALING);
+        assert_string_equal(read->migration->reason, "because \"x\"");
+        assert_memory_equal(read->cluster, record->cluster, 16);
+        assert_true(read->previous->back && read->previous->until == INT64_MAX);
+        free(again);
+        copy = registry_record_copy(read);
+        again = registry_record_print(copy, 1);
+        assert_string_equal(text, again);
+        registry_record_free(copy);
+        registry_record_free(read);
+        registry_record_free(record);
+        free(again);
+        free(text);
+
+        /* Parts that are damaged are told, not guessed. */
+        for (size_t i = 0; i < 4; i++) {
+                static const char *const parts[] = {
+                        ",\"migration\":{}", ",\"previous\":{\"datastore\":1}", ",\"moved\":7", ",\"cluster\":\"x\""};
+                struct error why = {};
+
+                read = NULL;
+                assert_true(asprintf(&text, "%.*s%s}", (int)strlen(plain) - 1, plain, parts[i]) > 0);
+                assert_int_equal(
+                        registry_record_parse(bytes_of_string("a"), bytes_of_string(text), &world_formats, &read, &why),
+                        -EBADMSG);
+                assert_null(read);
+                error_done(&why);
+                free(text);
+        }
+        free(plain);
 }
 
 static void test_uuids(void **state) {
@@ -209,7 +323,9 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_lost_file_is_adopted, world_setup, world_teardown),
                 cmocka_unit_test_setup_teardown(test_first_start_is_finished, world_setup, world_teardown),
                 cmocka_unit_test_setup_teardown(test_bad_file_is_refused, world_setup, world_teardown),
+                cmocka_unit_test(test_client_names_are_kept),
                 cmocka_unit_test(test_bad_records_are_told),
+                cmocka_unit_test(test_moves_survive),
                 cmocka_unit_test(test_uuids),
         };
 

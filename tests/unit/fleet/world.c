@@ -300,6 +300,7 @@ struct registry_record *world_record(const char *name, enum registry_phase phase
         record->host = strdup("");
         record->host_name = strdup("");
         uuid_make(record->incarnation);
+        memcpy(record->cluster, record->incarnation, 16);
         record->phase = phase;
         record->created = 1700000000;
         return record;

@@ -1,0 +1,52 @@
+#pragma once
+
+/*
+ * What methods of the control service that are not in service.c take from it. Main loop only.
+ */
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "control/operation.h"
+#include "control/peer.h"
+#include "fleet/fleet.h"
+
+/* The request, in the call's arena; NULL after the call was answered: the peer may not, or the request is malformed. */
+void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMessageDescriptor *descriptor,
+        enum peer_right needed);
+/* As operation_begin(). */
+struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data);
+struct fleet *method_fleet(struct grpc_call *call);
+/* gRPC's code for what the fleet refused with. */
+enum grpc_code method_code(int result);
+
+/* migration.c */
+/* A call's user memory: what is streamed until the operation ends. */
+struct moving {
+        struct operation_request request;
+        struct loop_timer timer;
+        struct grpc_call *call; /* borrowed */
+        const char *name;       /* in the call's arena */
+};
+void method_migrate_tenant(struct grpc_call *call, struct bytes data);
+void method_migrate_free(struct grpc_call *call);
+void method_list_migrations(struct grpc_call *call, struct bytes data);
+void method_show_migration(struct grpc_call *call, struct bytes data);
+void method_abort_migration(struct grpc_call *call, struct bytes data);
+void method_undo_migration(struct grpc_call *call, struct bytes data);
+
+/* transfer.c */
+struct transferring {
+        struct operation_request request;
+        struct loop_timer timer;
+        struct grpc_call *call; /* borrowed */
+        const char *name;       /* in the call's arena */
+};
+void method_import_tenant(struct grpc_call *call, struct bytes data);
+void method_export_tenant(struct grpc_call *call, struct bytes data);
+void method_finish_transfer(struct grpc_call *call, struct bytes data);
+void method_abort_transfer(struct grpc_call *call, struct bytes data);
+void method_list_transfers(struct grpc_call *call, struct bytes data);
+void method_transfer_free(struct grpc_call *call);
+
+/* credentials.c */
+void method_issue_credentials(struct grpc_call *call, struct bytes data);

@@ -1,0 +1,254 @@
+#include "control/method.h"
+
+/*
+ * Moving tenants. MigrateTenant streams: each call that waits is told twice a second how far it has come, and gets the operation's answer as its last
+ * message, whichever call began it.
+ */
+
+#include <stokehold/control.pb-c.h>
+#include <string.h>
+#include <time.h>
+
+#include "fleet/uuid.h"
+#include "rpc/protobuf.h"
+
+#define TELL_NS (500 * NSEC_PER_MSEC)
+
+typedef Stokehold__Control__V1__Migration Migration;
+
+/* ---- as messages */
+
+static char *copy(struct arena *arena, const char *s) {
+        char *p = arena_string(arena, s ? s : "", s ? strlen(s) : 0);
+
+        check(p);
+        return p;
+}
+
+static char *uuid_text(struct arena *arena, const uint8_t *id) {
+        char text[UUID_TEXT_SIZE] = "";
+
+        if (id)
+                uuid_print(id, text);
+        return copy(arena, text);
+}
+
+static char *time_text(struct arena *arena, int64_t seconds) {
+        time_t t = (time_t)seconds;
+        char text[32] = "";
+        struct tm tm;
+
+        if (seconds && gmtime_r(&t, &tm))
+                (void)strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+        return copy(arena, text);
+}
+
+struct list {
+        struct arena *arena;
+        Migration **items;
+        size_t n_items, n_allocated;
+};
+
+static void on_view(void *userdata, const struct fleet_migration_view *view) {
+        struct list *list = userdata;
+        Migration *m = arena_alloc0(list->arena, sizeof(*m)), **items;
+
+        check(m);
+        if (list->n_items == list->n_allocated) {
+                items = arena_alloc0(list->arena, (list->n_allocated * 2 + 4) * sizeof(Migration *));
+                check(items);
+                if (list->n_items)
+                        memcpy(items, list->items, list->n_items * sizeof(Migration *));
+                list->items = items;
+                list->n_allocated = list->n_allocated * 2 + 4;
+        }
+        stokehold__control__v1__migration__init(m);
+        m->id = uuid_text(list->arena, view->id);
+        m->tenant = copy(list->arena, view->tenant);
+        m->from = copy(list->arena, view->from);
+        m->to = copy(list->arena, view->to);
+        m->phase = copy(list->arena, view->phase);
+        m->step = copy(list->arena, view->step);
+        m->reason = copy(list->arena, view->reason);
+        m->ended = !view->is_running;
+        m->back = view->back;
+        m->owner = uuid_text(list->arena, view->owner);
+        m->started = time_text(list->arena, view->started);
+        m->finished = time_text(list->arena, view->finished);
+        m->bytes = view->bytes;
+        m->bytes_all = view->bytes_all;
+        m->records = view->records;
+        m->records_to_go = view->records_to_go;
+        m->bytes_per_second = view->rate;
+        m->seconds_to_go = view->seconds_to_go;
+        m->hold_ms = (double)view->hold_ns / 1e6;
+        m->former = copy(list->arena, view->former);
+        m->former_until = time_text(list->arena, view->former_until);
+        list->items[list->n_items++] = m;
+}
+
+/* NULL: it was never moved, or is not there. */
+static Migration *migration_of(struct fleet *fleet, const char *tenant, struct arena *arena) {
+        struct list list = {.arena = arena};
+
+        return fleet_find_migration(fleet, tenant, on_view, &list) ? list.items[0] : NULL;
+}
+
+/* ---- answering */
+
+struct ending {
+        struct operation *op;
+        struct fleet *fleet;
+        char *name; /* owned */
+};
+
+static struct ending *ending_new(struct grpc_call *call, struct operation *op, const char *name) {
+        struct ending *e = new0(struct ending);
+
+        e->op = op;
+        e->fleet = method_fleet(call);
+        e->name = strdup(name);
+        check(e->name);
+        return e;
+}
+
+static void on_ended(void *userdata, int result, const char *reason) {
+        struct ending *e = userdata;
+        struct arena arena;
+        Migration *m;
+
+        arena_init(&arena, 0);
+        m = migration_of(e->fleet, e->name, &arena);
+        if (result < 0)
+                operation_fail(e->op, method_code(result), "%s", reason);
+        else if (!m)
+                operation_fail(e->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", e->name);
+        else
+                operation_finish(e->op, protobuf_pack(&m->base));
+        arena_done(&arena);
+        free(e->name);
+        free(e);
+}
+
+/* ---- methods */
+
+static void tell_later(struct moving *moving) {
+        loop_timer_set(grpc_call_loop(moving->call), &moving->timer, clock_now_ns() + TELL_NS);
+}
+
+static void on_time(struct loop_timer *timer) {
+        struct moving *moving = container_of(timer, struct moving, timer);
+        struct blob *packed;
+        struct arena arena;
+        Migration *m;
+
+        if (grpc_call_ended(moving->call))
+                return;
+        arena_init(&arena, 0);
+        m = migration_of(method_fleet(moving->call), moving->name, &arena);
+        packed = m && !m->ended ? protobuf_pack(&m->base) : NULL;
+        arena_done(&arena);
+        /* Who does not read need not be told everything. */
+        if (packed && grpc_call_pending(moving->call) < 16384)
+                grpc_call_send(moving->call, &packed, 1);
+        else
+                blob_unref(packed);
+        tell_later(moving);
+}
+
+void method_migrate_free(struct grpc_call *call) {
+        struct moving *moving = grpc_call_user(call);
+
+        loop_timer_clear(&moving->timer);
+}
+
+void method_migrate_tenant(struct grpc_call *call, struct bytes data) {
+        struct moving *moving = grpc_call_user(call);
+        Stokehold__Control__V1__MigrateTenantRequest *request;
+        struct fleet_migrate migrate;
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__migrate_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, request->idempotency_key, data);
+        if (!grpc_call_ended(call) && !request->detach) {
+                moving->call = call;
+                moving->name = request->name;
+                moving->timer.on_time = on_time;
+                tell_later(moving);
+        }
+        if (!op)
+                return;
+        operation_audit(op, "migrate tenant \"%.63s\" to %.253s", request->name, request->datastore);
+        if (!request->datastore[0] || request->retention_seconds < -1) {
+                operation_fail(op, GRPC_INVALID_ARGUMENT,
+                        request->datastore[0] ? "retention_seconds is negative" : "datastore: which one?");
+                return;
+        }
+        migrate = (struct fleet_migrate){
+                .name = request->name,
+                .datastore = request->datastore,
+                .retention_s = request->retention_seconds == 0 ? -1 : max_of(request->retention_seconds, INT64_C(0)),
+                .wait = !request->detach,
+        };
+        fleet_migrate_tenant(method_fleet(call), &migrate, on_ended, ending_new(call, op, request->name));
+}
+
+void method_list_migrations(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__ListMigrationsResponse response =
+                STOKEHOLD__CONTROL__V1__LIST_MIGRATIONS_RESPONSE__INIT;
+        struct list list = {.arena = grpc_call_arena(call)};
+
+        if (!method_enter(call, data, &stokehold__control__v1__list_migrations_request__descriptor, PEER_VIEW))
+                return;
+        fleet_each_migration(method_fleet(call), on_view, &list);
+        response.migrations = list.items;
+        response.n_migrations = list.n_items;
+        grpc_call_reply(call, protobuf_pack(&response.base));
+}
+
+void method_show_migration(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__ShowMigrationRequest *request;
+        cleanup(freep) char *text = NULL;
+        Migration *m;
+
+        request = method_enter(call, data, &stokehold__control__v1__show_migration_request__descriptor, PEER_VIEW);
+        if (!request)
+                return;
+        m = migration_of(method_fleet(call), request->name, grpc_call_arena(call));
+        if (m) {
+                grpc_call_reply(call, protobuf_pack(&m->base));
+                return;
+        }
+        check(asprintf(&text, "no tenant %.80s, or it was never moved", request->name) > 0);
+        grpc_call_finish(call, GRPC_NOT_FOUND, text);
+}
+
+void method_abort_migration(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__AbortMigrationRequest *request;
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__abort_migration_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "abort the migration of tenant \"%.63s\"", request->name);
+        fleet_abort_migration(method_fleet(call), request->name, on_ended, ending_new(call, op, request->name));
+}
+
+void method_undo_migration(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__UndoMigrationRequest *request;
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__undo_migration_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, request->idempotency_key, data);
+        if (!op)
+                return;
+        operation_audit(op, "undo the migration of tenant \"%.63s\"", request->name);
+        fleet_undo_migration(method_fleet(call), request->name, on_ended, ending_new(call, op, request->name));
+}
