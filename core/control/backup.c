@@ -13,8 +13,8 @@
 #include <string.h>
 #include <sys/queue.h>
 
-#include "base/log.h"
 #include "control/answer.h"
+#include "control/audit.h"
 #include "control/method.h"
 #include "rpc/protobuf.h"
 #include "fleet/backup.h"
@@ -37,7 +37,8 @@ struct sending {
         struct grpc_call *call; /* borrowed; NULL: it has ended */
         struct backup *backup;  /* borrowed; NULL: done */
         struct loop *loop;
-        char *who, *name; /* owned: for the audit line */
+        struct audit_change *change; /* owned, until it has ended */
+        char *name;                  /* owned */
         int result;
         char *reason; /* owned */
         struct loop_task task;
@@ -64,7 +65,7 @@ static void sending_unref(struct sending *s) {
         }
         pthread_mutex_destroy(&s->mutex);
         pthread_cond_destroy(&s->room);
-        free(s->who);
+        audit_change_free(s->change);
         free(s->name);
         free(s->reason);
         free(s);
@@ -206,14 +207,11 @@ static void on_begun(void *userdata, const struct archive_about *about, uint64_t
 static void on_done(void *userdata, int result, const char *reason, const struct archive_about *about,
         const struct archive_figures *figures) {
         struct sending *s = userdata;
-        struct log_context context = {.peer = s->who, .tenant = s->name};
 
-        if (result < 0)
-                log_at(LOG_LEVEL_NOTICE, &context, "control: back up tenant \"%.63s\": %s", s->name, reason);
-        else
-                log_at(LOG_LEVEL_NOTICE, &context,
-                        "control: back up tenant \"%.63s\": done, revision %lld, %llu records", s->name,
+        if (result >= 0)
+                audit_reword(s->change, "back up tenant \"%.63s\" at revision %lld, %llu records", s->name,
                         (long long)about->revision, (unsigned long long)figures->n_records);
+        audit_end(steal(s->change), result < 0 ? method_code(result) : GRPC_OK, reason);
         s->result = result;
         s->reason = strdup(reason);
         s->backup = NULL;
@@ -244,9 +242,9 @@ void files_backup_tenant(struct grpc_call *call, struct bytes data) {
         *of(call) = s;
         s->call = call;
         s->loop = grpc_call_loop(call);
-        s->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
         s->name = strdup(request->name);
-        check(s->who && s->name);
+        check(s->name);
+        s->change = audit_begin(call, request->name, NULL, "back up tenant \"%.63s\"", request->name);
         s->task.run = on_posted;
         pthread_mutex_init(&s->mutex, NULL);
         pthread_cond_init(&s->room, NULL);

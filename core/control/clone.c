@@ -9,8 +9,8 @@
 #include <stokehold/control.pb-c.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "control/answer.h"
+#include "control/audit.h"
 #include "control/method.h"
 #include "fleet/clone.h"
 #include "rpc/protobuf.h"
@@ -22,7 +22,8 @@ struct cloning {
         struct grpc_call *call; /* borrowed; NULL: it has ended */
         struct clone *clone;    /* borrowed; NULL: done */
         bool collecting;
-        char *who, *source, *name; /* owned */
+        struct audit_change *change; /* owned, until it has ended */
+        char *source, *name;         /* owned */
         struct loop_timer timer;
 };
 
@@ -30,7 +31,7 @@ static void cloning_unref(struct cloning *c) {
         if (c->call || c->clone || c->collecting)
                 return;
         loop_timer_clear(&c->timer);
-        free(c->who);
+        audit_change_free(c->change);
         free(c->source);
         free(c->name);
         free(c);
@@ -72,10 +73,8 @@ static void on_collected(void *userdata) {
 
 static void on_done(void *userdata, int result, const char *reason) {
         struct cloning *c = userdata;
-        struct log_context context = {.peer = c->who, .tenant = c->source};
 
-        log_at(LOG_LEVEL_NOTICE, &context, "control: clone tenant \"%.63s\" as \"%.63s\": %s", c->source, c->name,
-                result < 0 ? reason : "done");
+        audit_end(steal(c->change), result < 0 ? method_code(result) : GRPC_OK, reason);
         c->clone = NULL;
         loop_timer_clear(&c->timer);
         if (result == 0) {
@@ -105,10 +104,11 @@ void files_clone_tenant(struct grpc_call *call, struct bytes data) {
         c = new0(struct cloning);
         c->fleet = method_fleet(call);
         c->call = call;
-        c->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
         c->source = strdup(request->name);
         c->name = strdup(request->clone);
-        check(c->who && c->source && c->name);
+        check(c->source && c->name);
+        c->change = audit_begin(call, request->clone, request->datastore[0] ? request->datastore : NULL,
+                "clone tenant \"%.63s\" as \"%.63s\"", request->name, request->clone);
         *of(call) = c;
         config.source = request->name;
         config.create = (struct fleet_create){

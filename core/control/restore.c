@@ -11,8 +11,8 @@
 #include <stokehold/control.pb-c.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "control/answer.h"
+#include "control/audit.h"
 #include "control/method.h"
 #include "rpc/protobuf.h"
 #include "fleet/restore.h"
@@ -20,10 +20,11 @@
 #define TELL_BYTES ((uint64_t)512 * 1024)
 
 struct receiving {
-        struct fleet *fleet;     /* borrowed */
-        struct grpc_call *call;  /* borrowed; NULL: it has ended */
-        struct restore *restore; /* borrowed; NULL: not begun, or done */
-        char *who, *name;        /* owned: for the audit line */
+        struct fleet *fleet;         /* borrowed */
+        struct grpc_call *call;      /* borrowed; NULL: it has ended */
+        struct restore *restore;     /* borrowed; NULL: not begun, or done */
+        struct audit_change *change; /* owned, until it has ended */
+        char *name;                  /* owned */
         bool over, collecting;
         uint64_t told;
 };
@@ -31,7 +32,7 @@ struct receiving {
 static void receiving_unref(struct receiving *r) {
         if (r->call || r->restore || r->collecting)
                 return;
-        free(r->who);
+        audit_change_free(r->change);
         free(r->name);
         free(r);
 }
@@ -78,14 +79,8 @@ static void on_collected(void *userdata) {
 
 static void on_done(void *userdata, int result, const char *reason) {
         struct receiving *r = userdata;
-        struct log_context context = {.peer = r->who, .tenant = r->name};
 
-        if (result < 0)
-                log_at(LOG_LEVEL_NOTICE, &context, "control: restore tenant \"%.63s\"%s: %s", r->name,
-                        r->over ? " over what it had" : "", reason);
-        else
-                log_at(LOG_LEVEL_NOTICE, &context, "control: restore tenant \"%.63s\"%s: done", r->name,
-                        r->over ? " over what it had" : "");
+        audit_end(steal(r->change), result < 0 ? method_code(result) : GRPC_OK, reason);
         r->restore = NULL;
         if (result == 0) {
                 r->collecting = true;
@@ -119,9 +114,10 @@ static void begin(struct grpc_call *call, const Stokehold__Control__V1__RestoreT
         r->fleet = method_fleet(call);
         r->call = call;
         r->over = begin->over;
-        r->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
         r->name = strdup(begin->name);
-        check(r->who && r->name);
+        check(r->name);
+        r->change = audit_begin(call, begin->name, begin->datastore[0] ? begin->datastore : NULL,
+                "restore tenant \"%.63s\"%s", begin->name, r->over ? " over what it had" : "");
         *of(call) = r;
         r->restore = fleet_restore_tenant(method_fleet(call), &config);
         if (restore_is_full(r->restore))

@@ -83,34 +83,14 @@ static void on_message(struct ctl_stream *s, struct bytes data) {
         send_some(c);
 }
 
-static int run_restore(struct ctl *ctl) {
+int ctl_restore(struct ctl *ctl, int fd, uint64_t size, const char *path, const char *verb) {
         Stokehold__Control__V1__RestoreTenantRequest request = STOKEHOLD__CONTROL__V1__RESTORE_TENANT_REQUEST__INIT;
         Stokehold__Control__V1__RestoreTenantRequest__Begin begin =
                 STOKEHOLD__CONTROL__V1__RESTORE_TENANT_REQUEST__BEGIN__INIT;
-        cleanup(archive_reader_freep) struct archive_reader *reader = NULL;
-        const char *path = ctl->args[1];
-        struct sending c = {.stream.on_message = on_message, .fd = -EBADF};
-        struct archive_figures figures;
-        struct backup_text text = {};
+        struct sending c = {.stream.on_message = on_message, .fd = fd, .size = size};
         int r;
 
-        if (ctl->over && (ctl->datastore || ctl->quota_bytes || ctl->retain))
-                return ctl_fail(CTL_USAGE, "--over goes with none of --datastore, --quota and --retain");
-        if (ctl->over && !ctl->yes)
-                return ctl_fail(CTL_USAGE,
-                        "tenant restore --over: what the tenant has now is replaced, and its clients must list everything anew; say "
-                        "--yes");
-        r = backup_check(path, &text, &reader);
-        if (r != CTL_OK)
-                return r;
-        archive_reader_figures(reader, &figures);
-        c.size = figures.file_bytes;
         c.data = xcalloc(1, BACKUP_READ_BYTES);
-        c.fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (c.fd < 0) {
-                r = ctl_fail(CTL_FAILED, "%s: %s", path, strerror(errno));
-                goto end;
-        }
         r = ctl_stream_begin(ctl, &c.stream, "RestoreTenant");
         if (r != CTL_OK)
                 goto end;
@@ -128,13 +108,36 @@ static int run_restore(struct ctl *ctl) {
         if (c.failed)
                 r = ctl_fail(CTL_FAILED, "%s: %s", path, strerror(c.error));
         else if (r == CTL_OK && c.tenant)
-                print_tenant(ctl, c.tenant, "restored");
+                print_tenant(ctl, c.tenant, verb);
         else if (r == CTL_OK)
-                printf("Tenant %s was restored.\n", ctl->args[0]);
+                printf("Tenant %s was %s.\n", ctl->args[0], verb);
 end:
-        if (c.fd >= 0)
-                close(c.fd);
         free(c.data);
+        return r;
+}
+
+static int run_restore(struct ctl *ctl) {
+        cleanup(archive_reader_freep) struct archive_reader *reader = NULL;
+        const char *path = ctl->args[1];
+        struct archive_figures figures;
+        struct backup_text text = {};
+        int fd, r;
+
+        if (ctl->over && (ctl->datastore || ctl->quota_bytes || ctl->retain))
+                return ctl_fail(CTL_USAGE, "--over goes with none of --datastore, --quota and --retain");
+        if (ctl->over && !ctl->yes)
+                return ctl_fail(CTL_USAGE,
+                        "tenant restore --over: what the tenant has now is replaced, and its clients must list everything anew; say "
+                        "--yes");
+        r = backup_check(path, &text, &reader);
+        if (r != CTL_OK)
+                return r;
+        archive_reader_figures(reader, &figures);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return ctl_fail(CTL_FAILED, "%s: %s", path, strerror(errno));
+        r = ctl_restore(ctl, fd, figures.file_bytes, path, "restored");
+        close(fd);
         return r;
 }
 

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -371,6 +372,7 @@ static void take_wishes(struct assignment *a) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;
                 a->next->retain = a->want_retain;
+                endpoint_changed(a->fleet);
                 return;
         }
         if (a->want_recover && a->record->phase == REGISTRY_READY) {

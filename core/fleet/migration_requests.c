@@ -129,6 +129,22 @@ void migration_answer(struct assignment *a) {
         }
 }
 
+void migration_answer_failed(struct assignment *a) {
+        const struct registry_migration *m = a->record->migration;
+        struct move_waiter *waiter, *following;
+        cleanup(freep) char *text = NULL;
+
+        check(asprintf(&text, "%s; what was copied is removed when that can be", m->reason) > 0);
+        for (waiter = TAILQ_FIRST(&a->move_waiters); waiter; waiter = following) {
+                following = TAILQ_NEXT(waiter, entry);
+                if (memcmp(waiter->id, m->id, 16) != 0)
+                        continue;
+                TAILQ_REMOVE(&a->move_waiters, waiter, entry);
+                waiter->done(waiter->userdata, -ECANCELED, text);
+                free(waiter);
+        }
+}
+
 /* ---- asking */
 
 /* A file that says where it belongs is where to change that. */

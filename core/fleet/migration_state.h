@@ -16,6 +16,9 @@ struct migration *migration_get(struct assignment *a, const uint8_t id[16]);
 /* The mover was stopped on the shard. */
 void migration_mover_gone(struct assignment *a);
 
+/* migration_requests.c: those who wait for the migration that is given up are told, before all that is left of it has gone. */
+void migration_answer_failed(struct assignment *a);
+
 /* migration_view.c: for the metrics. "done", "failed". */
 void migration_count(const char *result, const struct mover_figures *figures, uint64_t hold_ns);
 void migration_publish(const struct fleet *fleet);

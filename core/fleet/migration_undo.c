@@ -151,6 +151,9 @@ static bool after_target_dropped(struct assignment *a, int result, const char *r
         }
         check(asprintf(&what, "what was moved to datastore %s and is not used could not be removed yet",
                       a->record->migration ? a->record->migration->datastore : "?") > 0);
+        /* The tenant goes on where it was: nobody need wait for the rest. */
+        if (a->record->migration)
+                migration_answer_failed(a);
         return later(a, what, reason);
 }
 

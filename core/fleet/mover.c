@@ -105,6 +105,14 @@ static void fail(struct mover *m, const char *what, const char *reason) {
         set_stage(m, MOVER_FAILED, "");
 }
 
+/* From either end. */
+static void fail_copying(struct mover *m, const char *reason) {
+        char what[160];
+
+        snprintf(what, sizeof(what), "copying to datastore %.100s", m->target_name);
+        fail(m, what, reason);
+}
+
 static void fail_target(struct mover *m, int result, const char *reason) {
         char what[160];
 
@@ -268,7 +276,7 @@ static void on_done(void *userdata, int result, const char *reason) {
         struct mover *m = userdata;
 
         if (result != 0) {
-                fail(m, "copying",
+                fail_copying(m,
                         reason[0]            ? reason
                                 : result < 0 ? strerror(-result)
                                              : "the installation was ended by somebody else");
@@ -318,7 +326,7 @@ static void copy(struct mover *m) {
         if (r == 0)
                 r = pump_new(&config, &m->pump);
         if (r < 0)
-                fail(m, "copying", strerror(-r));
+                fail_copying(m, strerror(-r));
 }
 
 static void on_pinned(void *userdata, const struct stoke_end *end, int64_t revision) {

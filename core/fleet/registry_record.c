@@ -43,6 +43,9 @@ struct registry_record *registry_record_copy(const struct registry_record *recor
         copy->migration = registry_migration_copy(record->migration);
         copy->previous = registry_previous_copy(record->previous);
         copy->moved = registry_moved_copy(record->moved);
+        copy->client_names = xcalloc(record->n_client_names, sizeof(*copy->client_names));
+        for (size_t i = 0; i < record->n_client_names; i++)
+                copy->client_names[i] = copy_string(record->client_names[i]);
         return copy;
 }
 
@@ -57,6 +60,9 @@ void registry_record_free(struct registry_record *record) {
         registry_migration_free(record->migration);
         registry_previous_free(record->previous);
         registry_moved_free(record->moved);
+        for (size_t i = 0; i < record->n_client_names; i++)
+                free(record->client_names[i]);
+        free(record->client_names);
         free(record);
 }
 
@@ -85,10 +91,33 @@ char *registry_record_print(const struct registry_record *record, uint32_t forma
                         json_object_set_new(object, "installer", json_string(recovery)) == 0);
         }
         registry_moves_print(record, object);
+        if (record->n_client_names) {
+                json_t *names = json_array();
+
+                for (size_t i = 0; i < record->n_client_names; i++)
+                        check(json_array_append_new(names, json_string(record->client_names[i])) == 0);
+                check(json_object_set_new(object, "clientNames", names) == 0);
+        }
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
         check(text);
         json_decref(object);
         return text;
+}
+
+static int parse_client_names(json_t *names, struct registry_record *record, struct error *reterr) {
+        if (!names)
+                return 0;
+        if (!json_is_array(names))
+                return error_set(reterr, -EBADMSG, "clientNames is no list");
+        record->client_names = xcalloc(json_array_size(names), sizeof(*record->client_names));
+        for (size_t i = 0; i < json_array_size(names); i++) {
+                const char *name = json_string_value(json_array_get(names, i));
+
+                if (!name)
+                        return error_set(reterr, -EBADMSG, "clientNames has what is no string");
+                record->client_names[record->n_client_names++] = copy_string(name);
+        }
+        return 0;
 }
 
 int registry_record_parse(struct bytes name, struct bytes json, const struct format_range *formats,
@@ -135,6 +164,10 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
                 return error_set(reterr, -EBADMSG, "quota is negative");
         if (strcmp(policy, "Retain") != 0 && strcmp(policy, "Delete") != 0)
                 return error_set(reterr, -EBADMSG, "deletionPolicy \"%s\" is not known", policy);
+
+        r = parse_client_names(json_object_get(object, "clientNames"), record, reterr);
+        if (r < 0)
+                return r;
 
         record->name = strndup((const char *)name.data, name.size);
         check(record->name);

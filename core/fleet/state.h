@@ -180,6 +180,7 @@ struct assignment {
         struct tenant_manner manner;             /* as served; also read by the shard while busy */
         struct tenant *started;                  /* written by the shard while busy; then it is `serving` */
         struct tenant *serving;                  /* the shard's; NULL: not served */
+        bool stopping;                           /* what is sent to it now may come too late */
         uint8_t served[16], served_recovery[16]; /* the incarnation that is, and its recovery */
         struct tenant_figures last;              /* written by the shard while it is being stopped */
         struct fleet_store *store;               /* borrowed, while served or while a job runs */
@@ -212,6 +213,10 @@ struct assignment {
         unsigned n_failures;
         char *reason; /* owned; NULL: all is well */
         bool settled; /* was served once, or has failed once, since the start */
+
+        size_t n_tls_rules;  /* names that lead to it at the TLS port */
+        uint64_t told_urls;  /* of that port, which it tells its clients: their generation; 0: none */
+        uint64_t refused_ns; /* when it was logged last that a client of that port was refused */
 
         struct tenant_figures figures;
         struct tenant_metrics *metrics; /* owned, collect.c */
@@ -347,6 +352,15 @@ void fleet_apply_tenants(struct fleet *fleet);
 void assignment_update_manner(struct assignment *a);
 bool fleet_is_declared(const struct fleet *fleet, const char *name);
 
+/* transfers.c */
+struct fleet_transfer;
+/* All of them come to their end soon. */
+void transfers_stop(struct fleet *fleet);
+/* None of them has a thread. */
+bool transfers_are_over(const struct fleet *fleet);
+/* Forgets them; whoever waits is answered. */
+void transfers_done(struct fleet *fleet);
+
 /* ---- the fleet */
 
 enum fleet_stage {
@@ -411,6 +425,7 @@ struct fleet {
         unsigned n_movers;               /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
+        LIST_HEAD(, fleet_transfer) transfers; /* owned */
         LIST_HEAD(, fleet_store) stores;
         LIST_HEAD(, assignment) assignments;
         bool ready_told;
@@ -418,6 +433,8 @@ struct fleet {
         struct loop_task settle_task, apply_task;
         void (*stopped)(void *userdata);
         void *stopped_userdata;
+
+        struct endpoint *endpoint; /* owned: fleet/endpoint.h */
 
         struct loop_timer collect_timer;
         size_t n_collecting;

@@ -6,6 +6,9 @@
 
 #include <string.h>
 
+#include "fleet/credentials.h"
+#include "fleet/endpoint.h"
+
 static void visit_datastore(struct fleet_store *store,
         void (*visit)(void *userdata, const struct fleet_datastore_view *view), void *userdata) {
         struct fleet *fleet = store->fleet;
@@ -93,8 +96,11 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .backup_failure = backups.reason,
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
+                .client_names = (const char *const *)record->client_names,
+                .n_client_names = record->n_client_names,
                 .figures = &a->figures,
         };
+        ret->tls_urls = endpoint_urls(a, &ret->n_tls_urls);
 }
 
 static void visit_tenant(
@@ -137,6 +143,7 @@ void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
                 .registry_open = fleet_is_running(fleet),
                 .registry_id = fleet_is_running(fleet) ? registry_id(fleet->registry) : "",
                 .registry_shared = fleet->shared_registry,
+                .tls_address = endpoint_address(fleet),
                 .format = fleet_is_running(fleet) ? registry_format(fleet->registry) : 0,
                 .formats = *registry_formats(fleet->registry),
                 .definitions_generation = fleet->agreement.force.generation,
@@ -223,6 +230,8 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 visit(userdata, fleet->errors[i]);
         if (fleet_is_running(fleet))
                 agreement_problems(fleet, visit, userdata);
+        endpoint_problems(fleet, visit, userdata);
+        credentials_problems(fleet->config.settings, visit, userdata);
         LIST_FOREACH(store, &fleet->stores, entry) {
                 cleanup(freep) char *line = NULL;
 

@@ -20,6 +20,7 @@
 
 #define PRUNE_SLICE 4096
 #define DELETE_STEP 1024
+#define MOST_DELETED ((size_t)1 << 20) /* that are remembered: beyond that a later load finds them */
 #define DELETE_PATIENCE_NS (30 * NSEC_PER_SEC)
 #define RETRY_NS NSEC_PER_SEC
 
@@ -56,6 +57,20 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone) {
         seq_list_add(is_tombstone ? &ks->compaction.pending_later : &ks->compaction.pending, seq);
 }
 
+/* A copy that was made while they were being deleted has some of them; what was complete before it began is nowhere any more. */
+void compaction_on_installed(struct keyspace *ks) {
+        struct compaction *c = &ks->compaction;
+
+        if (!ks->open || !c->deleted.n)
+                return;
+        c->rounds = realloc(c->rounds, (c->n_rounds + 1) * sizeof(*c->rounds));
+        check(c->rounds);
+        memmove(c->rounds + 1, c->rounds, c->n_rounds * sizeof(*c->rounds));
+        c->n_rounds++;
+        c->rounds[0] = c->deleted;
+        c->deleted = (struct seq_list){};
+}
+
 /* What is dead by now goes before what the next mark names. */
 static void begin_round(struct compaction *c) {
         if (!c->dead.n && !c->job)
@@ -72,6 +87,7 @@ static void drop_dead(struct compaction *c) {
         free(steal(c->rounds));
         c->n_rounds = 0;
         seq_list_done(&c->dead);
+        seq_list_done(&c->deleted);
         c->generation++;
 }
 
@@ -79,6 +95,7 @@ static void drop_dead(struct compaction *c) {
 static struct seq_list *first_round(struct compaction *c) {
         while (c->n_rounds && !c->rounds[0].n && !c->job) {
                 seq_list_done(&c->rounds[0]);
+                seq_list_done(&c->deleted);
                 c->n_rounds--;
                 memmove(c->rounds, c->rounds + 1, c->n_rounds * sizeof(*c->rounds));
         }
@@ -254,6 +271,9 @@ static void on_compacted(struct datastore_job *job) {
         c->job = NULL;
         if (r == 0 && c->mark == j->compact.mark)
                 c->fenced = true;
+        if (r == 0 && c->generation == j->generation && c->deleted.n < MOST_DELETED)
+                for (size_t i = 0; i < j->compact.n_seqs; i++)
+                        seq_list_add(&c->deleted, j->seqs[i]);
         if (r != 0) {
                 /* Named again: a deletion may be repeated. */
                 for (size_t i = 0; i < j->compact.n_seqs && c->generation == j->generation; i++)

@@ -308,6 +308,8 @@ void keyspace_range_resume(struct range_call *call);
 
 /* Done once the index holds all that was acknowledged anywhere before the call: call.revision is its revision then. */
 void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call);
+/* The same for who only wants to know whether it can be done: that is no use of the keyspace, which may be closed as idle all the same. */
+void keyspace_probe(struct keyspace *ks, struct keyspace_call *call);
 
 struct compact_call {
         struct keyspace_call call;
@@ -346,7 +348,7 @@ struct lease_left {
         int64_t id, ttl; /* seconds */
         int64_t left_ms;
 };
-/* Owned by the caller; NULL: none, or no memory (then *ret_n is not 0). */
+/* Ascending by id, owned by the caller; NULL: none, or no memory (then *ret_n is not 0). */
 struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n);
 
 /* As etcd numbers them; clients may raise any number. */

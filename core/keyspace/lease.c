@@ -489,6 +489,12 @@ static void on_leases(struct keyspace_call *call, enum keyspace_result result) {
         keyspace_call_end(call, KEYSPACE_OK);
 }
 
+static int compare_left(const void *a, const void *b) {
+        int64_t x = ((const struct lease_left *)a)->id, y = ((const struct lease_left *)b)->id;
+
+        return (x > y) - (x < y);
+}
+
 struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n) {
         uint64_t now = clock_now_ns();
         struct lease_left *left;
@@ -504,6 +510,8 @@ struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n) {
                                 .ttl = l->ttl,
                                 .left_ms = l->expires_ns > now ? (int64_t)((l->expires_ns - now) / NSEC_PER_MSEC) : 0,
                         };
+        if (left)
+                qsort(left, n, sizeof(*left), compare_left);
         return left;
 }
 
@@ -528,3 +536,4 @@ void keyspace_leases(struct keyspace *ks, struct lease_call *c) {
         if (keyspace_enter(ks, &c->call, on_leases))
                 barrier_wait(ks, &c->call);
 }
+

@@ -37,6 +37,7 @@ void seal_apply(struct keyspace *ks, const struct stoke_record *r) {
 
         if (r->kind == RECORD_INSTALLED) {
                 m->sealed = false;
+                compaction_on_installed(ks);
                 return;
         }
         if (r->key_size != sizeof(m->seal_id))

@@ -99,6 +99,8 @@ struct seq_list {
 struct compaction {
         struct seq_list *rounds; /* owned: of earlier marks, the first of all first: to be deleted before `dead` */
         size_t n_rounds;
+        struct seq_list
+                deleted; /* of the round that is being deleted, or was last: an installation's copy may have them still */
         unsigned generation;           /* of what is dead: what was named before it was dropped is not named again */
         uint64_t mark;                 /* seq of the newest mark applied; 0: none */
         bool own;                      /* this daemon appended it */
@@ -482,6 +484,8 @@ void alarms_done(struct keyspace *ks);
 void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *record);
 /* A record that no reader needs once a later mark stands. */
 void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
+/* The log is an installation from here on: what was deleted before counts as not deleted. */
+void compaction_on_installed(struct keyspace *ks);
 void compaction_kick(struct keyspace *ks);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);

@@ -1,3 +1,4 @@
+#include "rpc/http1.h"
 #include "rpc/server.h"
 
 /*
@@ -79,6 +80,7 @@ void call_free(struct grpc_call *call) {
                 call->method->method->on_free(call);
 
         loop_timer_clear(&call->timer);
+        http1_request_abandon(call->page_request);
         if (call->in_drained)
                 STAILQ_REMOVE(&c->drained, call, grpc_call, drained_entry);
         if (c->header_call == call)

@@ -8,6 +8,7 @@ DRIVERS has a line for each driver; the pairs follow by themselves.
 import contextlib
 import itertools
 import json
+import os
 import random
 import re
 import signal
@@ -15,10 +16,13 @@ import subprocess
 import threading
 import time
 
+import grpc
 import pytest
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import servers
-from conftest import Daemon, etcdctl, program, running, wait_for
+from conftest import Daemon, as_root, etcdctl, program, running, scratch, wait_for
 from servers_mariadb import MariaDB
 from test_history import recorded, span
 from test_several_daemons import several, started
@@ -343,6 +347,68 @@ def test_target_goes_away(pool):
         etcdctl(endpoint, "put", "k", "v2")
 
 
+def test_target_is_full():
+    """A target that has no room: the migration fails with that reason, before any client has waited, and goes when there is room."""
+    with scratch() as place:
+        subprocess.run(as_root("mount", "-t", "tmpfs", "-o", f"size=1m,uid={os.geteuid()},mode=700", "none", str(place)), check=True)
+        try:
+            with running() as d:
+                d.define("a.yaml", sqlite(None, "a")[0])
+                d.define("b.yaml", sqlite(None, "b")[0].replace("path: b", f"path: {place}"))
+                d.start()
+                endpoint = d.tenant("demo", "--datastore", "a")
+                fill(endpoint, 2000, 2000)
+                refused = migrate(d, "b", check=False)
+                assert refused.returncode == 1 and re.search("full|space", refused.stderr), refused
+                assert where(d) == "a" and migration(d)["holdMs"] == 0
+                etcdctl(endpoint, "put", "k", "v")
+                subprocess.run(as_root("mount", "-o", "remount,size=64m", str(place)), check=True)
+                wait_for("nothing is left", lambda: migration(d)["phase"] == "Failed", 90)
+                migrate(d, "b")
+                assert where(d) == "b" and etcdctl(endpoint, "get", "k", "--print-value-only").stdout == "v\n"
+                d.stop()
+        finally:
+            subprocess.run(as_root("umount", str(place)), check=True)
+
+
+def test_record_is_too_large():
+    """A value that the target's server would not take is told before any client has waited."""
+    with running() as d, MariaDB(settings={"max_allowed_packet": "1M"}) as small:
+        d.define("a.yaml", sqlite(None, "a")[0])
+        d.define("b.yaml", datastore("MySQL", [small.endpoint], "b").replace("  default: true\n", ""))
+        d.start()
+        wait_for("both are ready", lambda: all(s["ready"] for s in d.ask("datastore", "list")["datastores"]))
+        endpoint = d.tenant("demo", "--datastore", "a")
+        etcdctl(endpoint, "put", "large", stdin="v" * 1_400_000)
+        refused = migrate(d, "b", check=False)
+        assert refused.returncode == 1 and re.search(
+            r"datastore b: record \d+ has 1400005 bytes, more than the target takes", refused.stderr), refused
+        assert where(d) == "a" and migration(d)["holdMs"] == 0
+        etcdctl(endpoint, "del", "large")
+        etcdctl(endpoint, "put", "k", "v")
+
+
+def test_asked_again(pool):
+    """An idempotency key: who has lost the answer asks again, and is told what became of the first."""
+    with placed(pool, "SQLite", "SQLite") as d:
+        fill(d.tenant("demo", "--datastore", "a"))
+        with grpc.insecure_channel(f"unix:{d.control_socket}") as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            symbols = descriptor_pool.DescriptorPool(database)
+            method = symbols.FindServiceByName("stokehold.control.v1.Control").methods_by_name["MigrateTenant"]
+            request, answer = (message_factory.GetMessageClass(m) for m in (method.input_type, method.output_type))
+            call = channel.unary_stream("/stokehold.control.v1.Control/MigrateTenant", request_serializer=request.SerializeToString,
+                                        response_deserializer=answer.FromString)
+            asked = request(name="demo", datastore="b", idempotency_key="k")
+            first = list(call(asked))[-1]
+            assert first.ended and first.phase == "Done" and first.hold_ms > 0, first
+            again = list(call(asked))
+            assert len(again) == 1 and again[0].id == first.id
+            with pytest.raises(grpc.RpcError) as error:
+                list(call(request(name="demo", datastore="a", idempotency_key="k")))
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 # ---- crashes
 
 POINTS = ["copying", "sealing", "committed", "switch", "switching"]
@@ -490,6 +556,8 @@ def test_taken_over(pool, point, seed):
             time.sleep(0.5)
         assert where(b) == ("b" if point == "switching" else "a")
         etcdctl(endpoint, "put", "k", "v")
+        (b.root / "stokehold.yaml").write_text("migration: {bandwidth: 0}\n")
+        b.reload_errors()
         migrate(b, "a" if point == "switching" else "b")
         assert etcdctl(endpoint, "get", "k", "--print-value-only").stdout == "v\n"
 

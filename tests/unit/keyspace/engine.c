@@ -71,9 +71,9 @@ void engine_create(struct engine *e, const char *name) {
         assert_int_equal(create.job.result, 0);
 }
 
-struct datastore *engine_datastore(struct engine *e, const char *const *settings) {
+struct datastore *engine_datastore(struct engine *e, const struct plugin *plugin, const char *const *settings) {
         struct stoke_setting list[8];
-        struct datastore_config config = {.name = "test", .settings = list, .plugin = &e->plugin};
+        struct datastore_config config = {.name = "test", .settings = list, .plugin = plugin ? plugin : &e->plugin};
         cleanup(error_done) struct error err = {};
         struct datastore *ds = NULL;
 
@@ -93,7 +93,7 @@ void engine_open(struct engine *e, const struct stoke_driver *driver, const char
         e->plugin = (struct plugin){.driver = driver, .allowed = true};
         assert_int_equal(loop_new("test", &e->loop), 0);
         e->cache = value_cache_new(cache_bytes, e->memory, e->loop);
-        e->datastore = engine_datastore(e, settings);
+        e->datastore = engine_datastore(e, NULL, settings);
         memset(e->incarnation, 7, sizeof(e->incarnation));
 
         engine_create(e, "t");

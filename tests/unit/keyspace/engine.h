@@ -39,8 +39,8 @@ struct engine {
 /* driver: the store's; settings: NULL-ended pairs of name and value. Creates keyspace "t". */
 void engine_open(struct engine *e, const struct stoke_driver *driver, const char *const *settings, size_t cache_bytes);
 void engine_close(struct engine *e);
-/* A further datastore of the same driver, on the same loop: for what moves. Closed by the caller, before engine_close(). */
-struct datastore *engine_datastore(struct engine *e, const char *const *settings);
+/* A further datastore, on the same loop: for what moves. plugin: NULL: the same driver. Closed by the caller, before engine_close(). */
+struct datastore *engine_datastore(struct engine *e, const struct plugin *plugin, const char *const *settings);
 /* Another daemon's view of the same keyspace, on the same store. */
 struct keyspace *engine_keyspace(struct engine *e, uint8_t daemon);
 /* Further keyspaces beside "t". */

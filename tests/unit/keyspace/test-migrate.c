@@ -669,7 +669,7 @@ static void run(const struct memory_faults *faults, bool kills, uint64_t patienc
 
                         if (p == 0)
                                 engine_open(&d->e, &stoke_driver, settings, 1 << 20);
-                        d->places[p] = p ? engine_datastore(&d->e, settings) : d->e.datastore;
+                        d->places[p] = p ? engine_datastore(&d->e, NULL, settings) : d->e.datastore;
                 }
                 d->ks = new_keyspace(d, (uint8_t)(1 + i));
                 watch(d);

@@ -39,7 +39,7 @@ static int setup(void **state) {
         memory_set_faults("move-source", NULL);
         engine_open(&w->e, &stoke_driver, source, 1 << 20);
         w->e.on_sealed = on_sealed;
-        w->target = engine_datastore(&w->e, target);
+        w->target = engine_datastore(&w->e, NULL, target);
         w->ks = engine_keyspace(&w->e, 1);
         *state = w;
         return 0;
@@ -504,6 +504,47 @@ static void in_rounds(void **state) {
         assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
 }
 
+/* Deleted at the source while it was copied: at the target it is there still, and is deleted again. */
+static void deleted_again(void **state) {
+        struct world *w = *state;
+        struct pump_config c = {
+                .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                .target = {.datastore = w->target, .name = "t"},
+                .loop = w->e.loop,
+                .on_done = on_done,
+                .userdata = w,
+        };
+        struct pump_status ps;
+        struct seal_call seal;
+        struct pump *pump;
+
+        memcpy(c.source.incarnation, w->e.incarnation, 16);
+        memcpy(c.target.incarnation, there, 16);
+        memcpy(c.target.id, first_id, 16);
+        for (int i = 0; i < 30; i++)
+                engine_put(&w->e, w->ks, "/k", "x");
+        assert_int_equal(pump_new(&c, &pump), 0);
+        do {
+                engine_run(&w->e, 5, NULL);
+                pump_get_status(pump, &ps);
+        } while (!ps.caught_up);
+        assert_int_equal(engine_compact(&w->e, w->ks, 31), KEYSPACE_OK);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+        seal = seal_with(w, w->ks, first_id, keyspace_seal);
+        pump_finish(pump, &seal.end);
+        wait_flag(w);
+        install_commit(pump_install(pump), seal.end.seq, seal.revision, on_done);
+        wait_flag(w);
+        assert_int_equal(w->result, 0);
+        pump_free(pump);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_PUT), 30);
+        switch_to(w, w->ks, there);
+        for (int i = 0; i < 1000 && n_records_at(w, w->target, there, RECORD_PUT) > 1; i++)
+                engine_run(&w->e, 5, NULL);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_PUT), 1);
+        assert_int_equal(engine_get(&w->e, w->ks, "/k").kvs[0].version, 30);
+}
+
 static void lost_pin(void **state) {
         struct world *w = *state;
         struct pin *p;
@@ -668,6 +709,112 @@ static void moved(void **state) {
         engine_keyspace_close(&w->e, other);
 }
 
+static void add(struct stream_piece *p, struct stoke_record r) {
+        r.key = r.key ? r.key : "";
+        r.value = r.value ? r.value : "";
+        r.origin.batch = 1;
+        r.hash = record_hash(&r);
+        assert_int_equal(stream_piece_add(p, &r), 0);
+}
+
+/* A restore over a living tenant: another log, which goes on above all that was served. Who watches what is gone is told so, and who waits for
+ * what is to come gets it. */
+static void restored(void **state) {
+        struct world *w = *state;
+        struct install_config c = {.datastore = w->target, .name = "t", .loop = w->e.loop, .userdata = w};
+        struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
+        struct recorder *present = new0(struct recorder), *future = new0(struct recorder);
+        struct stream_piece *piece = stream_piece_new();
+        struct install *install;
+        struct begun put;
+        struct answer a;
+
+        for (int i = 0; i < 10; i++)
+                engine_put(&w->e, w->ks, "/k", "served");
+        engine_watch(&w->e, w->ks, present, "/", 0, false);
+        engine_watch(&w->e, w->ks, future, "/", 1002, false);
+        seal_with(w, w->ks, first_id, keyspace_seal);
+        put_begin(w->ks, &put, "/new", "held", 20000);
+
+        add(piece, (struct stoke_record){.seq = 1, .revision = 1, .kind = RECORD_CREATED});
+        add(piece,
+                (struct stoke_record){.seq = 2,
+                        .revision = 2,
+                        .kind = RECORD_PUT,
+                        .create_revision = 2,
+                        .version = 1,
+                        .key = "/k",
+                        .key_size = 2,
+                        .value = "of old",
+                        .value_size = 6});
+        add(piece, (struct stoke_record){.seq = 3, .revision = 1000, .kind = RECORD_MARK, .create_revision = 1000});
+        memcpy(c.incarnation, there, 16);
+        memcpy(c.id, first_id, 16);
+        assert_int_equal(install_new(&c, &install), 0);
+        install_begin(install, on_done);
+        wait_flag(w);
+        install_feed(install, piece, on_done);
+        wait_flag(w);
+        assert_int_equal(install_seq(install), 3);
+        install_commit(install, 3, 1000, on_done);
+        wait_flag(w);
+        install_free(install);
+
+        memcpy(to.incarnation, there, 16);
+        keyspace_switch(w->ks, &to);
+        wait_flag(w);
+        assert_int_equal(w->result, 0);
+        engine_run(&w->e, 20000, &put.done);
+        assert_int_equal(put.result, KEYSPACE_OK);
+        assert_int_equal(put.txn.call.revision, 1001);
+        a = engine_list(&w->e, w->ks, "/", 0, 0);
+        assert_int_equal(a.n_kvs, 2);
+        assert_string_equal(a.kvs[0].value, "of old");
+        assert_int_equal(a.kvs[0].mod, 2);
+        assert_int_equal(engine_list(&w->e, w->ks, "/", 11, 0).result, KEYSPACE_COMPACTED);
+        assert_int_equal(engine_put(&w->e, w->ks, "/k", "to come").revision, 1002);
+        engine_run(&w->e, 5000, &present->cancelled);
+        assert_int_equal(present->result, KEYSPACE_COMPACTED);
+        assert_int_equal(present->compact_revision, 1000);
+        engine_run(&w->e, 50, NULL);
+        assert_false(future->cancelled);
+        assert_string_equal(future->text, "put /k=to come\n");
+        watcher_free(present->watcher);
+        watcher_free(future->watcher);
+        free(present);
+        free(future);
+        arena_done(&put.arena);
+}
+
+/* A log that is not this one, by mistake: nothing is served from it. */
+static void wrong_log(void **state) {
+        struct world *w = *state;
+        struct keyspace_switch to = {.datastore = w->target, .done = on_done, .userdata = w};
+        struct keyspace_status status;
+
+        engine_put(&w->e, w->ks, "/k", "1");
+        copy_log(w, first_id, there); /* without what follows */
+        engine_put(&w->e, w->ks, "/k", "2");
+        engine_put(&w->e, w->ks, "/k", "3");
+        seal_with(w, w->ks, second_id, keyspace_seal);
+        memcpy(to.incarnation, there, 16);
+        w->flag = false;
+        keyspace_switch(w->ks, &to);
+        wait_flag(w);
+        assert_int_equal(w->result, -ESTALE);
+        keyspace_get_status(w->ks, &status);
+        assert_int_equal(status.condition, KEYSPACE_HISTORY_LOST);
+
+        /* And one that is not there at all. */
+        to.incarnation[5] ^= 1;
+        keyspace_switch(w->ks, &to);
+        wait_flag(w);
+        assert_int_equal(w->result, 0); /* it is closed, and looked for by its next call */
+        assert_int_equal(engine_get(&w->e, w->ks, "/k").result, KEYSPACE_UNAVAILABLE);
+        keyspace_get_status(w->ks, &status);
+        assert_int_equal(status.condition, KEYSPACE_DROPPED);
+}
+
 /* A daemon that stood still from before the seal until after the target was compacted beyond what it knows. */
 static void slept_through(void **state) {
         struct world *w = *state;
@@ -702,7 +849,7 @@ static void slept_through(void **state) {
                 engine_run(&other, 300, NULL);
                 assert_false(get.done || put.done);
                 memcpy(to.incarnation, there, 16);
-                to.datastore = target = engine_datastore(&other, settings);
+                to.datastore = target = engine_datastore(&other, NULL, settings);
                 w->flag = false;
                 keyspace_switch(paused, &to);
                 engine_run(&other, 20000, &w->flag);
@@ -732,32 +879,38 @@ static void slept_through(void **state) {
 static void settled_at_the_target(void **state) {
         struct world *w = *state;
         struct keyspace *other = engine_keyspace(&w->e, 2);
-        struct begun put;
+        struct begun landed, lost;
 
-        for (int lands = 0; lands < 2; lands++) {
-                uint8_t to[16] = {(uint8_t)(50 + lands)};
+        engine_put(&w->e, w->ks, "/k", "1");
+        assert_int_equal(engine_get(&w->e, other, "/k").count, 1);
+        memory_limbo_next("move-source");
+        memory_fail_next("move-source", MEMORY_LOAD, 1000000, -EIO);
+        put_begin(w->ks, &landed, "/landed", "2", 20000);
+        for (int i = 0; i < 1000 && !memory_in_limbo("move-source", "t"); i++)
+                engine_run(&w->e, 1, NULL);
+        assert_true(memory_land("move-source", "t"));
+        memory_fail_next("move-source", MEMORY_LOAD, 0, 0);
+        engine_run(&w->e, 20000, &landed.done);
+        assert_int_equal(landed.result, KEYSPACE_OK);
 
-                if (lands)
-                        break;
-                engine_put(&w->e, w->ks, "/k", "1");
-                assert_int_equal(engine_get(&w->e, other, "/k").count, 1);
-                memory_fail_next("move-source", MEMORY_LOAD, 0, 0);
-                memory_limbo_next("move-source");
-                put_begin(w->ks, &put, "/k", "2", 20000);
-                memory_fail_next("move-source", MEMORY_LOAD, 3, -EIO);
-                for (int i = 0; i < 1000 && !memory_in_limbo("move-source", "t"); i++)
-                        engine_run(&w->e, 1, NULL);
-                assert_true(memory_land("move-source", "t"));
-                memory_fail_next("move-source", MEMORY_LOAD, 0, 0);
-                seal_with(w, other, first_id, keyspace_seal);
-                copy_log(w, first_id, to);
-                switch_to(w, w->ks, to);
-                engine_run(&w->e, 20000, &put.done);
-                assert_int_equal(put.result, KEYSPACE_OK);
-                assert_int_equal(engine_get(&w->e, w->ks, "/k").kvs[0].version, 2);
-                arena_done(&put.arena);
-                switch_to(w, other, to);
-        }
+        memory_limbo_next("move-source");
+        put_begin(w->ks, &lost, "/lost", "3", 20000);
+        memory_fail_next("move-source", MEMORY_LOAD, 1000000, -EIO);
+        for (int i = 0; i < 1000 && !memory_in_limbo("move-source", "t"); i++)
+                engine_run(&w->e, 1, NULL);
+        memory_fail_next("move-source", MEMORY_LOAD, 0, 0);
+        seal_with(w, other, first_id, keyspace_seal);
+        assert_false(memory_land("move-source", "t")); /* behind the seal it is too late */
+        copy_log(w, first_id, there);
+        switch_to(w, w->ks, there);
+        engine_run(&w->e, 20000, &lost.done);
+        assert_int_equal(lost.result, KEYSPACE_OK); /* made at the target, once */
+        assert_int_equal(engine_get(&w->e, w->ks, "/lost").kvs[0].version, 1);
+        assert_int_equal(engine_get(&w->e, w->ks, "/landed").kvs[0].version, 1);
+        switch_to(w, other, there);
+        assert_int_equal(engine_get(&w->e, other, "/lost").kvs[0].version, 1);
+        arena_done(&landed.arena);
+        arena_done(&lost.arena);
         engine_keyspace_close(&w->e, other);
 }
 
@@ -844,9 +997,12 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(fenced, setup, teardown),
                 cmocka_unit_test_setup_teardown(pinned, setup, teardown),
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
+                cmocka_unit_test_setup_teardown(deleted_again, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
+                cmocka_unit_test_setup_teardown(restored, setup, teardown),
+                cmocka_unit_test_setup_teardown(wrong_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(slept_through, setup, teardown),
                 cmocka_unit_test_setup_teardown(settled_at_the_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(closed_ones, setup, teardown),

@@ -28,7 +28,7 @@ static int setup(void **state) {
 
         memory_set_faults("stream-source", NULL);
         engine_open(&w->e, &stoke_driver, source, 1 << 20);
-        w->target = engine_datastore(&w->e, target);
+        w->target = engine_datastore(&w->e, NULL, target);
         w->ks = engine_keyspace(&w->e, 1);
         *state = w;
         return 0;
