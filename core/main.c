@@ -8,6 +8,8 @@
 #include <malloc.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
@@ -32,6 +34,7 @@ struct daemon {
         bool log_level_given;      /* on the command line, which a reload does not undo */
         uint8_t incarnation[16];
         int lock_fd;
+        int tls_fd;        /* owned until the fleet has it: from systemd, listens already; -EBADF: none */
         struct loop *loop; /* owned, as the rest */
         struct fleet *fleet;
         struct control *control;
@@ -76,6 +79,12 @@ static void stop(struct daemon *d) {
         d->n_stopping = 2;
         control_close(d->control, CONTROL_DRAIN_NS, on_part_stopped, d);
         fleet_stop(d->fleet, on_part_stopped, d);
+}
+
+/* Passwords and keys are in memory for as long as there are sessions, copies of the client libraries included: wiping ours would not do. Without leave, the
+ * kernel writes no dump of this process, pipes none to a collector, and shows nobody but root what is in it. */
+static void allow_core_dumps(bool yes) {
+        check(prctl(PR_SET_DUMPABLE, yes ? 1UL : 0UL, 0UL, 0UL, 0UL) == 0);
 }
 
 /* ---- reloading */
@@ -134,6 +143,7 @@ static char *reload_settings(struct daemon *d) {
         if (settings->log_level != d->settings->log_level && !d->log_level_given)
                 log_set_level(settings->log_level);
         settings_adopt(d->settings, settings);
+        allow_core_dumps(d->settings->core_dumps);
         return mistake;
 }
 
@@ -230,6 +240,7 @@ static int start(struct daemon *d, const sigset_t *signals, struct error *reterr
                 .services = {.add = add_services,
                         .routes = etcd_http_routes,
                         .n_routes = etcd_n_http_routes,
+                        .health = etcd_health,
                         .unavailable = etcd_unavailable},
                 .on_ready = on_ready,
                 .userdata = d,
@@ -252,11 +263,13 @@ static int start(struct daemon *d, const sigset_t *signals, struct error *reterr
 
         fleet.loop = control.loop = d->loop;
         fleet.settings = d->settings;
+        fleet.tls_fd = d->tls_fd;
         memcpy(fleet.daemon, d->incarnation, 16);
         memcpy(control.daemon, d->incarnation, 16);
         r = fleet_new(&fleet, &d->fleet, reterr);
         if (r < 0)
                 return r;
+        d->tls_fd = -EBADF;
         control.fleet = d->fleet;
         control.path = d->settings->control_socket;
         control.own_user = d->settings->root;
@@ -264,7 +277,7 @@ static int start(struct daemon *d, const sigset_t *signals, struct error *reterr
         if (r < 0)
                 return r;
         if (d->settings->metrics_listen) {
-                r = scrape_new(d->loop, d->settings->metrics_listen, &d->scrape, reterr);
+                r = scrape_new(d->loop, d->fleet, d->settings->metrics_listen, &d->scrape, reterr);
                 if (r < 0)
                         return r;
                 log_info("metrics at %s", scrape_address(d->scrape));
@@ -323,6 +336,30 @@ static int run(struct daemon *d) {
         return EXIT_SUCCESS;
 }
 
+/* Sockets that systemd listens on for us: one called "tls". Before anything else is opened, so that their numbers are theirs; what is not
+ * known is closed. */
+static void take_sockets(struct daemon *d) {
+        char **names = NULL;
+        int n = sd_listen_fds_with_names(true, &names);
+
+        for (int i = 0; i < n; i++) {
+                int fd = SD_LISTEN_FDS_START + i;
+
+                if (strcmp(names[i], "tls") == 0 && d->tls_fd < 0 && sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) > 0)
+                        d->tls_fd = fd;
+                else {
+                        log_warning(
+                                "the socket \"%s\" that was passed is not used: what is wanted is one that listens, called \"tls\"",
+                                names[i]);
+                        close(fd);
+                }
+                free(names[i]);
+        }
+        if (n < 0)
+                log_warning("the sockets that were passed cannot be used: %s", strerror(-n));
+        free(names);
+}
+
 static int parse(struct daemon *d, int argc, char **argv, bool *ret_check, const char **ret_level) {
         enum { OPT_ROOT = 256, OPT_CONFIG, OPT_PLUGINS, OPT_LOG_LEVEL, OPT_CHECK, OPT_VERSION, OPT_HELP };
         static const struct option options[] = {
@@ -374,7 +411,7 @@ static int parse(struct daemon *d, int argc, char **argv, bool *ret_check, const
 }
 
 int main(int argc, char **argv) {
-        struct daemon d = {.lock_fd = -EBADF};
+        struct daemon d = {.lock_fd = -EBADF, .tls_fd = -EBADF};
         cleanup(error_done) struct error err = {};
         const char *level_name = NULL;
         enum log_level level;
@@ -391,10 +428,13 @@ int main(int argc, char **argv) {
                 return 2;
         }
         log_open();
+        if (!only_check)
+                take_sockets(&d);
         if (settings_load(&d.options, &d.settings, &err) < 0) {
                 fprintf(stderr, "stokehold: %s\n", error_text(&err));
                 return EXIT_FAILURE;
         }
+        allow_core_dumps(d.settings->core_dumps);
         d.log_level_given = level_name;
         log_set_level(level_name ? level : d.settings->log_level);
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -58,26 +59,53 @@ const char *log_level_name(enum log_level level) {
         return "?";
 }
 
-static void log_to_journal(enum log_level level, const struct log_context *context, const char *message) {
-        const struct {
-                const char *name, *value;
-        } fields[] = {
-                {"STOKEHOLD_TENANT=", context ? context->tenant : NULL},
-                {"STOKEHOLD_DATASTORE=", context ? context->datastore : NULL},
-                {"STOKEHOLD_DRIVER=", context ? context->driver : NULL},
-                {"STOKEHOLD_PEER=", context ? context->peer : NULL},
+/* Those that are there: the usual ones, then the line's own. */
+static size_t collect(
+        const struct log_context *context, struct log_field fields[static 4 + LOG_MAX_MORE], size_t *ret_usual) {
+        const struct log_field usual[] = {
+                {"tenant", context ? context->tenant : NULL},
+                {"datastore", context ? context->datastore : NULL},
+                {"driver", context ? context->driver : NULL},
+                {"peer", context ? context->peer : NULL},
         };
+        size_t n = 0;
+
+        for (size_t i = 0; i < n_elements(usual); i++)
+                if (usual[i].value)
+                        fields[n++] = usual[i];
+        *ret_usual = n;
+        for (size_t i = 0; context && i < context->n_more && i < LOG_MAX_MORE; i++)
+                if (context->more[i].value)
+                        fields[n++] = context->more[i];
+        return n;
+}
+
+static char *journal_field(const struct log_field *field) {
+        char *text = NULL;
+
+        if (asprintf(&text, "STOKEHOLD_%s=%s", field->name, field->value) < 0)
+                return NULL;
+        for (char *p = text; *p != '='; p++)
+                if (*p >= 'a' && *p <= 'z')
+                        *p = (char)(*p - 'a' + 'A');
+        return text;
+}
+
+static void log_to_journal(enum log_level level, const struct log_context *context, const char *message) {
+        struct log_field fields[4 + LOG_MAX_MORE];
         char *owned[n_elements(fields) + 2] = {};
         struct iovec iov[n_elements(fields) + 2];
-        size_t n = 0;
+        size_t n = 0, n_usual, n_fields = collect(context, fields, &n_usual);
 
         if (asprintf(&owned[n], "PRIORITY=%d", (int)level) >= 0)
                 n++;
         if (asprintf(&owned[n], "MESSAGE=%s", message) >= 0)
                 n++;
-        for (size_t i = 0; i < n_elements(fields); i++)
-                if (fields[i].value && asprintf(&owned[n], "%s%s", fields[i].name, fields[i].value) >= 0)
+        for (size_t i = 0; i < n_fields; i++) {
+                owned[n] = journal_field(&fields[i]);
+                if (owned[n])
                         n++;
+        }
         for (size_t i = 0; i < n; i++)
                 iov[i] = (struct iovec){owned[i], strlen(owned[i])};
         (void)sd_journal_sendv(iov, (int)n);
@@ -85,43 +113,58 @@ static void log_to_journal(enum log_level level, const struct log_context *conte
                 free(owned[i]);
 }
 
+/* A value that looks like one word is written as it is; of any other, quoted, what could end the quotes or the line is left out. */
+static void put_value(FILE *out, const char *value, bool is_ours) {
+        static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/:@+-";
+
+        if (is_ours || (*value && value[strspn(value, plain)] == '\0')) {
+                fputs(value, out);
+                return;
+        }
+        fputc('"', out);
+        for (const char *p = value; *p; p++)
+                fputc((unsigned char)*p < ' ' || *p == 0x7f || *p == '"' || *p == '\\' ? '?' : *p, out);
+        fputc('"', out);
+}
+
 /* One write a line, so that lines of several threads do not mix. */
 static void log_to_stderr(enum log_level level, const struct log_context *context, const char *message) {
+        struct log_field fields[4 + LOG_MAX_MORE];
         cleanup(freep) char *line = NULL;
+        size_t size = 0, n_usual, n_fields = collect(context, fields, &n_usual);
         struct timespec now;
         struct tm tm;
         char stamp[32];
-        int n;
+        FILE *out;
 
         clock_gettime(CLOCK_REALTIME, &now);
         gmtime_r(&now.tv_sec, &tm);
         strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &tm);
 
-        n = asprintf(&line, "%s.%03ldZ %-7s %s%s%s%s%s%s%s%s%s\n", stamp, now.tv_nsec / 1000000, log_level_name(level),
-                message, context && context->tenant ? " tenant=" : "",
-                context && context->tenant ? context->tenant : "", context && context->datastore ? " datastore=" : "",
-                context && context->datastore ? context->datastore : "", context && context->driver ? " driver=" : "",
-                context && context->driver ? context->driver : "", context && context->peer ? " peer=" : "",
-                context && context->peer ? context->peer : "");
-        if (n >= 0) {
-                ssize_t w = write(STDERR_FILENO, line, (size_t)n);
+        out = open_memstream(&line, &size);
+        if (!out)
+                return;
+        fprintf(out, "%s.%03ldZ %-7s %s", stamp, now.tv_nsec / 1000000, log_level_name(level), message);
+        for (size_t i = 0; i < n_fields; i++) {
+                fprintf(out, " %s=", fields[i].name);
+                put_value(out, fields[i].value, i < n_usual);
+        }
+        fputc('\n', out);
+        if (fclose(out) == 0) {
+                ssize_t w = write(STDERR_FILENO, line, size);
                 (void)w;
-        } else
-                line = NULL;
+        }
 }
 
-void log_line(enum log_level level, const struct log_context *context, const char *format, ...) {
+static void write_line(enum log_level level, const struct log_context *context, const char *format, va_list ap)
+        __attribute__((format(printf, 3, 0)));
+
+static void write_line(enum log_level level, const struct log_context *context, const char *format, va_list ap) {
         cleanup(freep) char *message = NULL;
         int saved = errno;
-        va_list ap;
 
-        if (level > log_get_level())
-                return;
-
-        va_start(ap, format);
         if (vasprintf(&message, format, ap) < 0)
                 message = NULL;
-        va_end(ap);
 
         /* What came from outside must not begin a line of its own. */
         for (char *p = message; p && *p; p++)
@@ -133,4 +176,22 @@ void log_line(enum log_level level, const struct log_context *context, const cha
         else
                 log_to_stderr(level, context, message ? message : "out of memory");
         errno = saved;
+}
+
+void log_line(enum log_level level, const struct log_context *context, const char *format, ...) {
+        va_list ap;
+
+        if (level > log_get_level())
+                return;
+        va_start(ap, format);
+        write_line(level, context, format, ap);
+        va_end(ap);
+}
+
+void log_always(const struct log_context *context, const char *format, ...) {
+        va_list ap;
+
+        va_start(ap, format);
+        write_line(LOG_LEVEL_NOTICE, context, format, ap);
+        va_end(ap);
 }

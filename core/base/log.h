@@ -15,13 +15,23 @@ enum log_level {
         LOG_LEVEL_DEBUG = 7
 };
 
+/* A field of one line alone. The name is in lower case: the journal's is STOKEHOLD_ and the same in upper case. The value may come from
+ * outside: on a plain line it is quoted where it could be taken for more than one word. NULL: absent. */
+struct log_field {
+        const char *name;
+        const char *value;
+};
+
 /* Fields of a line, as journal fields STOKEHOLD_TENANT=… and so on, as tenant=… on a plain line; NULL: absent. */
 struct log_context {
         const char *tenant;
         const char *datastore;
         const char *driver;
         const char *peer;
+        const struct log_field *more;
+        size_t n_more; /* at most LOG_MAX_MORE */
 };
+#define LOG_MAX_MORE 12
 
 /* Opens the target. Call once, before threads start. */
 void log_open(void);
@@ -33,6 +43,9 @@ int log_level_parse(const char *name, enum log_level *ret);
 const char *log_level_name(enum log_level level);
 
 void log_line(enum log_level level, const struct log_context *context, const char *format, ...) printf_like(3, 4);
+
+/* A notice that is written whatever the level is: what must not be turned off by those whom it is about. */
+void log_always(const struct log_context *context, const char *format, ...) printf_like(2, 3);
 
 #define log_at(level, context, ...)                                                                                    \
         do {                                                                                                           \

@@ -50,7 +50,7 @@ static char *joined(struct arena *arena, const char *a, const char *b) {
         return s;
 }
 
-static char *time_text(struct arena *arena, int64_t seconds) {
+char *answer_time(struct arena *arena, int64_t seconds) {
         char *s = take(arena, TIME_SIZE);
         time_t t = (time_t)seconds;
         struct tm tm;
@@ -119,7 +119,7 @@ static void add_conditions(
                 c->status = text(arena, fleet_condition_status_name(view->conditions[i]->status));
                 c->reason = text(arena, view->conditions[i]->reason);
                 c->message = text(arena, view->conditions[i]->message);
-                c->last_transition_time = time_text(arena, view->conditions[i]->since);
+                c->last_transition_time = answer_time(arena, view->conditions[i]->since);
                 d->conditions[i] = c;
                 conditions[i] = (struct definition_condition){
                         c->type, c->status, c->reason, c->message, c->last_transition_time};
@@ -205,6 +205,10 @@ static void add_manifest(struct arena *arena, Stokehold__Control__V1__Tenant *t,
                 made.has_quota = true;
                 made.quota_bytes = view->quota_bytes;
                 made.retain = view->retain;
+                made.n_client_names = view->n_client_names;
+                made.client_names = take(arena, view->n_client_names * sizeof(*made.client_names));
+                for (size_t i = 0; i < view->n_client_names; i++)
+                        made.client_names[i].name = text(arena, view->client_names[i]);
                 definition = &made;
         }
         buf_init(&manifest, 0);
@@ -225,6 +229,21 @@ static char *peers_text(struct arena *arena, const struct fleet_tenant_view *vie
         return s;
 }
 
+static void add_client_names(
+        struct arena *arena, Stokehold__Control__V1__Tenant *t, const struct fleet_tenant_view *view) {
+        const struct tenant_definition *d = view->definition;
+
+        if (!d) {
+                t->n_client_names = view->n_client_names;
+                t->client_names = texts(arena, view->client_names, view->n_client_names);
+                return;
+        }
+        t->n_client_names = d->n_client_names;
+        t->client_names = take(arena, d->n_client_names * sizeof(*t->client_names));
+        for (size_t i = 0; i < d->n_client_names; i++)
+                t->client_names[i] = text(arena, d->client_names[i].name);
+}
+
 static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         const struct tenant_figures *f = view->figures;
         struct list *list = userdata;
@@ -241,10 +260,12 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->reason = text(arena, view->reason[0] ? view->reason : f->reason);
         t->condition = text(arena, tenant_condition_name(f->condition));
         t->socket = text(arena, view->socket);
-        t->endpoints = take(arena, 2 * sizeof(*t->endpoints));
+        t->endpoints = take(arena, (2 + view->n_tls_urls) * sizeof(*t->endpoints));
         t->endpoints[t->n_endpoints++] = joined(arena, "unix://", view->socket);
         if (f->tcp[0])
                 t->endpoints[t->n_endpoints++] = joined(arena, "http://", f->tcp);
+        for (size_t i = 0; i < view->n_tls_urls; i++)
+                t->endpoints[t->n_endpoints++] = text(arena, view->tls_urls[i]);
         t->incarnation = text(arena, incarnation);
         t->source = text(arena, view->source);
         t->revision = f->revision;
@@ -258,10 +279,14 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->n_leases = f->n_leases;
         t->memory_bytes = f->bytes_memory;
         t->deletion_policy = (char *)(view->retain ? "Retain" : "Delete");
-        t->created = time_text(arena, view->created);
+        t->created = answer_time(arena, view->created);
         t->uid_allow = peers_text(arena, view);
         t->host = text(arena, view->host_name);
         t->elsewhere = view->is_elsewhere;
+        add_client_names(arena, t, view);
+        t->last_backup = answer_time(arena, view->last_backup);
+        t->last_backup_bytes = view->last_backup_bytes;
+        t->backup_failure = text(arena, view->backup_failure);
         add_manifest(arena, t, view);
         add(list, t);
 }
@@ -348,7 +373,7 @@ static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
         d->version = text(list->arena, view->version);
         d->oldest_format = view->formats.oldest;
         d->current_format = view->formats.current;
-        d->since = time_text(list->arena, view->since);
+        d->since = answer_time(list->arena, view->since);
         d->n_tenants_serving = view->n_serving;
         d->self = view->is_self;
         add(list, d);
@@ -374,12 +399,13 @@ void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *
         response->registry_datastore = text(arena, summary.registry_datastore);
         response->registry = text(arena, summary.registry_id);
         response->registry_shared = summary.registry_shared;
+        response->tls_address = text(arena, summary.tls_address ? summary.tls_address : "");
         response->format = summary.format;
         response->oldest_format = summary.formats.oldest;
         response->current_format = summary.formats.current;
         response->definitions_generation = summary.definitions_generation;
         response->copy_revision = summary.copy_revision;
-        response->copy_saved = time_text(arena, summary.copy_saved);
+        response->copy_saved = answer_time(arena, summary.copy_saved);
         fleet_each_daemon(fleet, on_daemon, &daemons);
         response->n_daemons = daemons.n_items;
         response->daemons = (Stokehold__Control__V1__Daemon **)daemons.items;

@@ -33,3 +33,20 @@ void method_list_migrations(struct grpc_call *call, struct bytes data);
 void method_show_migration(struct grpc_call *call, struct bytes data);
 void method_abort_migration(struct grpc_call *call, struct bytes data);
 void method_undo_migration(struct grpc_call *call, struct bytes data);
+
+/* transfer.c */
+struct transferring {
+        struct operation_request request;
+        struct loop_timer timer;
+        struct grpc_call *call; /* borrowed */
+        const char *name;       /* in the call's arena */
+};
+void method_import_tenant(struct grpc_call *call, struct bytes data);
+void method_export_tenant(struct grpc_call *call, struct bytes data);
+void method_finish_transfer(struct grpc_call *call, struct bytes data);
+void method_abort_transfer(struct grpc_call *call, struct bytes data);
+void method_list_transfers(struct grpc_call *call, struct bytes data);
+void method_transfer_free(struct grpc_call *call);
+
+/* credentials.c */
+void method_issue_credentials(struct grpc_call *call, struct bytes data);

@@ -8,7 +8,7 @@
 #include <stdarg.h>
 #include <uthash.h>
 
-#include "base/log.h"
+#include "control/audit.h"
 
 #define KEEP_NS (3600 * NSEC_PER_SEC)
 #define MAX_KEPT 4096
@@ -20,8 +20,7 @@ struct operation {
         void *body;                    /* owned */
         size_t body_size;
         TAILQ_HEAD(, operation_request) requests;
-        char *who;  /* owned: for the audit line */
-        char *what; /* owned; NULL: changes nothing */
+        struct audit_change *change; /* owned; NULL: changes nothing, or has ended */
         bool ended;
         enum grpc_code code;
         char *message;         /* owned */
@@ -50,8 +49,7 @@ static void operation_free(struct operation *op) {
         blob_unref(op->response);
         free(op->key);
         free(op->body);
-        free(op->who);
-        free(op->what);
+        audit_change_free(op->change);
         free(op->message);
         free(op);
 }
@@ -124,8 +122,6 @@ struct operation *operation_begin(struct operation_table *table, struct operatio
         TAILQ_INIT(&op->requests);
         request->operation = op;
         TAILQ_INSERT_TAIL(&op->requests, request, entry);
-        op->who = strdup(grpc_call_peer(call)->name ? grpc_call_peer(call)->name : "somebody");
-        check(op->who);
         if (full) {
                 op->body = malloc(body.size ? body.size : 1);
                 check(op->body);
@@ -146,28 +142,25 @@ void operation_leave(struct operation_request *request) {
         request->operation = NULL;
 }
 
-void operation_audit(struct operation *op, const char *format, ...) {
+void operation_audit_about(struct operation *op, const char *tenant, const char *datastore, const char *format, ...) {
+        cleanup(freep) char *what = NULL;
         va_list ap;
 
-        free(op->what);
-        op->what = NULL;
         va_start(ap, format);
-        if (vasprintf(&op->what, format, ap) < 0)
+        if (vasprintf(&what, format, ap) < 0)
                 check(false);
         va_end(ap);
+        if (op->change)
+                audit_reword(op->change, "%s", what);
+        else
+                op->change = audit_begin(TAILQ_FIRST(&op->requests)->call, tenant, datastore, "%s", what);
 }
 
 static void end(struct operation *op) {
         struct operation_table *table = op->table;
         struct operation_request *request;
-        struct log_context context = {.peer = op->who};
 
-        if (op->what && op->code == GRPC_OK)
-                log_at(LOG_LEVEL_NOTICE, &context, "control: %s: done", op->what);
-        else if (op->what)
-                log_at(LOG_LEVEL_NOTICE, &context, "control: %s: %s: %s", op->what, grpc_code_name(op->code),
-                        op->message);
-
+        audit_end(steal(op->change), op->code, op->message);
         op->ended = true;
         while ((request = TAILQ_FIRST(&op->requests))) {
                 TAILQ_REMOVE(&op->requests, request, entry);

@@ -30,8 +30,11 @@ struct operation *operation_begin(struct operation_table *table, struct operatio
         struct grpc_call *call, const char *key, struct bytes body);
 /* The call has gone; what it began goes on. */
 void operation_leave(struct operation_request *request);
-/* For the audit line: what was asked for (copied), if it changes anything. */
-void operation_audit(struct operation *op, const char *format, ...) printf_like(2, 3);
+/* For an operation that changes something, at once after its begin, while the call is there: it is in the audit from now on, see audit_begin(). Called
+ * again: other words for its end. */
+void operation_audit_about(struct operation *op, const char *tenant, const char *datastore, const char *format, ...)
+        printf_like(4, 5);
+#define operation_audit(op, ...) operation_audit_about((op), NULL, NULL, __VA_ARGS__)
 /* Answers all calls; the response is taken over. The operation is not the caller's any more. */
 void operation_finish(struct operation *op, struct blob *response);
 void operation_fail(struct operation *op, enum grpc_code code, const char *format, ...) printf_like(3, 4);

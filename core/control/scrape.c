@@ -1,7 +1,8 @@
 #include "control/scrape.h"
 
 /*
- * Two fixed paths. Health is that the main loop answers; whether tenants are served is in the metrics.
+ * /healthz is that the main loop answers; /tenants/NAME/health asks that tenant, as an etcd's /health would, for probes that have no
+ * certificate for the tenant's own.
  */
 
 #include <string.h>
@@ -9,11 +10,11 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
-#include "fleet/fleet.h"
 #include "rpc/http1.h"
 #include "rpc/listener.h"
 
 struct scrape {
+        struct fleet *fleet;               /* borrowed */
         struct http1_responder *responder; /* owned */
         struct listener *listener;         /* owned */
 };
@@ -38,9 +39,29 @@ static void healthz(void *userdata, const char *query, struct http1_response *re
         response->content_type = "text/plain; charset=utf-8";
 }
 
+static void on_health(void *userdata, struct http1_response *response) {
+        http1_request_answer(userdata, response);
+}
+
+static void tenant_health(void *userdata, const char *rest, const char *query, struct http1_request *request) {
+        struct http1_response not_found = {.status = 404, .content_type = "text/plain; charset=utf-8"};
+        const char *slash = strchr(rest, '/');
+        cleanup(freep) char *name = strndup(rest, slash ? (size_t)(slash - rest) : 0);
+        struct scrape *scrape = userdata;
+
+        check(name);
+        if (slash && strcmp(slash, "/health") == 0 &&
+                fleet_tenant_health(scrape->fleet, name, query, on_health, request))
+                return;
+        if (buf_append_string(&not_found.body, "Not Found\n") < 0)
+                not_found.status = 500;
+        http1_request_answer(request, &not_found);
+}
+
 static const struct http1_route routes[] = {
         {.path = "/metrics", .handle = metrics},
         {.path = "/healthz", .handle = healthz},
+        {.path = "/tenants/", .below = true, .ask = tenant_health},
 };
 
 static void on_accept(void *userdata, int fd) {
@@ -51,11 +72,12 @@ static void on_accept(void *userdata, int fd) {
                 log_warning("metrics: a connection could not be taken: %s", strerror(-r));
 }
 
-int scrape_new(struct loop *loop, const char *address, struct scrape **ret, struct error *reterr) {
+int scrape_new(struct loop *loop, struct fleet *fleet, const char *address, struct scrape **ret, struct error *reterr) {
         cleanup(scrape_freep) struct scrape *scrape = new0(struct scrape);
         int r;
 
-        r = http1_responder_new(loop, routes, n_elements(routes), NULL, &scrape->responder);
+        scrape->fleet = fleet;
+        r = http1_responder_new(loop, routes, n_elements(routes), scrape, &scrape->responder);
         if (r < 0)
                 return error_set(reterr, r, "metrics: %s", strerror(-r));
         r = listener_new(loop, address, 0660, on_accept, scrape, &scrape->listener, reterr);

@@ -12,6 +12,8 @@
 
 #include "base/log.h"
 #include "control/answer.h"
+#include "control/audit.h"
+#include "control/files.h"
 #include "control/method.h"
 #include "control/operation.h"
 #include "control/peer.h"
@@ -25,6 +27,7 @@ struct control {
         struct grpc_server *server;         /* owned */
         struct listener *listener;          /* owned; NULL once closing */
         struct operation_table *operations; /* owned */
+        struct audit_refusals refusals;
         uint64_t started_ns;
 };
 
@@ -74,11 +77,12 @@ static void *enter(struct grpc_call *call, struct bytes data, const ProtobufCMes
         void *request;
 
         if (peer_right(&control->rules, grpc_call_peer(call)) < needed) {
-                grpc_call_finish(call, GRPC_PERMISSION_DENIED,
-                        needed == PEER_CHANGE ? "changing things is for root and members of " PEER_GROUP_ADMIN
-                                              : "looking is for root and members of " PEER_GROUP_VIEW
-                                                " and " PEER_GROUP_ADMIN);
-                log_notice("control: %s refused to %s", grpc_call_method(call)->path, grpc_call_peer(call)->name);
+                const char *why = needed == PEER_CHANGE ? "changing things is for root and members of " PEER_GROUP_ADMIN
+                                                        : "looking is for root and members of " PEER_GROUP_VIEW
+                                                          " and " PEER_GROUP_ADMIN;
+
+                audit_refused(&control->refusals, grpc_call_peer(call), grpc_call_method(call)->path, why);
+                grpc_call_finish(call, GRPC_PERMISSION_DENIED, why);
                 return NULL;
         }
         request = protobuf_unpack(descriptor, grpc_call_arena(call), data);
@@ -332,7 +336,8 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_audit(op, "create tenant \"%.63s\" on %s", request->name,
+        operation_audit_about(op, request->name, request->datastore[0] ? request->datastore : NULL,
+                "create tenant \"%.63s\" on %.253s", request->name,
                 request->datastore[0] ? request->datastore : "the default datastore");
         if (request->deletion_policy[0] && strcmp(request->deletion_policy, "Delete") != 0 &&
                 strcmp(request->deletion_policy, "Retain") != 0) {
@@ -344,6 +349,8 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
                 .datastore = request->datastore,
                 .quota_bytes = request->quota_bytes,
                 .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .client_names = (const char *const *)request->client_names,
+                .n_client_names = request->n_client_names,
                 .wait = request->wait,
         };
         fleet_create_tenant(control->config.fleet, &create, on_tenant_created, answer_new(control, op, request->name));
@@ -366,7 +373,8 @@ static void delete_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_audit(op, "delete tenant \"%.63s\"%s", request->name, request->keep_data ? ", keeping its data" : "");
+        operation_audit_about(op, request->name, NULL, "delete tenant \"%.63s\"%s", request->name,
+                request->keep_data ? ", keeping its data" : "");
         fleet_delete_tenant(control->config.fleet, request->name, request->keep_data, on_tenant_deleted,
                 answer_new(control, op, request->name));
 }
@@ -395,7 +403,8 @@ static void recover_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_audit(op, "recover tenant \"%.63s\", accepting what is lost", request->name);
+        operation_audit_about(
+                op, request->name, NULL, "recover tenant \"%.63s\", accepting what is lost", request->name);
         if (!request->accept_loss) {
                 operation_fail(op, GRPC_INVALID_ARGUMENT,
                         "accept_loss must be set: writes that were acknowledged may be gone");
@@ -429,7 +438,7 @@ static void resume_tenant(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_audit(op, "resume tenant \"%.63s\"", request->name);
+        operation_audit_about(op, request->name, NULL, "resume tenant \"%.63s\"", request->name);
         fleet_resume_tenant(
                 control->config.fleet, request->name, on_tenant_resumed, answer_new(control, op, request->name));
 }
@@ -477,7 +486,7 @@ static void claim_datastore(struct grpc_call *call, struct bytes data) {
         op = begin(call, request->idempotency_key, data);
         if (!op)
                 return;
-        operation_audit(op, "claim datastore \"%.253s\"", request->name);
+        operation_audit_about(op, NULL, request->name, "claim datastore \"%.253s\"", request->name);
         fleet_claim_datastore(control->config.fleet, request->name, on_claimed, answer_new(control, op, NULL));
 }
 
@@ -565,6 +574,13 @@ static void set_log_level(struct grpc_call *call, struct bytes data) {
                 .on_message = function, .on_cancel = on_cancel                                                         \
         }
 
+#define TRANSFER(name, function)                                                                                       \
+        {                                                                                                              \
+                .path = "/stokehold.control.v1.Control/" name, .server_streaming = true,                               \
+                .user_size = sizeof(struct transferring), .on_message = function, .on_cancel = on_cancel,              \
+                .on_free = method_transfer_free                                                                        \
+        }
+
 static const struct grpc_method methods[] = {
         {.path = "/stokehold.control.v1.Control/MigrateTenant",
                 .server_streaming = true,
@@ -576,6 +592,12 @@ static const struct grpc_method methods[] = {
         METHOD("ShowMigration", method_show_migration),
         METHOD("AbortMigration", method_abort_migration),
         METHOD("UndoMigration", method_undo_migration),
+        TRANSFER("ImportTenant", method_import_tenant),
+        TRANSFER("ExportTenant", method_export_tenant),
+        TRANSFER("FinishTransfer", method_finish_transfer),
+        METHOD("AbortTransfer", method_abort_transfer),
+        METHOD("ListTransfers", method_list_transfers),
+        CONTROL_FILES_METHODS,
         METHOD("Status", status),
         METHOD("ListDrivers", list_drivers),
         METHOD("ListDatastores", list_datastores),
@@ -585,6 +607,7 @@ static const struct grpc_method methods[] = {
         METHOD("DeleteTenant", delete_tenant),
         METHOD("RecoverTenant", recover_tenant),
         METHOD("ResumeTenant", resume_tenant),
+        METHOD("IssueCredentials", method_issue_credentials),
         METHOD("Reload", reload),
         METHOD("ClaimDatastore", claim_datastore),
         METHOD("RecoverRegistry", recover_registry),
@@ -601,14 +624,17 @@ static const struct grpc_service service = {
 static bool admit(void *userdata, const struct grpc_peer *peer) {
         struct control *control = userdata;
 
-        return peer_right(&control->rules, peer) != PEER_NOTHING;
+        if (peer_right(&control->rules, peer) != PEER_NOTHING)
+                return true;
+        audit_refused(&control->refusals, peer, "connect", "connection refused");
+        return false;
 }
 
 static void on_accept(void *userdata, int fd) {
         struct control *control = userdata;
         int r = grpc_server_accept(control->server, fd);
 
-        if (r < 0)
+        if (r < 0 && r != -EACCES) /* not admitted: is in the audit */
                 log_warning("control: a connection could not be taken: %s", strerror(-r));
 }
 

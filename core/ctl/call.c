@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "ctl/connect.h"
 #include "rpc/protobuf.h"
 
 int ctl_fail(int code, const char *format, ...) {
@@ -66,7 +67,7 @@ static int probe(const char *path) {
         }
 }
 
-static int connect_daemon(struct ctl *ctl) {
+int ctl_connect(struct ctl *ctl) {
         cleanup(error_done) struct error err = {};
         cleanup(freep) char *address = NULL;
         int r;
@@ -133,6 +134,18 @@ static bool may_look(const char *path) {
                 is_member("stokehold-view");
 }
 
+int ctl_report(struct ctl *ctl, enum grpc_code code, const char *message, uint64_t timeout_ns) {
+        if (code == GRPC_DEADLINE_EXCEEDED)
+                return ctl_fail(CTL_UNREACHABLE, "no answer within %g s (see --timeout)", (double)timeout_ns / 1e9);
+        if (code == GRPC_UNAVAILABLE && !may_look(ctl->socket))
+                return ctl_fail(CTL_DENIED,
+                        "%s: permission denied (root and members of stokehold-admin or stokehold-view may use it)",
+                        ctl->socket);
+        if (code != GRPC_OK)
+                return ctl_fail(exit_of_code(code), "%s", message && *message ? message : grpc_code_name(code));
+        return CTL_OK;
+}
+
 struct answer {
         struct ctl *ctl;
         const ProtobufCMessageDescriptor *descriptor;
@@ -168,7 +181,7 @@ int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_tim
         enum grpc_code code;
         int r;
 
-        r = connect_daemon(ctl);
+        r = ctl_connect(ctl);
         if (r != CTL_OK)
                 return r;
         packed = protobuf_pack(request);
@@ -176,14 +189,9 @@ int ctl_call_streaming(struct ctl *ctl, const char *method, uint64_t default_tim
                 return ctl_fail(CTL_FAILED, "out of memory");
 
         code = grpc_client_unary(ctl->client, path, timeout_ns, blob_bytes(packed), on_message, &answer, &err);
-        if (code == GRPC_DEADLINE_EXCEEDED)
-                return ctl_fail(CTL_UNREACHABLE, "no answer within %g s (see --timeout)", (double)timeout_ns / 1e9);
-        if (code == GRPC_UNAVAILABLE && !may_look(ctl->socket))
-                return ctl_fail(CTL_DENIED,
-                        "%s: permission denied (root and members of stokehold-admin or stokehold-view may use it)",
-                        ctl->socket);
-        if (code != GRPC_OK)
-                return ctl_fail(exit_of_code(code), "%s", err.text && *err.text ? err.text : grpc_code_name(code));
+        r = ctl_report(ctl, code, err.text, timeout_ns);
+        if (r != CTL_OK)
+                return r;
         if (answer.malformed || !answer.message)
                 return ctl_fail(
                         CTL_FAILED, "the daemon's answer to %s cannot be read: is it of another version?", method);

@@ -57,6 +57,8 @@ static int run_status(struct ctl *ctl) {
         output_field("Tenants", s->n_tenants_quarantined ? "%u, %u open, %u quarantined" : "%u, %u open", s->n_tenants,
                 s->n_tenants_serving, s->n_tenants_quarantined);
         output_field("Connections", "%llu", (unsigned long long)s->n_connections);
+        if (*s->tls_address)
+                output_field("TLS at", "%s", s->tls_address);
         output_field("Memory", "%s", output_size(s->memory_bytes, &word));
         output_field("Keyspaces", "%s of %s", output_size(s->keyspace_bytes, &word),
                 s->memory_max_bytes ? output_size(s->memory_max_bytes, &word2) : "any size");

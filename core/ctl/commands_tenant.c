@@ -8,10 +8,12 @@
 
 #include <stokehold/control.pb-c.h>
 
+#include "base/buf.h"
 #include "ctl/ctl.h"
 #include "ctl/output.h"
+#include "ctl/tenant.h"
 
-static int fetch(struct ctl *ctl, const char *name, const Stokehold__Control__V1__ListTenantsResponse **ret) {
+int tenant_fetch(struct ctl *ctl, const char *name, const Stokehold__Control__V1__ListTenantsResponse **ret) {
         Stokehold__Control__V1__ListTenantsRequest request = STOKEHOLD__CONTROL__V1__LIST_TENANTS_REQUEST__INIT;
         const ProtobufCMessage *m;
         int r;
@@ -36,7 +38,7 @@ static int run_list(struct ctl *ctl) {
         cleanup(table_freep) struct table *table = NULL;
         int r;
 
-        r = fetch(ctl, NULL, &l);
+        r = tenant_fetch(ctl, NULL, &l);
         if (r != CTL_OK)
                 return r;
         if (ctl->format == FORMAT_JSON)
@@ -76,17 +78,35 @@ static int run_list(struct ctl *ctl) {
 
 /* What goes to kube-apiserver, ready to paste. */
 static void print_endpoints(const Stokehold__Control__V1__Tenant *t, const char *indent) {
+        static const char tls[] = "https://";
+        size_t n = 0;
+
         printf("%s--etcd-servers=", indent);
         for (size_t i = 0; i < t->n_endpoints; i++) {
-                if (i)
+                if (strncmp(t->endpoints[i], tls, strlen(tls)) == 0)
+                        continue;
+                if (n++)
                         putchar(',');
                 output_text(t->endpoints[i]);
         }
-        if (t->n_endpoints == 0) {
+        if (n == 0) {
                 fputs("unix://", stdout);
                 output_text(t->socket);
         }
         putchar('\n');
+
+        /* One client has certificates for all of its servers or for none. */
+        n = 0;
+        for (size_t i = 0; i < t->n_endpoints; i++) {
+                if (strncmp(t->endpoints[i], tls, strlen(tls)) != 0)
+                        continue;
+                fputs(n++ ? "," : "or, with --etcd-cafile, --etcd-certfile and --etcd-keyfile:\n", stdout);
+                if (n == 1)
+                        printf("%s--etcd-servers=", indent);
+                output_text(t->endpoints[i]);
+        }
+        if (n)
+                putchar('\n');
 }
 
 static void print_tenant(const Stokehold__Control__V1__Tenant *t) {
@@ -113,9 +133,24 @@ static void print_tenant(const Stokehold__Control__V1__Tenant *t) {
         output_field("Quota", "%s", t->quota_bytes ? output_size(t->quota_bytes, &word) : "none");
         output_field("Clients", "%llu connections, %llu watches, %llu leases", (unsigned long long)t->n_connections,
                 (unsigned long long)t->n_watchers, (unsigned long long)t->n_leases);
+        if (*t->last_backup)
+                output_field("Last backup", "%s ago, %s", output_since(t->last_backup, &word),
+                        output_size(t->last_backup_bytes, &word2));
+        if (*t->backup_failure) {
+                fputs(output_colour(COLOUR_WARN), stdout);
+                output_field("Backups fail", "%s", t->backup_failure);
+                fputs(output_colour_off(), stdout);
+        }
         output_field("When deleted", "%s the data", strcmp(t->deletion_policy, "Retain") == 0 ? "keep" : "delete");
         if (*t->host)
                 output_field("Host", "%s%s", t->host, t->elsewhere ? ", which alone serves it" : "");
+        if (t->n_client_names) {
+                cleanup(buf_done) struct buf names = {};
+
+                for (size_t i = 0; i < t->n_client_names; i++)
+                        check(buf_printf(&names, "%s%s", i ? ", " : "", t->client_names[i]) >= 0);
+                output_field("Client names", "%.*s", (int)names.size, names.data);
+        }
         output_field("Socket", "%s", t->socket);
 }
 
@@ -124,7 +159,7 @@ static int run_show(struct ctl *ctl) {
         const Stokehold__Control__V1__Tenant *t;
         int r;
 
-        r = fetch(ctl, ctl->args[0], &l);
+        r = tenant_fetch(ctl, ctl->args[0], &l);
         if (r != CTL_OK)
                 return r;
         t = l->tenants[0];
@@ -150,6 +185,8 @@ static int run_create(struct ctl *ctl) {
         if (ctl->retain)
                 request.deletion_policy = "Retain";
         request.quota_bytes = ctl->quota_bytes;
+        request.client_names = ctl->client_names;
+        request.n_client_names = ctl->n_client_names;
         request.wait = true;
         r = ctl_call(ctl, "CreateTenant", CTL_TIMEOUT_CHANGE, &request.base,
                 &stokehold__control__v1__create_tenant_response__descriptor, &m);
@@ -196,7 +233,7 @@ static int run_delete(struct ctl *ctl) {
 
         /* First whether there is anything to ask about. */
         if (!ctl->yes) {
-                r = fetch(ctl, ctl->args[0], &l);
+                r = tenant_fetch(ctl, ctl->args[0], &l);
                 if (r != CTL_OK)
                         return r;
                 if (!isatty(STDIN_FILENO))
@@ -263,7 +300,7 @@ const struct ctl_command ctl_commands_tenant[] = {
         {"tenant", "create", "NAME", "Make a tenant, and wait until it can be used",
                 "NAME: lower-case letters, digits and dashes, up to 63. Without --datastore it goes to the\n"
                 "default one. A tenant that shall be managed by a file is defined as 'kind: Tenant' instead.\n",
-                1, 1, OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN, run_create},
+                1, 1, OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN | OPTION_CLIENT_NAME, run_create},
         {"tenant", "delete", "NAME", "Delete a tenant, and its data unless told otherwise",
                 "Asks on a terminal; elsewhere it wants --yes. A tenant that is defined in a file is deleted\n"
                 "by removing it there. The data stays with --keep-data or deletionPolicy: Retain.\n",

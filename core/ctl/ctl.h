@@ -25,21 +25,38 @@ enum ctl_exit {
 
 enum ctl_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML };
 
-/* Options that only some commands take. */
-enum ctl_option {
-        OPTION_FORMAT = 1 << 0,
-        OPTION_DATASTORE = 1 << 1,
-        OPTION_QUOTA = 1 << 2,
-        OPTION_RETAIN = 1 << 3,
-        OPTION_YES = 1 << 4,
-        OPTION_KEEP_DATA = 1 << 5,
-        OPTION_ACCEPT_LOSS = 1 << 6,
-        OPTION_ENFORCE = 1 << 10,
-        OPTION_TO = 1 << 20,
-        OPTION_DETACH = 1 << 21,
-        OPTION_WAIT = 1 << 22,
-        OPTION_RETENTION = 1 << 23,
-};
+/* Options that only some commands take: a set of them. options.c has what they are. */
+typedef uint64_t ctl_options;
+#define OPTION_FORMAT (UINT64_C(1) << 0)
+#define OPTION_DATASTORE (UINT64_C(1) << 1)
+#define OPTION_QUOTA (UINT64_C(1) << 2)
+#define OPTION_RETAIN (UINT64_C(1) << 3)
+#define OPTION_YES (UINT64_C(1) << 4)
+#define OPTION_KEEP_DATA (UINT64_C(1) << 5)
+#define OPTION_ACCEPT_LOSS (UINT64_C(1) << 6)
+#define OPTION_ENFORCE (UINT64_C(1) << 7)
+#define OPTION_FORCE (UINT64_C(1) << 8)
+#define OPTION_OVER (UINT64_C(1) << 9)
+#define OPTION_TO (UINT64_C(1) << 10)
+#define OPTION_WAIT (UINT64_C(1) << 11)
+#define OPTION_DETACH (UINT64_C(1) << 12)
+#define OPTION_RETENTION (UINT64_C(1) << 13)
+#define OPTION_FROM (UINT64_C(1) << 14)
+#define OPTION_TLS (UINT64_C(1) << 15)    /* --cacert, --cert, --key, --server-name */
+#define OPTION_PREFIX (UINT64_C(1) << 16) /* and --to-prefix */
+#define OPTION_FINISH (UINT64_C(1) << 17)
+#define OPTION_ABORT (UINT64_C(1) << 18)
+#define OPTION_OVERWRITE (UINT64_C(1) << 19)
+#define OPTION_CONFIG (UINT64_C(1) << 20) /* and --plugins */
+#define OPTION_KEYSPACE (UINT64_C(1) << 21)
+#define OPTION_CLIENT_NAME (UINT64_C(1) << 22)
+#define OPTION_FOR (UINT64_C(1) << 23)
+#define OPTION_DIRECTORY (UINT64_C(1) << 24)
+#define OPTION_DAYS (UINT64_C(1) << 25)
+#define OPTION_CSR (UINT64_C(1) << 26)
+#define OPTION_ENDPOINT (UINT64_C(1) << 27)
+#define OPTION_HOST (UINT64_C(1) << 28)
+#define OPTION_FROM_SNAPSHOT (UINT64_C(1) << 29)
 
 struct ctl {
         /* The command line; strings are borrowed from argv and the environment. */
@@ -48,11 +65,21 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
-        bool retain, yes, keep_data, accept_loss, enforce;
-        const char *to;
+        bool retain, yes, keep_data, accept_loss, enforce, force, over;
+        const char *from, *from_snapshot, *to;
+        const char *cacert, *cert, *key, *server_name, *prefix, *to_prefix;
+        bool finish, abort, overwrite;
         bool detach, wait;
         uint64_t retention_ns;
         bool has_retention;
+        const char *root, *config, *plugins, *keyspace; /* of `offline` alone, but for root */
+        char **client_names;                            /* owned: the array */
+        size_t n_client_names;
+        /* Of credentials and the authority. */
+        const char *client_kind, *directory, *csr; /* NULL: not given */
+        uint32_t days;                             /* 0: not given */
+        char **endpoints, **hosts;                 /* owned: the arrays */
+        size_t n_endpoints, n_hosts;
         char **args; /* what follows the command's words */
         size_t n_args;
 
@@ -69,7 +96,7 @@ struct ctl_command {
         const char *summary;   /* one line */
         const char *help;      /* paragraphs, ended by a newline; may be NULL */
         size_t min_args, max_args;
-        unsigned options;
+        ctl_options options;
         int (*run)(struct ctl *ctl);
 };
 
@@ -78,6 +105,15 @@ extern const struct ctl_command ctl_commands_daemon[];
 extern const struct ctl_command ctl_commands_datastore[];
 extern const struct ctl_command ctl_commands_tenant[];
 extern const struct ctl_command ctl_commands_migration[];
+extern const struct ctl_command ctl_commands_transfer[];
+extern const struct ctl_command ctl_commands_backup[];
+extern const struct ctl_command ctl_commands_restore[];
+extern const struct ctl_command ctl_commands_offline[];
+extern const struct ctl_command ctl_commands_credentials[];
+extern const struct ctl_command ctl_commands_authority[];
+
+/* commands_snapshot.c: tenant import --from-snapshot */
+int ctl_import_snapshot(struct ctl *ctl);
 
 /* "stokectl: …" on stderr, in one line; returns code. */
 int ctl_fail(int code, const char *format, ...) printf_like(2, 3);

@@ -1,6 +1,6 @@
 /*
- * stokectl: asks and tells a running stokehold, over its control socket. This file reads the command line, finds the command, and helps;
- * call.c speaks with the daemon, commands*.c know what to ask. One thread, one request at a time.
+ * stokectl: asks and tells a running stokehold, over its control socket. This file finds the command, and helps; options.c reads
+ * the command line, call.c speaks with the daemon, commands*.c know what to ask. One thread, one request at a time.
  */
 
 #include <errno.h>
@@ -11,46 +11,13 @@
 #include <unistd.h>
 
 #include "ctl/ctl.h"
-#include "ctl/parse.h"
+#include "ctl/options.h"
 
-#define DEFAULT_SOCKET "/run/stokehold/control.sock"
-
-static const struct ctl_command *const tables[] = {
-        ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant, ctl_commands_migration};
+static const struct ctl_command *const tables[] = {ctl_commands_daemon, ctl_commands_datastore, ctl_commands_tenant,
+        ctl_commands_credentials, ctl_commands_authority, ctl_commands_migration, ctl_commands_backup,
+        ctl_commands_restore, ctl_commands_transfer, ctl_commands_offline};
 
 /* ---- help */
-
-static void print_options(unsigned options) {
-        if (options & OPTION_DATASTORE)
-                puts("  --datastore NAME   where the data is kept (the default datastore otherwise)");
-        if (options & OPTION_QUOTA)
-                puts("  --quota SIZE       bytes that it may use: 512Mi, 2Gi, …");
-        if (options & OPTION_RETAIN)
-                puts("  --retain           keep the data when the tenant is deleted one day");
-        if (options & OPTION_KEEP_DATA)
-                puts("  --keep-data        leave the data in the datastore");
-        if (options & OPTION_ACCEPT_LOSS)
-                puts("  --accept-loss      go on although acknowledged writes may be gone");
-        if (options & OPTION_ENFORCE)
-                puts("  --enforce          put these definitions in force where other daemons have others");
-        if (options & OPTION_TO)
-                puts("  --to DATASTORE     where it goes");
-        if (options & OPTION_RETENTION)
-                puts("  --retention TIME   how long the former data stays, sealed, so that one can go back: 0s, 1h, …");
-        if (options & OPTION_WAIT)
-                puts("  --wait             show how far it has come, until it has ended (this is what happens anyway)");
-        if (options & OPTION_DETACH)
-                puts("  --detach           return once it is recorded; it goes on by itself");
-        if (options & OPTION_YES)
-                puts("  -y, --yes          do not ask");
-        if (options & OPTION_FORMAT)
-                puts("  -o, --output F     table, json or yaml");
-        puts("  --root DIR         the daemon that was started with --root DIR\n"
-             "  --socket PATH      the control socket (else $STOKEHOLD_SOCKET, else " DEFAULT_SOCKET ")\n"
-             "  --timeout TIME     how long to wait for an answer: 500ms, 10s, 2m\n"
-             "  -h, --help         this text; with a command, more about it\n"
-             "  --version          print the version");
-}
 
 static void command_words(const struct ctl_command *command, char *buf, size_t size) {
         snprintf(buf, size, "%s%s%s%s%s", command->group ? command->group : "", command->group ? " " : "",
@@ -78,7 +45,7 @@ static int help(const char *group, const struct ctl_command *command) {
                 if (command->help)
                         printf("%s\n", command->help);
                 puts("Options:");
-                print_options(command->options);
+                ctl_options_print(command->options);
                 return CTL_OK;
         }
         if (group) {
@@ -90,157 +57,13 @@ static int help(const char *group, const struct ctl_command *command) {
         puts("Usage: stokectl COMMAND [OPTIONS]\n\nLooks at and changes a running stokehold.\n\nCommands:");
         print_summaries(NULL);
         puts("\nOptions:");
-        print_options(OPTION_FORMAT);
+        ctl_options_print(OPTION_FORMAT);
         puts("\nExit codes: 0 done, 1 failed, 2 wrong usage or value, 3 not found, 4 exists already or in use,\n"
              "5 permission denied, 6 the daemon (or the datastore behind it) cannot be reached.");
         return CTL_OK;
 }
 
 /* ---- the command line */
-
-enum {
-        LONG_ROOT = 256,
-        LONG_SOCKET,
-        LONG_TIMEOUT,
-        LONG_VERSION,
-        LONG_DATASTORE,
-        LONG_QUOTA,
-        LONG_RETAIN,
-        LONG_KEEP_DATA,
-        LONG_ACCEPT_LOSS,
-        LONG_ENFORCE,
-        LONG_TO,
-        LONG_WAIT,
-        LONG_DETACH,
-        LONG_RETENTION,
-};
-
-static const struct option long_options[] = {
-        {"root", required_argument, NULL, LONG_ROOT},
-        {"socket", required_argument, NULL, LONG_SOCKET},
-        {"timeout", required_argument, NULL, LONG_TIMEOUT},
-        {"output", required_argument, NULL, 'o'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, LONG_VERSION},
-        {"datastore", required_argument, NULL, LONG_DATASTORE},
-        {"quota", required_argument, NULL, LONG_QUOTA},
-        {"retain", no_argument, NULL, LONG_RETAIN},
-        {"keep-data", no_argument, NULL, LONG_KEEP_DATA},
-        {"accept-loss", no_argument, NULL, LONG_ACCEPT_LOSS},
-        {"enforce", no_argument, NULL, LONG_ENFORCE},
-        {"to", required_argument, NULL, LONG_TO},
-        {"wait", no_argument, NULL, LONG_WAIT},
-        {"detach", no_argument, NULL, LONG_DETACH},
-        {"retention", required_argument, NULL, LONG_RETENTION},
-        {"yes", no_argument, NULL, 'y'},
-        {},
-};
-
-struct command_line {
-        unsigned options; /* of enum ctl_option, as given */
-        bool help, version;
-};
-
-static int parse_options(int argc, char **argv, struct ctl *ctl, struct command_line *line) {
-        const char *socket_path = NULL, *root = NULL;
-        int option;
-
-        opterr = 0;
-        while ((option = getopt_long(argc, argv, ":o:hy", long_options, NULL)) != -1) {
-                switch (option) {
-                case 'o':
-                        line->options |= OPTION_FORMAT;
-                        if (strcmp(optarg, "table") == 0)
-                                ctl->format = FORMAT_TABLE;
-                        else if (strcmp(optarg, "json") == 0)
-                                ctl->format = FORMAT_JSON;
-                        else if (strcmp(optarg, "yaml") == 0)
-                                ctl->format = FORMAT_YAML;
-                        else
-                                return ctl_fail(CTL_USAGE, "--output: '%s' is none of table, json, yaml", optarg);
-                        break;
-                case 'h':
-                        line->help = true;
-                        break;
-                case 'y':
-                        line->options |= OPTION_YES;
-                        ctl->yes = true;
-                        break;
-                case LONG_ROOT:
-                        root = optarg;
-                        break;
-                case LONG_SOCKET:
-                        socket_path = optarg;
-                        break;
-                case LONG_TIMEOUT:
-                        if (ctl_parse_time(optarg, &ctl->timeout_ns) < 0)
-                                return ctl_fail(CTL_USAGE,
-                                        "--timeout: '%s' is no time such as 500ms, 10s, 2m (up to a day)", optarg);
-                        break;
-                case LONG_VERSION:
-                        line->version = true;
-                        break;
-                case LONG_DATASTORE:
-                        line->options |= OPTION_DATASTORE;
-                        ctl->datastore = optarg;
-                        break;
-                case LONG_QUOTA:
-                        line->options |= OPTION_QUOTA;
-                        if (ctl_parse_size(optarg, &ctl->quota_bytes) < 0)
-                                return ctl_fail(CTL_USAGE, "--quota: '%s' is no size such as 512Mi or 2Gi", optarg);
-                        break;
-                case LONG_RETAIN:
-                        line->options |= OPTION_RETAIN;
-                        ctl->retain = true;
-                        break;
-                case LONG_KEEP_DATA:
-                        line->options |= OPTION_KEEP_DATA;
-                        ctl->keep_data = true;
-                        break;
-                case LONG_ACCEPT_LOSS:
-                        line->options |= OPTION_ACCEPT_LOSS;
-                        ctl->accept_loss = true;
-                        break;
-                case LONG_ENFORCE:
-                        line->options |= OPTION_ENFORCE;
-                        ctl->enforce = true;
-                        break;
-                case LONG_TO:
-                        line->options |= OPTION_TO;
-                        ctl->to = optarg;
-                        break;
-                case LONG_WAIT:
-                        line->options |= OPTION_WAIT;
-                        ctl->wait = true;
-                        break;
-                case LONG_DETACH:
-                        line->options |= OPTION_DETACH;
-                        ctl->detach = true;
-                        break;
-                case LONG_RETENTION:
-                        line->options |= OPTION_RETENTION;
-                        ctl->has_retention = true;
-                        if (strcmp(optarg, "0") != 0 && strcmp(optarg, "0s") != 0 &&
-                                ctl_parse_time(optarg, &ctl->retention_ns) < 0)
-                                return ctl_fail(CTL_USAGE,
-                                        "--retention: '%s' is no time such as 0s, 90s, 24h (up to a day)", optarg);
-                        break;
-                case ':':
-                        return ctl_fail(CTL_USAGE, "%s needs a value", argv[optind - 1]);
-                default:
-                        return ctl_fail(CTL_USAGE, "unknown option '%s' (see stokectl --help)", argv[optind - 1]);
-                }
-        }
-
-        if (root && socket_path)
-                return ctl_fail(CTL_USAGE, "--root and --socket exclude each other");
-        if (!root && !socket_path)
-                socket_path = getenv("STOKEHOLD_SOCKET");
-        if (root ? asprintf(&ctl->socket, "%s/run/control.sock", root) < 0
-                 : asprintf(&ctl->socket, "%s", socket_path && *socket_path ? socket_path : DEFAULT_SOCKET) < 0)
-                return ctl_fail(CTL_FAILED, "out of memory");
-        return CTL_OK;
-}
 
 /* Takes the command's words off. *ret_group: the first word, if it names a group. */
 static const struct ctl_command *find_command(char ***words, size_t *n_words, const char **ret_group) {
@@ -262,46 +85,16 @@ static const struct ctl_command *find_command(char ***words, size_t *n_words, co
         return NULL;
 }
 
-static const char *option_name(unsigned option) {
-        switch ((enum ctl_option)option) {
-        case OPTION_FORMAT:
-                return "--output";
-        case OPTION_DATASTORE:
-                return "--datastore";
-        case OPTION_QUOTA:
-                return "--quota";
-        case OPTION_RETAIN:
-                return "--retain";
-        case OPTION_YES:
-                return "--yes";
-        case OPTION_KEEP_DATA:
-                return "--keep-data";
-        case OPTION_ACCEPT_LOSS:
-                return "--accept-loss";
-        case OPTION_ENFORCE:
-                return "--enforce";
-        case OPTION_TO:
-                return "--to";
-        case OPTION_WAIT:
-                return "--wait";
-        case OPTION_DETACH:
-                return "--detach";
-        case OPTION_RETENTION:
-                return "--retention";
-        }
-        return "?";
-}
-
 static int run(int argc, char **argv, struct ctl *ctl) {
         const struct ctl_command *command;
-        struct command_line line = {};
+        struct ctl_given line = {};
         const char *group;
         char **words;
         size_t n_words;
-        unsigned wrong;
+        ctl_options wrong;
         int r;
 
-        r = parse_options(argc, argv, ctl, &line);
+        r = ctl_options_parse(argc, argv, ctl, &line);
         if (r != CTL_OK)
                 return r;
         if (line.version) {
@@ -335,7 +128,7 @@ static int run(int argc, char **argv, struct ctl *ctl) {
         wrong = line.options & ~command->options;
         if (wrong)
                 return ctl_fail(CTL_USAGE, "%s%s%s does not take %s", group ? group : "", group ? " " : "",
-                        command->name, option_name(wrong & -wrong));
+                        command->name, ctl_options_name(wrong));
         if (n_words < command->min_args)
                 return ctl_fail(CTL_USAGE, "%s%s%s needs %s", group ? group : "", group ? " " : "", command->name,
                         command->arguments);
@@ -358,7 +151,7 @@ int main(int argc, char **argv) {
         grpc_client_free(ctl.client);
         loop_free(ctl.loop);
         arena_done(&ctl.arena);
-        free(ctl.socket);
+        ctl_options_done(&ctl);
         /* A full disk or a closed pipe behind -o json must not look like success. */
         if ((fflush(stdout) != 0 || ferror(stdout)) && r == CTL_OK)
                 r = ctl_fail(CTL_FAILED, "cannot write the output: %s", strerror(errno));

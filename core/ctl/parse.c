@@ -65,3 +65,15 @@ int ctl_parse_size(const char *text, uint64_t *ret) {
                 }
         return -EINVAL;
 }
+
+int ctl_parse_days(const char *text, uint32_t *ret) {
+        unsigned long days;
+
+        if (!*text || strlen(text) > 5 || strspn(text, "0123456789") != strlen(text))
+                return -EINVAL;
+        days = strtoul(text, NULL, 10);
+        if (days < 1 || days > 36500)
+                return -EINVAL;
+        *ret = (uint32_t)days;
+        return 0;
+}

@@ -10,3 +10,5 @@
 int ctl_parse_time(const char *text, uint64_t *ret_ns);
 /* Kubernetes' quantities, without exponents: "1073741824", "512Mi", "2G", "1.5Gi". 0, -EINVAL, -ERANGE. */
 int ctl_parse_size(const char *text, uint64_t *ret);
+/* A number of days, from 1 to 36500. 0 or -EINVAL. */
+int ctl_parse_days(const char *text, uint32_t *ret);

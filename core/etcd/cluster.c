@@ -5,8 +5,9 @@
  * that could be promoted. The server's loop only.
  */
 
+#include <stokehold/rpc.pb-c.h>
+
 #include "etcd/header.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
 #include "etcd/status.h"
 #include "rpc/protobuf.h"

@@ -7,8 +7,9 @@
 
 #include "etcd/convert.h"
 
+#include <stokehold/rpc.pb-c.h>
+
 #include "etcd/overlap.h"
-#include "etcd/rpc.pb-c.h"
 #include "rpc/protobuf.h"
 
 static struct bytes pb_bytes(ProtobufCBinaryData data) {

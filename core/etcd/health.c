@@ -1,11 +1,14 @@
 /*
- * Two small answers over HTTP/1. The keyspace's loop only; answers at once, from what is known.
+ * Two small answers over HTTP/1. The keyspace's loop only. As etcd does, health asks for what a linearizable read would; a keyspace that is closed is
+ * healthy and stays so: it opens when it is used, and probes are no use.
  */
 
 #include "etcd/health.h"
 
 #include "etcd/services.h"
 #include "etcd/status.h"
+
+#define PATIENCE_NS (2 * NSEC_PER_SEC)
 
 /* Whether exclude=NAME is among the parameters, as kubeadm's probe has it. */
 static bool excluded(const char *query, const char *name) {
@@ -40,39 +43,73 @@ static const char *alarm_name(struct keyspace *ks, const char *query) {
         return NULL;
 }
 
-/* A keyspace that nobody has used yet is healthy: it opens when it is asked. */
-static void health(void *userdata, const char *query, struct http1_response *response) {
-        struct keyspace_status status;
-        const char *reason = NULL, *prefix = "RANGE ERROR:";
-        const char *raised = alarm_name(userdata, query);
+struct probe {
+        struct keyspace_call call;
+        struct arena arena;
+        void (*done)(void *userdata, struct http1_response *response);
+        void *userdata;
+};
 
-        keyspace_get_status(userdata, &status);
+/* reason NULL: healthy. */
+static void answer(const char *prefix, const char *reason,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata) {
+        struct http1_response response = {.status = reason ? 503 : 200, .content_type = "application/json"};
+
+        if (buf_printf(&response.body, "{\"health\":\"%s\",\"reason\":\"%s%s\"}", reason ? "false" : "true",
+                    reason ? prefix : "", reason ? reason : "") < 0)
+                response.status = 500;
+        done(userdata, &response);
+}
+
+static void on_probed(struct keyspace_call *call, enum keyspace_result result) {
+        struct probe *probe = container_of(call, struct probe, call);
+
+        answer("RANGE ERROR:", result == KEYSPACE_OK ? NULL : etcd_status_text(etcd_status_of(result)), probe->done,
+                probe->userdata);
+        arena_done(&probe->arena);
+        free(probe);
+}
+
+void etcd_health(struct keyspace *ks, const char *query, void (*done)(void *userdata, struct http1_response *response),
+        void *userdata) {
+        const char *raised = alarm_name(ks, query);
+        struct keyspace_status status;
+        struct probe *probe;
+
+        if (raised) /* etcd looks at these first */
+                return answer("ALARM ", raised, done, userdata);
+        keyspace_get_status(ks, &status);
         switch (status.condition) {
         case KEYSPACE_CLOSED:
-        case KEYSPACE_SERVING:
-                break;
-        case KEYSPACE_OPENING:
-                reason = etcd_status_text(ETCD_TIMEOUT);
-                break;
-        case KEYSPACE_UNREACHABLE:
+                return answer(NULL, NULL, done, userdata);
         case KEYSPACE_DROPPED:
         case KEYSPACE_NO_MEMORY:
         case KEYSPACE_QUARANTINED:
-                reason = etcd_status_text(ETCD_UNHEALTHY);
-                break;
+                return answer("RANGE ERROR:", etcd_status_text(ETCD_UNHEALTHY), done, userdata);
         case KEYSPACE_HISTORY_LOST:
-                reason = etcd_status_text(ETCD_CORRUPT);
+                return answer("RANGE ERROR:", etcd_status_text(ETCD_CORRUPT), done, userdata);
+        case KEYSPACE_SERVING:
+        case KEYSPACE_OPENING:
+        case KEYSPACE_UNREACHABLE:
                 break;
         }
-        if (raised) { /* etcd looks at these first */
-                prefix = "ALARM ";
-                reason = raised;
-        }
-        response->status = reason ? 503 : 200;
-        response->content_type = "application/json";
-        if (buf_printf(&response->body, "{\"health\":\"%s\",\"reason\":\"%s%s\"}", reason ? "false" : "true",
-                    reason ? prefix : "", reason ? reason : "") < 0)
-                response->status = 500;
+        probe = new0(struct probe);
+        arena_init(&probe->arena, 0);
+        probe->done = done;
+        probe->userdata = userdata;
+        probe->call.done = on_probed;
+        probe->call.arena = &probe->arena;
+        probe->call.deadline_ns = clock_now_ns() + PATIENCE_NS;
+        keyspace_probe(ks, &probe->call);
+}
+
+static void on_health(void *userdata, struct http1_response *response) {
+        http1_request_answer(userdata, response);
+}
+
+static void health(void *userdata, const char *rest, const char *query, struct http1_request *request) {
+        (void)rest;
+        etcd_health(userdata, query, on_health, request);
 }
 
 static void version(void *userdata, const char *query, struct http1_response *response) {
@@ -87,7 +124,7 @@ static void version(void *userdata, const char *query, struct http1_response *re
 }
 
 const struct http1_route etcd_http_routes[] = {
-        {"/health", health},
-        {"/version", version},
+        {.path = "/health", .ask = health},
+        {.path = "/version", .handle = version},
 };
 const size_t etcd_n_http_routes = n_elements(etcd_http_routes);

@@ -3,10 +3,11 @@
  * Each call's state is its user memory; the server's loop only.
  */
 
+#include <stokehold/rpc.pb-c.h>
+
 #include "etcd/convert.h"
 #include "etcd/list.h"
 #include "etcd/pack.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
 #include "rpc/protobuf.h"
 

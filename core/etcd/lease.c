@@ -5,11 +5,11 @@
  * stream's queue until those before it are answered.
  */
 
+#include <stokehold/rpc.pb-c.h>
 #include <sys/queue.h>
 
 #include "etcd/convert.h"
 #include "etcd/header.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
 #include "rpc/protobuf.h"
 

@@ -1,14 +1,15 @@
 /*
  * Maintenance: Status, Alarm, Hash, HashKV, Defragment, MoveLeader, Downgrade, as a cluster of one member answers them. Hashes
- * are comparable among daemons that serve the tenant, not with another server's. Snapshot is not offered and so
- * UNIMPLEMENTED. The server's loop only.
+ * are comparable among daemons that serve the tenant, not with another server's. Snapshot is in etcd/snapshot.c. The server's loop only.
  */
 
 #include <ctype.h>
+#include <stokehold/rpc.pb-c.h>
 
 #include "etcd/header.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
+#include "etcd/snapshot.h"
+#include "etcd/snapshot.h"
 #include "etcd/status.h"
 #include "rpc/protobuf.h"
 
@@ -345,6 +346,15 @@ static const struct grpc_method methods[] = {
                 .user_size = sizeof(struct hashing),
                 .on_message = hash_kv_on_message,
                 .on_cancel = hash_on_cancel,
+        },
+        {
+                .path = "/etcdserverpb.Maintenance/Snapshot",
+                .server_streaming = true,
+                .user_size = sizeof(struct snapshot_call),
+                .on_message = snapshot_on_message,
+                .on_cancel = snapshot_on_cancel,
+                .on_drained = snapshot_on_drained,
+                .on_free = snapshot_on_free,
         },
         {.path = "/etcdserverpb.Maintenance/Defragment", .on_message = defragment_on_message},
         {.path = "/etcdserverpb.Maintenance/MoveLeader", .on_message = move_leader_on_message},

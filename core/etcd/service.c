@@ -4,7 +4,8 @@
 
 #include "etcd/service.h"
 
-#include "etcd/etcd.desc.h"
+#include <stokehold/etcd.desc.h>
+
 #include "etcd/services.h"
 
 int etcd_services_add(struct grpc_server *server) {

@@ -14,8 +14,9 @@
 
 #include "etcd/watch.h"
 
+#include <stokehold/rpc.pb-c.h>
+
 #include "etcd/convert.h"
-#include "etcd/rpc.pb-c.h"
 #include "etcd/services.h"
 #include "rpc/protobuf.h"
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 
 #define RELOAD_DELAY_NS (200 * NSEC_PER_MSEC)
 
@@ -240,7 +241,7 @@ void fleet_apply_datastores(struct fleet *fleet) {
 
 /* ---- tenants */
 
-void assignment_update_manner(struct assignment *a) {
+static void update_manner(struct assignment *a) {
         const struct settings *settings = a->fleet->config.settings;
         const struct registry_record *record = assignment_record(a);
         const struct tenant_definition *d = definitions_find_tenant(a->fleet->definitions, a->name);
@@ -279,6 +280,11 @@ void assignment_update_manner(struct assignment *a) {
                 memcpy(m->peers, d->peers, d->n_peers * sizeof(*m->peers));
                 m->n_peers = d->n_peers;
         }
+}
+
+void assignment_update_manner(struct assignment *a) {
+        update_manner(a);
+        backup_plan_update(a);
 }
 
 static void apply_definition(struct fleet *fleet, const struct tenant_definition *d) {
@@ -351,6 +357,7 @@ void fleet_apply_tenants(struct fleet *fleet) {
         for (size_t i = fleet->n_definition_errors; i < fleet->n_errors; i++)
                 log_warning("%s", fleet->errors[i]);
         fleet->applied |= !lost; /* while all is missing, each reading asks anew */
+        endpoint_changed(fleet);
         fleet_settle(fleet);
 }
 
@@ -441,6 +448,7 @@ static void read_again(struct fleet *fleet, bool enforce) {
                 log_error("plugins: %s", strerror(-r));
         plugin_table_scan(fleet->plugins);
         throttle_set(fleet->throttle, fleet->config.settings->migration.bandwidth_bytes);
+        endpoint_changed(fleet);
         r = read_definitions(fleet, enforce);
         if (r < 0)
                 log_error("definitions: %s", strerror(-r));

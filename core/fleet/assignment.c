@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 #define JOB_TIMEOUT_NS (30 * NSEC_PER_SEC)
@@ -37,6 +38,7 @@ struct assignment *assignment_new(struct fleet *fleet, const char *name) {
         a->owner = crash_table_enter(fleet->crashes, name);
         a->retry.on_time = on_retry;
         STAILQ_INIT(&a->waiters);
+        LIST_INIT(&a->copies);
         TAILQ_INIT(&a->move_waiters);
 
         LIST_FOREACH(other, &fleet->assignments, entry) {
@@ -56,8 +58,9 @@ void assignment_free(struct assignment *a) {
 
         if (!a)
                 return;
-        check(!a->busy && !a->serving && !a->reading);
+        check(!a->busy && !a->serving && !a->reading && !a->installing);
         migration_forget(a);
+        backup_plan_free(a);
         LIST_REMOVE(a, entry);
         loop_timer_clear(&a->retry);
         while ((waiter = STAILQ_FIRST(&a->waiters))) {
@@ -357,6 +360,11 @@ struct fleet_store *assignment_store(struct assignment *a) {
 
 /* What is wanted and recorded differently becomes the next record. */
 static void take_wishes(struct assignment *a) {
+        if (a->record->phase == REGISTRY_INSTALLING) {
+                if (a->want_delete)
+                        (void)installing_is_over(a, "the tenant was deleted");
+                return;
+        }
         if (a->want_delete) {
                 /* Leaving the data after all is the way out where the datastore cannot be reached. */
                 if (a->record->phase == REGISTRY_DELETING && (a->record->retain || !a->want_retain))
@@ -364,6 +372,7 @@ static void take_wishes(struct assignment *a) {
                 a->next = registry_record_copy(a->record);
                 a->next->phase = REGISTRY_DELETING;
                 a->next->retain = a->want_retain;
+                endpoint_changed(a->fleet);
                 return;
         }
         if (a->want_recover && a->record->phase == REGISTRY_READY) {
@@ -478,7 +487,7 @@ void assignment_step(struct assignment *a) {
                 return;
         if (a->fleet->stage == FLEET_STOPPING || a->fleet->unfit) {
                 a->settled = true;
-                if (!migration_is_still(a))
+                if (!migration_is_still(a) || !installing_is_over(a, "the daemon is being stopped"))
                         return;
                 if (a->serving)
                         assignment_stop(a);
@@ -499,7 +508,7 @@ void assignment_step(struct assignment *a) {
                 return;
         }
         if (a->gone) {
-                if (migration_is_still(a) && !a->reading)
+                if (migration_is_still(a) && !a->reading && installing_is_over(a, "another daemon has removed it"))
                         farewell(a);
                 return;
         }
@@ -560,10 +569,18 @@ void assignment_step(struct assignment *a) {
                 } else
                         write_record(a, true);
                 break;
+        case REGISTRY_INSTALLING:
+                if (installing_step(a))
+                        write_record(a, true);
+                break;
         }
 }
 
 void assignment_hurry(struct assignment *a) {
         loop_timer_clear(&a->retry);
         assignment_step(a);
+}
+
+void assignment_hurry_soon(struct assignment *a) {
+        loop_timer_set(a->fleet->loop, &a->retry, clock_now_ns());
 }

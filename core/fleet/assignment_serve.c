@@ -173,7 +173,7 @@ static void stop_there(struct errand *errand) {
 static void stop_back(struct errand *errand) {
         struct assignment *a = errand->userdata;
 
-        a->busy = false;
+        a->busy = a->stopping = false;
         a->serving = NULL;
         a->sealed = false;
         collect_known(a, &a->last);
@@ -183,7 +183,9 @@ static void stop_back(struct errand *errand) {
 }
 
 void assignment_stop(struct assignment *a) {
-        a->busy = true;
+        if (!copying_is_over(a, "the tenant is being stopped"))
+                return;
+        a->busy = a->stopping = true;
         errand_send(a->shard->loop, a->fleet->loop, stop_there, stop_back, a);
 }
 

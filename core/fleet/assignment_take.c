@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "fleet/endpoint.h"
+
 #define TAKE_OVER_NS (3 * NSEC_PER_SEC)
 
 bool assignment_is_elsewhere(const struct assignment *a) {
@@ -63,6 +65,7 @@ static void take(struct assignment *a, struct registry_record *record, int64_t r
                 drop_next(a, NULL);
                 end_incarnation(a);
                 a->gone = true;
+                endpoint_changed(a->fleet);
                 assignment_well(a);
                 return;
         }
@@ -76,6 +79,9 @@ static void take(struct assignment *a, struct registry_record *record, int64_t r
                         end_incarnation(a);
                 assignment_answer(a, true, 0, 0, "");
         }
+        /* Other steps of its life change nothing in who reaches it. */
+        if (!a->record || a->gone || a->record->created != record->created || record->phase == REGISTRY_DELETING)
+                endpoint_changed(a->fleet);
         a->gone = false;
         if (record->phase == REGISTRY_READY)
                 a->made_here = false;

@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "fleet/credentials.h"
 #include "fleet/definition.h"
+#include "fleet/endpoint.h"
 #include "fleet/secret.h"
 
 static const char *on_driver(void *userdata, const char *name, struct error *reterr) {
@@ -32,6 +34,7 @@ int fleet_check_definitions(const struct settings *settings, FILE *out) {
                 .driver = on_driver,
         };
         struct definition_problems problems = {};
+        cleanup(error_done) struct error why = {};
         enum log_level level = log_get_level();
         int r;
 
@@ -54,6 +57,13 @@ int fleet_check_definitions(const struct settings *settings, FILE *out) {
         for (size_t i = 0; i < problems.n_items; i++)
                 fprintf(out, "%s\n", problems.items[i].text);
         r = problems.n_items ? EXIT_FAILURE : EXIT_SUCCESS;
+        secret_source_set(secrets, set);
+        if (!endpoint_check(settings, secrets, set, out))
+                r = EXIT_FAILURE;
+        if (credentials_can_issue(settings, &why) < 0) {
+                fprintf(out, "%s\n", error_text(&why));
+                r = EXIT_FAILURE;
+        }
         definition_problems_done(&problems);
         return r;
 }

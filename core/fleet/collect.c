@@ -187,6 +187,7 @@ static void collect_back(struct errand *errand) {
                         a->figures = part->entries[i].figures;
                         collect_known(a, &a->figures);
                         publish(a);
+                        backup_plan_publish(a);
                 }
                 free(part->entries[i].name);
         }

@@ -11,30 +11,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 
 #include "fleet/definition_file.h"
-#include "fleet/definition_kind.h"
+#include "fleet/definition_merge.h"
 #include "fleet/secret.h"
-
-/* One object in the making: what was in force, what its documents say, what comes next. */
-struct entry {
-        const char *name; /* borrowed from a document or from previous */
-        enum definition_kind kind;
-        const struct definition *previous; /* borrowed from the previous set; NULL: new */
-        struct document *first, *chosen;   /* borrowed; NULL: no document */
-        struct definition *next;           /* owned ref; NULL: not in the next set */
-        bool vanished;
-        UT_hash_handle hh;
-};
-
-struct merge {
-        const struct definitions_config *config;
-        const struct definitions *previous; /* may be NULL */
-        const struct document_list *list;
-        struct definition_problems *problems;
-        struct entry *entries[N_DEFINITION_KINDS]; /* owned; in the order of documents, then of those without */
-};
 
 typedef int (*parse_fn)(
         const struct document *, const struct definitions_config *, struct definition **, struct error *);
@@ -62,13 +42,12 @@ static void kind_unref(enum definition_kind kind, struct definition *base) {
         }
 }
 
-static void entry_set_next(struct entry *e, struct definition *next) {
+void entry_set_next(struct entry *e, struct definition *next) {
         kind_unref(e->kind, e->next);
         e->next = next;
 }
 
-/* Back to what was in force, if anything was. */
-static void entry_keep(struct entry *e) {
+void entry_keep(struct entry *e) {
         entry_set_next(e, e->previous ? definition_base_ref(e->previous) : NULL);
 }
 
@@ -362,7 +341,7 @@ static const struct entry *find_next(const struct merge *m, const char *datastor
         return e && e->next ? e : NULL;
 }
 
-static bool dangles(const struct merge *m, const struct entry *e) {
+bool entry_dangles(const struct merge *m, const struct entry *e) {
         const struct tenant_definition *t = (const struct tenant_definition *)e->next;
 
         return t && t->datastore && !find_next(m, t->datastore);
@@ -373,65 +352,15 @@ static int check_references(struct merge *m) {
                 const struct tenant_definition *t = (const struct tenant_definition *)e->next;
                 int r;
 
-                if (!dangles(m, e))
+                if (!entry_dangles(m, e))
                         continue;
                 r = problem_add(m->problems, true, t->base.file, t->datastore_line,
                         "Tenant \"%s\": spec.datastore: there is no DataStore \"%s\"", e->name, t->datastore);
                 if (r < 0)
                         return r;
                 entry_keep(e);
-                if (dangles(m, e))
+                if (entry_dangles(m, e))
                         entry_set_next(e, NULL);
-        }
-        return 0;
-}
-
-/* Two tenants on one port: only one could listen. Port 0 is any free one. */
-static struct entry *find_same_tcp(struct merge *m, const struct entry *e, bool before) {
-        const struct tenant_definition *t = (const struct tenant_definition *)e->next;
-        size_t n;
-
-        if (!t || !t->tcp)
-                return NULL;
-        n = strlen(t->tcp);
-        if (n > 2 && strcmp(t->tcp + n - 2, ":0") == 0)
-                return NULL;
-        for (struct entry *o = m->entries[DEFINITION_TENANT]; o && !(before && o == e); o = o->hh.next) {
-                const struct tenant_definition *other = (const struct tenant_definition *)o->next;
-
-                if (o != e && other && other->tcp && strcmp(other->tcp, t->tcp) == 0)
-                        return o;
-        }
-        return NULL;
-}
-
-static bool had_tcp(const struct entry *e, const char *tcp) {
-        const struct tenant_definition *t = (const struct tenant_definition *)e->previous;
-
-        return t && t->tcp && strcmp(t->tcp, tcp) == 0;
-}
-
-static int check_ports(struct merge *m) {
-        for (struct entry *e = m->entries[DEFINITION_TENANT]; e; e = e->hh.next) {
-                struct entry *other = find_same_tcp(m, e, true), *winner, *loser;
-                const struct tenant_definition *t;
-                int r;
-
-                if (!other)
-                        continue;
-                t = (const struct tenant_definition *)e->next;
-                /* Who has the port keeps it. */
-                loser = had_tcp(e, t->tcp) && !had_tcp(other, t->tcp) ? other : e;
-                winner = loser == e ? other : e;
-                t = (const struct tenant_definition *)loser->next;
-                r = problem_add(m->problems, true, t->base.file, t->tcp_line,
-                        "Tenant \"%s\": spec.endpoint.tcp: %s is Tenant \"%s\"'s already, at %s", loser->name, t->tcp,
-                        winner->name, winner->next->source);
-                if (r < 0)
-                        return r;
-                entry_keep(loser);
-                if (find_same_tcp(m, loser, false) || dangles(m, loser))
-                        entry_set_next(loser, NULL);
         }
         return 0;
 }
@@ -450,6 +379,37 @@ static int check_secrets(struct merge *m, const struct definitions *set) {
                         reason, error_text(&why));
                 if (r < 0)
                         return r;
+        }
+        return 0;
+}
+
+static void visit_nothing(void *visitor, const void *data, size_t size) {
+        (void)visitor;
+        (void)data;
+        (void)size;
+}
+
+static int check_authorities(struct merge *m, const struct definitions *set) {
+        for (size_t i = 0; i < set->n_tenants && m->config->secrets; i++) {
+                const struct tenant_definition *t = set->tenants[i];
+                const struct {
+                        const struct content_ref *ref;
+                        const char *field;
+                } refs[] = {{&t->client_ca, "certificate"}, {&t->client_revocations, "revocations"}};
+
+                for (size_t j = 0; j < n_elements(refs); j++) {
+                        cleanup(error_done) struct error why = {};
+                        int r;
+
+                        if (!refs[j].ref->present ||
+                                secret_resolve_in(m->config->secrets, set, refs[j].ref, visit_nothing, NULL, &why) == 0)
+                                continue;
+                        r = problem_add(m->problems, false, t->base.file, refs[j].ref->line,
+                                "Tenant \"%s\": spec.endpoint.clientCA.%s: %s", t->base.name, refs[j].field,
+                                error_text(&why));
+                        if (r < 0)
+                                return r;
+                }
         }
         return 0;
 }
@@ -541,7 +501,8 @@ static void merge_done(struct merge *m) {
 
 static int merge_run(struct merge *m) {
         static int (*const steps[])(struct merge *) = {choose, take_all, keep_used_datastores};
-        static int (*const checks[])(struct merge *) = {add_embedded, check_references, check_ports};
+        static int (*const checks[])(struct merge *) = {
+                add_embedded, check_references, check_ports, check_client_names};
         int r = 0;
 
         if (m->previous) {
@@ -577,6 +538,8 @@ int definitions_load(const struct definitions_config *config, const struct defin
                 r = collect_all(&m, set);
         if (r >= 0)
                 r = check_secrets(&m, set);
+        if (r >= 0)
+                r = check_authorities(&m, set);
         if (r >= 0)
                 r = tell_without_effect(&m, set);
         merge_done(&m);

@@ -86,6 +86,11 @@ struct datastore_definition {
         size_t n_settings;
 };
 
+struct client_name {
+        char *name; /* "CN:berlin": fleet/client_name.h */
+        unsigned line;
+};
+
 struct tenant_definition {
         struct definition base;
         struct definition_map labels, annotations;
@@ -104,6 +109,12 @@ struct tenant_definition {
         size_t n_peers;
         char *tcp; /* "127.0.0.1:2379", "[::1]:2379"; NULL: none */
         unsigned tcp_line;
+        uint64_t backup_every_ns; /* 0: none are made */
+        unsigned backup_keep;
+        char *backup_directory; /* absolute */
+        struct client_name *client_names; /* in certificates, at the port that all tenants share */
+        size_t n_client_names;
+        struct content_ref client_ca, client_revocations; /* not present: as the settings say */
 };
 
 struct secret_value {

@@ -108,6 +108,11 @@ static int parse_pair(const struct node_reader *reader, const struct node_at *at
         return parse_content_ref(reader, at, second, is_kamaji, ret_second);
 }
 
+int content_refs_parse(const struct node_reader *reader, const struct node_at *at, const char *first,
+        const char *second, struct content_ref *ret_first, struct content_ref *ret_second) {
+        return parse_pair(reader, at, first, false, second, false, ret_first, ret_second);
+}
+
 int credentials_parse(const struct node_reader *reader, const struct node_at *spec, struct datastore_definition *d) {
         static const char *const known[] = {"certificateAuthority", "clientCertificate", NULL};
         struct node_at basic, tls, authority, client;

@@ -122,9 +122,14 @@ static int parse_endpoints(
         for (size_t i = 0; i < d->n_endpoints; i++) {
                 const char *mistake = endpoint_mistake(d->endpoints[i]);
 
-                if (mistake)
-                        return node_fail(
-                                reader, list->items[i]->line, "spec.endpoints: \"%s\": %s", d->endpoints[i], mistake);
+                if (!mistake)
+                        continue;
+                /* A URL with a password in it is not repeated. */
+                if (strpbrk(d->endpoints[i], "@?="))
+                        return node_fail(reader, list->items[i]->line,
+                                "spec.endpoints: entry %zu: must be a bare host:port (credentials go into spec.basicAuth)",
+                                i + 1);
+                return node_fail(reader, list->items[i]->line, "spec.endpoints: \"%s\": %s", d->endpoints[i], mistake);
         }
         return 0;
 }

@@ -113,7 +113,8 @@ int text_file_read(const char *path, struct buf *ret, struct error *reterr) {
         return r;
 }
 
-bool tcp_address_is_loopback(const char *address) {
+/* False: not an address with a port, all numeric. */
+static bool parse_address(const char *address, bool *ret_loopback) {
         const char *colon = strrchr(address, ':');
         struct in6_addr six;
         struct in_addr four;
@@ -131,9 +132,27 @@ bool tcp_address_is_loopback(const char *address) {
 
         if (host[0] == '[' && n > 2 && host[n - 1] == ']') {
                 host[n - 1] = '\0';
-                return inet_pton(AF_INET6, host + 1, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
+                if (inet_pton(AF_INET6, host + 1, &six) != 1)
+                        return false;
+                *ret_loopback = IN6_IS_ADDR_LOOPBACK(&six);
+                return true;
         }
-        return inet_pton(AF_INET, host, &four) == 1 && ntohl(four.s_addr) >> 24 == 127;
+        if (inet_pton(AF_INET, host, &four) != 1)
+                return false;
+        *ret_loopback = ntohl(four.s_addr) >> 24 == 127;
+        return true;
+}
+
+bool tcp_address_is_loopback(const char *address) {
+        bool loopback;
+
+        return parse_address(address, &loopback) && loopback;
+}
+
+bool tcp_address_is_valid(const char *address) {
+        bool loopback;
+
+        return parse_address(address, &loopback);
 }
 
 /* ---- documents */

@@ -57,3 +57,5 @@ int problem_add_text(struct definition_problems *problems, bool refused, const c
 int text_file_read(const char *path, struct buf *ret, struct error *reterr);
 /* "127.0.0.1:PORT" or "[::1]:PORT", numeric, port from 0 on. */
 bool tcp_address_is_loopback(const char *address);
+/* The same of any address. */
+bool tcp_address_is_valid(const char *address);

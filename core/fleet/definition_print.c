@@ -3,6 +3,8 @@
  * reads "(hidden)", which is not base64, so that what was printed cannot be applied with its credentials lost.
  */
 
+#include <string.h>
+
 #include "base/yaml.h"
 #include "fleet/definition.h"
 #include "fleet/quantity.h"
@@ -130,6 +132,26 @@ static void write_tls(struct yaml_writer *w, const struct datastore_definition *
         yaml_write_end(w);
 }
 
+/* Where a password has no business to be, but somebody put it. */
+static bool sounds_secret(const char *name) {
+        static const char *const words[] = {"pass", "pwd", "secret", "token", "key", "cred"};
+
+        for (size_t i = 0; i < n_elements(words); i++)
+                if (strcasestr(name, words[i]))
+                        return true;
+        return false;
+}
+
+static void write_parameters(struct yaml_writer *w, const struct definition_map *map) {
+        if (map->n_pairs == 0)
+                return;
+        yaml_write_key(w, "parameters");
+        yaml_write_mapping(w);
+        for (size_t i = 0; i < map->n_pairs; i++)
+                write_pair(w, map->pairs[i].name, sounds_secret(map->pairs[i].name) ? HIDDEN : map->pairs[i].value);
+        yaml_write_end(w);
+}
+
 static void write_own(struct yaml_writer *w, const struct datastore_definition *d) {
         if (d->allow_unsafe)
                 write_bool(w, "allowUnsafe", true);
@@ -147,7 +169,7 @@ static void write_own(struct yaml_writer *w, const struct datastore_definition *
         if (d->wants_default)
                 write_bool(w, "default", true);
         write_map(w, "labels", &d->spec_labels);
-        write_map(w, "parameters", &d->parameters);
+        write_parameters(w, &d->parameters);
         write_pair(w, "path", d->path);
         if (d->n_sessions) {
                 yaml_write_key(w, "pool");
@@ -229,10 +251,18 @@ static void write_endpoint(struct yaml_writer *w, const struct tenant_definition
         const bool has_owner = t->owner != (uid_t)-1, has_group = t->group != (gid_t)-1;
         char mode[16];
 
-        if (!t->has_socket_mode && !has_owner && !has_group && t->n_peers == 0 && !t->tcp)
+        if (!t->has_socket_mode && !has_owner && !has_group && t->n_peers == 0 && !t->tcp && t->n_client_names == 0)
                 return;
         yaml_write_key(w, "endpoint");
         yaml_write_mapping(w);
+        write_credentials_of(w, "clientCA", "certificate", &t->client_ca, "revocations", &t->client_revocations);
+        if (t->n_client_names) {
+                yaml_write_key(w, "clientNames");
+                yaml_write_sequence(w);
+                for (size_t i = 0; i < t->n_client_names; i++)
+                        yaml_write_string(w, t->client_names[i].name);
+                yaml_write_end(w);
+        }
         if (has_group)
                 write_int(w, "group", t->group);
         if (t->has_socket_mode) {
@@ -249,6 +279,20 @@ static void write_endpoint(struct yaml_writer *w, const struct tenant_definition
                 yaml_write_end(w);
         }
         write_pair(w, "tcp", t->tcp);
+        yaml_write_end(w);
+}
+
+static void write_backup(struct yaml_writer *w, const struct tenant_definition *t) {
+        char every[64];
+
+        if (!t->backup_directory)
+                return;
+        duration_print(t->backup_every_ns, every);
+        yaml_write_key(w, "backup");
+        yaml_write_mapping(w);
+        write_pair(w, "directory", t->backup_directory);
+        write_pair(w, "every", t->backup_every_ns ? every : "off");
+        write_int(w, "keep", t->backup_keep);
         yaml_write_end(w);
 }
 
@@ -286,6 +330,7 @@ int tenant_definition_print(const struct tenant_definition *t, const struct tena
                 duration_print(t->auto_compact_ns, duration);
                 write_pair(w, "autoCompaction", t->auto_compact_ns ? duration : "off");
         }
+        write_backup(w, t);
         write_pair(w, "datastore", t->datastore);
         write_pair(w, "deletionPolicy", t->retain ? "Retain" : "Delete");
         write_endpoint(w, t);

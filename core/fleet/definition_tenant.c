@@ -9,8 +9,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fleet/client_name.h"
+#include "fleet/definition_credentials.h"
 #include "fleet/definition_kind.h"
 #include "fleet/registry.h"
+
+#define BACKUP_KEEP 7
 
 void tenant_definition_free(struct tenant_definition *t) {
         if (!t)
@@ -21,6 +25,12 @@ void tenant_definition_free(struct tenant_definition *t) {
         free(t->datastore);
         free(t->peers);
         free(t->tcp);
+        free(t->backup_directory);
+        for (size_t i = 0; i < t->n_client_names; i++)
+                free(t->client_names[i].name);
+        free(t->client_names);
+        content_ref_done(&t->client_ca);
+        content_ref_done(&t->client_revocations);
         free(t);
 }
 
@@ -77,9 +87,70 @@ static int parse_id(
 
 /* ---- spec */
 
+static bool has_client_name(const struct tenant_definition *t, const char *name) {
+        for (size_t i = 0; i < t->n_client_names; i++)
+                if (strcmp(t->client_names[i].name, name) == 0)
+                        return true;
+        return false;
+}
+
+static int parse_client_name(const struct node_reader *reader, const struct yaml_node *n, struct tenant_definition *t) {
+        cleanup(error_done) struct error why = {};
+        struct client_name *name = &t->client_names[t->n_client_names];
+        int r;
+
+        if (!yaml_is_string(n) || !*n->text)
+                return node_fail(reader, n->line, "spec.endpoint.clientNames: must be strings that are not empty");
+        r = client_name_parse(n->text, &name->name, &why);
+        if (r == -EINVAL)
+                return node_fail(reader, n->line, "spec.endpoint.clientNames: %s", error_text(&why));
+        if (r < 0)
+                return r;
+        if (has_client_name(t, name->name)) {
+                free(steal(name->name));
+                return node_fail(reader, n->line, "spec.endpoint.clientNames: \"%s\" is there twice", n->text);
+        }
+        name->line = n->line;
+        t->n_client_names++;
+        return 0;
+}
+
+/* Whose certificates lead here, at the port that all tenants share. */
+static int parse_clients(const struct node_reader *reader, const struct node_at *at, struct tenant_definition *t) {
+        const struct yaml_node *names;
+        struct node_at authority;
+        int r;
+
+        r = node_sequence(reader, at, "clientNames", &names);
+        if (r < 0)
+                return r;
+        if (names && names->n_items > CLIENT_NAMES_MAX)
+                return node_field_fail(reader, at, "clientNames", "has more than %d names", CLIENT_NAMES_MAX);
+        if (names && names->n_items) {
+                t->client_names = calloc(names->n_items, sizeof(*t->client_names));
+                if (!t->client_names)
+                        return -ENOMEM;
+        }
+        for (size_t i = 0; names && i < names->n_items; i++) {
+                r = parse_client_name(reader, names->items[i], t);
+                if (r < 0)
+                        return r;
+        }
+
+        r = node_mapping(reader, at, "clientCA", "spec.endpoint.clientCA", &authority);
+        if (r < 0)
+                return r;
+        r = content_refs_parse(reader, &authority, "certificate", "revocations", &t->client_ca, &t->client_revocations);
+        if (r < 0)
+                return r;
+        if (authority.node && t->n_client_names == 0)
+                return node_field_fail(reader, at, "clientCA", "needs clientNames: nobody is let in by a CA alone");
+        return 0;
+}
+
 static int parse_endpoint(const struct node_reader *reader, const struct node_at *spec, struct tenant_definition *t) {
-        static const char *const known[] = {"mode", "owner", "group", "peers", "tcp", NULL};
-        static const char *const planned[] = {"acl", "tls", "clientNames", NULL};
+        static const char *const known[] = {"mode", "owner", "group", "peers", "tcp", "clientNames", "clientCA", NULL};
+        static const char *const planned[] = {"acl", NULL};
         const struct yaml_node *n, *peers;
         const char *tcp = NULL;
         struct node_at at;
@@ -126,6 +197,9 @@ static int parse_endpoint(const struct node_reader *reader, const struct node_at
                 t->n_peers = peers->n_items;
         }
 
+        r = parse_clients(reader, &at, t);
+        if (r < 0)
+                return r;
         r = node_string(reader, &at, "tcp", &tcp);
         if (r < 0 || !tcp)
                 return r;
@@ -136,9 +210,45 @@ static int parse_endpoint(const struct node_reader *reader, const struct node_at
         return string_copy(tcp, &t->tcp);
 }
 
+static int parse_backup(const struct node_reader *reader, const struct node_at *spec, struct tenant_definition *t) {
+        static const char *const known[] = {"every", "keep", "directory", NULL};
+        const char *directory = NULL;
+        uint64_t keep = BACKUP_KEEP;
+        struct node_at at;
+        bool given = false;
+        int r;
+
+        r = node_mapping(reader, spec, "backup", "spec.backup", &at);
+        if (r < 0 || !at.node)
+                return r;
+        r = node_only(reader, &at, known, NULL);
+        if (r < 0)
+                return r;
+        r = node_duration(reader, &at, "every", &given, &t->backup_every_ns);
+        if (r < 0)
+                return r;
+        if (!given)
+                return node_required(reader, &at, "every");
+        if (t->backup_every_ns && t->backup_every_ns < NSEC_PER_SEC)
+                return node_field_fail(reader, &at, "every", "must be at least 1s, or off");
+        r = node_number(reader, &at, "keep", 1, 10000, &keep);
+        if (r < 0)
+                return r;
+        t->backup_keep = (unsigned)keep;
+        r = node_string(reader, &at, "directory", &directory);
+        if (r < 0)
+                return r;
+        if (!directory)
+                return node_required(reader, &at, "directory");
+        if (directory[0] != '/')
+                return node_field_fail(reader, &at, "directory", "must be an absolute path");
+        return string_copy(directory, &t->backup_directory);
+}
+
 static int parse_spec(const struct node_reader *reader, const struct node_at *spec, struct tenant_definition *t) {
-        static const char *const known[] = {"datastore", "quota", "endpoint", "deletionPolicy", "autoCompaction", NULL};
-        static const char *const planned[] = {"backup", "clientNames", "requests", "selector", "tolerations", NULL};
+        static const char *const known[] = {
+                "datastore", "quota", "endpoint", "deletionPolicy", "autoCompaction", "backup", NULL};
+        static const char *const planned[] = {"requests", "selector", "tolerations", NULL};
         const char *datastore = NULL, *policy = NULL;
         int r;
 
@@ -170,6 +280,9 @@ static int parse_spec(const struct node_reader *reader, const struct node_at *sp
                 return node_field_fail(reader, spec, "deletionPolicy",
                         "Unsupported value: \"%s\": supported values: \"Delete\", \"Retain\"", policy);
         t->retain = policy && strcmp(policy, "Retain") == 0;
+        r = parse_backup(reader, spec, t);
+        if (r < 0)
+                return r;
         return parse_endpoint(reader, spec, t);
 }
 

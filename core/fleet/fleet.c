@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 #include "fleet/state.h"
 #include "fleet/uuid.h"
 
@@ -33,7 +34,7 @@ static bool store_is_held(const struct fleet_store *store) {
         LIST_FOREACH(a, &store->fleet->assignments, entry)
                 if (a->store == store || migration_holds(a, store))
                         return true;
-        return false;
+        return copying_holds(store->fleet, store);
 }
 
 static void close_leaving(struct fleet *fleet) {
@@ -109,6 +110,7 @@ static void on_settle(struct loop_task *task) {
 
         LIST_FOREACH(store, &fleet->stores, entry)
                 store_update_use(store);
+        endpoint_settle(fleet);
 
         switch (fleet->stage) {
         case FLEET_RUNNING:
@@ -121,13 +123,16 @@ static void on_settle(struct loop_task *task) {
                         tell_ready(fleet);
                 break;
         case FLEET_STOPPING:
+                if (!transfers_are_over(fleet))
+                        return;
                 LIST_FOREACH(a, &fleet->assignments, entry)
-                        if (a->busy || a->serving || a->reading || !migration_is_still(a))
+                        if (a->busy || a->serving || a->installing || a->reading || !migration_is_still(a))
                                 return;
                 for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
                         following = LIST_NEXT(a, entry);
                         assignment_free(a);
                 }
+                transfers_done(fleet); /* they have heard now what became of their tenants */
                 if (!fleet->registry_closing) {
                         fleet->registry_closing = true;
                         members_leave(fleet->members, on_left, fleet);
@@ -252,6 +257,7 @@ static void on_registry_open(void *userdata, int result, const char *reason) {
                 if (store->is_dialled)
                         governance_look(store);
         agreement_consider(fleet);
+        endpoint_changed(fleet);
         if (fleet->shared_registry && !fleet->agreement.agreed)
                 fleet_apply_datastores(fleet); /* those that are in force as they are here */
         for (a = LIST_FIRST(&fleet->assignments); a; a = following) {
@@ -314,6 +320,7 @@ static void on_members(void *userdata) {
         if (fleet_is_running(fleet)) {
                 agreement_consider(fleet);
                 migration_members_changed(fleet);
+                backup_plans_members_changed(fleet);
         }
 }
 
@@ -448,6 +455,7 @@ int fleet_new(const struct fleet_config *config, struct fleet **ret, struct erro
         }
         fleet->shard_cache = xcalloc(fleet->n_shards, sizeof(*fleet->shard_cache));
         fleet->throttle = throttle_new(settings->migration.bandwidth_bytes);
+        fleet->endpoint = endpoint_new(fleet, config->tls_fd > 0 ? config->tls_fd : -EBADF);
 
         *ret = steal(fleet);
         return 0;
@@ -461,6 +469,7 @@ void fleet_free(struct fleet *fleet) {
         loop_timer_clear(&fleet->reload_timer);
         loop_undefer(fleet->loop, &fleet->settle_task);
         loop_undefer(fleet->loop, &fleet->apply_task);
+        endpoint_free(fleet->endpoint);
         for (size_t i = 0; i < fleet->n_shards; i++)
                 shard_free(fleet->shards[i]);
         free(fleet->shards);
@@ -524,6 +533,7 @@ void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdat
                 fleet_copy_now(fleet);
         collect_registry(fleet);
         fleet->stage = FLEET_STOPPING;
+        endpoint_stop(fleet);
         fleet->stopped = done;
         fleet->stopped_userdata = userdata;
         loop_timer_clear(&fleet->registry_timer);
@@ -535,6 +545,7 @@ void fleet_stop(struct fleet *fleet, void (*done)(void *userdata), void *userdat
         loop_undefer(fleet->loop, &fleet->apply_task);
         answer_registry(fleet, -EAGAIN, "the daemon is being stopped");
         fleet_answer_reloads(fleet);
+        transfers_stop(fleet);
         LIST_FOREACH(a, &fleet->assignments, entry)
                 assignment_hurry(a); /* only stops now, and frees nothing */
         fleet_settle(fleet);

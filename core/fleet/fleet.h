@@ -28,6 +28,7 @@ struct fleet_config {
         uint8_t daemon[16];
         const char *version;             /* borrowed; told to the other daemons */
         struct format_range formats;     /* current 0: those of this build */
+        int tls_fd;                      /* listens already, for tls.address, and is taken over; 0 or less: none */
         struct tenant_services services; /* what the rooms above add to each tenant's server */
         /* Every tenant is served or has said why not: once, after the start. May be NULL. */
         void (*on_ready)(void *userdata);
@@ -63,8 +64,11 @@ struct fleet_create {
         const char *datastore; /* "": the default one */
         uint64_t quota_bytes;  /* 0: the daemon's default */
         bool retain;
+        const char *const *client_names; /* as in fleet/client_name.h */
+        size_t n_client_names;
         bool wait; /* done when it is served, or has failed (result -EAGAIN) */
 };
+/* restore.h and clone.h make tenants too, with what others have or had. */
 void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
 /* done when nothing is left of it. keep_data: the keyspace stays in its datastore, forgotten. */
 void fleet_delete_tenant(struct fleet *fleet, const char *name, bool keep_data, fleet_done_fn done, void *userdata);
@@ -144,9 +148,17 @@ struct fleet_tenant_view {
         bool retain, serving;
         const char *host, *host_name; /* id and name of the one host that reaches its datastore; "": all do */
         bool is_elsewhere;            /* that is another one */
+        int64_t last_backup;          /* by the clock: seconds since 1970; 0: none, or another daemon makes them */
+        uint64_t last_backup_bytes;
+        const char *backup_failure; /* "" or why the last attempt has failed */
         int64_t created;
         const uint32_t *peers;
         size_t n_peers;
+        const char *const *client_names; /* of the registry's record: where there is no definition */
+        size_t n_client_names;
+        const char *const *
+                tls_urls; /* "https://HOST:PORT" where it can be reached by a client with a certificate; none: it cannot */
+        size_t n_tls_urls;
         const struct tenant_figures *figures; /* as last collected; zeroed before */
 };
 void fleet_each_tenant(
@@ -178,6 +190,10 @@ void fleet_each_migration(
 /* False: there is no such tenant, or it was never moved. */
 bool fleet_find_migration(struct fleet *fleet, const char *tenant,
         void (*visit)(void *userdata, const struct fleet_migration_view *view), void *userdata);
+/* Asks a tenant whether it is healthy, as etcd's /health has it, without opening a keyspace that is closed. False: there is no such
+ * tenant, and done is not called; else done takes over what is in *response, maybe at once. query: copied. */
+bool fleet_tenant_health(struct fleet *fleet, const char *name, const char *query,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata);
 
 struct fleet_summary {
         unsigned n_shards;
@@ -193,6 +209,7 @@ struct fleet_summary {
         uint32_t format;                   /* in use; 0: not known */
         struct format_range formats;       /* that this daemon can do */
         int64_t definitions_generation;    /* in force among the daemons; 0: none */
+        const char *tls_address;           /* "0.0.0.0:2379", as bound; NULL: no such port, or not open */
         int64_t copy_revision, copy_saved; /* of the copy of the registry that tenants are served from; 0: none is */
 };
 void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret);

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "fleet/endpoint.h"
 
 #define COPY_DELAY_NS NSEC_PER_SEC
 
@@ -187,6 +188,7 @@ void fleet_serve_copy(struct fleet *fleet) {
                 a->record = steal(copy->records[i]);
                 assignment_update_manner(a);
         }
+        endpoint_changed(fleet);
         fleet_apply_datastores(fleet);
         for (struct fleet_store *store = LIST_FIRST(&fleet->stores); store; store = LIST_NEXT(store, entry))
                 if (store->is_dialled)

@@ -13,6 +13,7 @@
 #include "fleet/migration_state.h"
 #include "fleet/point.h"
 #include "fleet/registry_migration.h"
+#include "fleet/restore.h"
 #include "fleet/state.h"
 
 void (*fleet_point)(const char *name);
@@ -88,6 +89,7 @@ static void write_switch(struct assignment *a) {
         memcpy(previous->incarnation, next->incarnation, 16);
         memcpy(previous->migration, m->id, 16);
         previous->back = m->back;
+        previous->restored = m->restore;
         previous->until = time(NULL) + m->retention;
         registry_previous_free(next->previous);
         next->previous = previous;
@@ -130,7 +132,7 @@ static void start_mover(struct assignment *a, struct fleet_store *target) {
                 .target = target->ds,
                 .name = a->name,
                 .target_name = m->datastore,
-                .back = m->back,
+                .back = m->back || m->restore,
                 .throttle = a->fleet->throttle,
                 .on_change = on_mover,
                 .userdata = mine,
@@ -271,12 +273,50 @@ static void step_preparing(struct assignment *a) {
         assignment_write(a);
 }
 
+/* What a restore brings is taken in; while that goes on clients do too. */
+static void step_restoring(struct assignment *a, struct fleet_store *target) {
+        const char *reason = NULL;
+
+        switch (restore_over_feed(a, target, &reason)) {
+        case RESTORE_GOES_ON:
+                break;
+        case RESTORE_FAILED:
+                migration_abort(a, reason);
+                break;
+        case RESTORE_DONE:
+                (void)migration_change(a, MIGRATION_SEALING);
+                point("sealing");
+                assignment_write(a);
+                break;
+        }
+}
+
+/* The log is sealed, and so it is known above which revision to go on. */
+static void step_restored(struct assignment *a) {
+        const char *reason = NULL;
+
+        switch (restore_over_commit(a, &a->migration->figures, &reason)) {
+        case RESTORE_GOES_ON:
+                break;
+        case RESTORE_FAILED:
+                migration_abort(a, reason);
+                break;
+        case RESTORE_DONE:
+                write_switch(a);
+                break;
+        }
+}
+
 static void step_copying(struct assignment *a) {
         struct migration *mine = a->migration;
         struct fleet_store *target = target_of(a);
 
         if (!target)
                 return;
+        if (a->record->migration->restore) {
+                step_restoring(a, target);
+                return;
+        }
         if (!mine->mover) {
                 if (a->fleet->n_movers < a->fleet->config.settings->migration.parallel)
                         start_mover(a, target);
@@ -322,11 +362,12 @@ static void step_sealing(struct assignment *a) {
         const struct registry_migration *m = a->record->migration;
 
         if (!mine->mover) {
-                struct fleet_store *target = m->back ? target_of(a) : NULL;
+                bool seals = m->back || (m->restore && restore_is_over(a));
+                struct fleet_store *target = seals ? target_of(a) : NULL;
 
                 if (target)
                         start_mover(a, target);
-                else if (!m->back)
+                else if (!seals)
                         migration_abort(a, "it was interrupted");
                 return;
         }
@@ -342,7 +383,9 @@ static void step_sealing(struct assignment *a) {
                 break;
         case MOVER_COMMITTED:
                 point("committed");
-                if (m->back)
+                if (m->restore)
+                        step_restored(a);
+                else if (m->back)
                         migration_job(a, MIGRATION_JOB_LOOK, a->record->datastore, a->record->incarnation, after_look);
                 else
                         write_switch(a);
@@ -435,6 +478,7 @@ void migration_step(struct assignment *a) {
                 step_sealing(a);
                 break;
         case MIGRATION_ABORTING:
+                restore_over_end(a);
                 migration_step_aborting(a);
                 break;
         }

@@ -14,6 +14,7 @@
  * that had been switched is none any more. Whoever serves the tenant follows the record: assignment_step() has the keyspace go on where it says.
  */
 
+#include "fleet/fleet.h"
 #include "fleet/mover.h"
 
 struct assignment;
@@ -70,6 +71,11 @@ bool migration_uses(const struct assignment *a, const struct fleet_store *store)
 bool migration_holds(const struct assignment *a, const struct fleet_store *store);
 /* Its definition names this datastore; NULL: none. It is moved there as soon as it can be. */
 void migration_want(struct assignment *a, const char *datastore);
+
+/* A restore over what the tenant has, which is a move to another log: the wish for it, whose id is given; the next step is the caller's. NULL: it
+ * cannot be; done says why. Otherwise done comes when it has ended. */
+struct assignment *migration_restore(
+        struct fleet *fleet, const char *name, uint8_t ret_id[16], fleet_done_fn done, void *userdata);
 
 /* migration_there.c: on the shard and back. */
 /* The keyspace goes on as the record says. */

@@ -18,14 +18,14 @@
 /* ---- whether it can be */
 
 /* Owned; NULL: it can. What can be known without asking a datastore. */
-static char *refusal(const struct assignment *a, const char *datastore, int *ret_code) {
+static char *refusal(const struct assignment *a, const char *datastore, bool stays, int *ret_code) {
         const struct registry_record *record = assignment_record(a);
         struct fleet *fleet = a->fleet;
         struct fleet_store *store = fleet_find_store(fleet, datastore);
         char *text = NULL;
 
         *ret_code = -EBUSY;
-        if (strcmp(record->datastore, datastore) == 0)
+        if (!stays && strcmp(record->datastore, datastore) == 0)
                 check(asprintf(&text, "tenant %s is on datastore %s already", a->name, datastore) > 0);
         else if (!store || !store->wanted) {
                 *ret_code = -ENOENT;
@@ -182,7 +182,7 @@ void fleet_migrate_tenant(
                         assignment_record(a)->source);
                 return;
         }
-        text = refusal(a, migrate->datastore, &code);
+        text = refusal(a, migrate->datastore, false, &code);
         if (text) {
                 fleet_refuse(fleet, done, userdata, code, "%s", text);
                 return;
@@ -210,6 +210,12 @@ void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn d
                         "tenant %s is being moved now; stokectl migration abort %s gives that up", name, name);
                 return;
         }
+        if (p && p->restored) {
+                fleet_refuse(fleet, done, userdata, -EBUSY,
+                        "what tenant %s was before was replaced by a restore, and its clients have seen that: nothing goes back",
+                        name);
+                return;
+        }
         if (!p || p->back) {
                 fleet_refuse(fleet, done, userdata, -EBUSY,
                         "there is nothing to go back to: what tenant %s was before is dropped, or it was never moved",
@@ -227,7 +233,7 @@ void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn d
                         p->host_name);
                 return;
         }
-        text = refusal(a, p->datastore, &code);
+        text = refusal(a, p->datastore, false, &code);
         if (text) {
                 fleet_refuse(fleet, done, userdata, code, "%s", text);
                 return;
@@ -236,6 +242,32 @@ void fleet_undo_migration(struct fleet *fleet, const char *name, fleet_done_fn d
         a->want_move->back = true;
         wait_for(a, a->want_move->id, done, userdata);
         assignment_hurry(a);
+}
+
+struct assignment *migration_restore(
+        struct fleet *fleet, const char *name, uint8_t ret_id[16], fleet_done_fn done, void *userdata) {
+        struct assignment *a = fleet_find_tenant_for(fleet, name, done, userdata);
+        cleanup(freep) char *text = NULL;
+        const char *datastore;
+        int code;
+
+        if (!a)
+                return NULL;
+        if (a->want_move || assignment_record(a)->migration) {
+                fleet_refuse(fleet, done, userdata, -EBUSY, "tenant %s is being moved, or restored, already", name);
+                return NULL;
+        }
+        datastore = assignment_record(a)->datastore;
+        text = refusal(a, datastore, true, &code);
+        if (text) {
+                fleet_refuse(fleet, done, userdata, code, "%s", text);
+                return NULL;
+        }
+        a->want_move = wish(a, datastore, NULL, default_retention(fleet));
+        a->want_move->restore = true;
+        memcpy(ret_id, a->want_move->id, 16);
+        wait_for(a, a->want_move->id, done, userdata);
+        return a;
 }
 
 struct aborting {
@@ -303,7 +335,7 @@ static void take_definition(struct assignment *a) {
                 free(steal(a->want_reason));
                 return;
         }
-        text = refusal(a, a->want_datastore, &code);
+        text = refusal(a, a->want_datastore, false, &code);
         if (!text) {
                 log_at(LOG_LEVEL_NOTICE, &context, "its definition says datastore %s: it is moved there",
                         a->want_datastore);

@@ -91,8 +91,8 @@ void migration_switch(struct assignment *a, struct fleet_store *store) {
         g->mover = a->migration && !a->migration->stopping ? a->migration->mover : NULL;
         g->config = (struct keyspace_switch){.datastore = store->ds};
         memcpy(g->config.incarnation, record->incarnation, 16);
-        /* Back to where the log ends with the seal, while the one left has gone on behind it. */
-        g->config.other_log = record->previous && record->previous->back;
+        /* Back to where the log ends with the seal, while the one left has gone on behind it; or to what a backup had. */
+        g->config.other_log = record->previous && (record->previous->back || record->previous->restored);
         if (g->config.other_log)
                 g->config.known = known_logs_get(a->fleet->known, a->name, record->incarnation, record->recovery);
         a->busy = true;

@@ -168,6 +168,7 @@ static void on_sealed(struct keyspace_call *call, enum keyspace_result result) {
         }
         pthread_mutex_lock(&m->mutex);
         m->figures.sealed = m->seal.end;
+        m->figures.sealed_revision = m->seal.revision;
         pthread_mutex_unlock(&m->mutex);
         if (m->config.back) {
                 loop_timer_clear(&m->hold_timer);

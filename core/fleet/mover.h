@@ -46,7 +46,8 @@ struct mover_figures {
         uint64_t bytes_all;        /* what was there at the beginning, keys and values of all records */
         uint64_t records_to_go;    /* at most: numbers may have gone */
         uint64_t began_ns, hold_began_ns;
-        struct stoke_end sealed; /* the seal's record, once it stands */
+        struct stoke_end sealed; /* the seal's record, once it stands, */
+        int64_t sealed_revision; /* and the log's revision there: none above it was ever served */
 };
 
 struct mover *mover_new(const struct mover_config *config);

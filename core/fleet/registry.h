@@ -34,8 +34,9 @@ enum registry_phase {
         REGISTRY_READY,        /* it exists */
         REGISTRY_RECOVERING, /* its history was lost, which was accepted: its log is being continued, or may not have been yet */
         REGISTRY_DELETING, /* it is being dropped, or may not have been dropped yet */
+        REGISTRY_INSTALLING, /* it is being brought from a backup or another tenant by the daemon `installer`, or was not completely */
 };
-/* "Provisioning", "Ready", "Recovering", "Deleting". */
+/* "Provisioning", "Ready", "Recovering", "Deleting", "Installing". */
 const char *registry_phase_name(enum registry_phase phase);
 
 /*
@@ -55,6 +56,7 @@ struct registry_migration {
         enum migration_phase phase;
         uint8_t id[16];          /* of the seal and of the installation; never used again */
         bool back;               /* nothing is copied: back to what `previous` says */
+        bool restore;            /* nothing is copied: what is installed comes from a backup, and is another log */
         char *datastore;         /* owned, as all strings here: the target, */
         char *host, *host_name;  /* the one host that reaches it; "": all do */
         uint8_t incarnation[16]; /* of the keyspace that is installed there */
@@ -69,6 +71,7 @@ struct registry_previous {
         char *datastore; /* owned, as all strings here */
         uint8_t incarnation[16], migration[16];
         bool back;              /* the tenant went back from here, to a log that has not what was written here */
+        bool restored;          /* what followed it is another log, from a backup: nothing goes back to it */
         int64_t until;          /* seconds since 1970 */
         char *host, *host_name; /* as in the record */
 };
@@ -96,12 +99,16 @@ struct registry_record {
         int64_t recover_above; /* its revisions begin above this one */
         char *host;            /* id of the one host that reaches its datastore (fleet/host.h); "": all do */
         char *host_name;       /* that host's, for people */
+        uint8_t installation[16],
+                installer[16]; /* Installing: the installation's id, and the daemon whose it is; else all zero */
         uint8_t cluster[16];   /* incarnation that clients know it by, which no move changes */
         struct registry_migration *migration; /* owned; NULL: none is under way */
         struct registry_previous *previous;   /* owned; NULL: there is none */
         struct registry_moved *moved;         /* owned; NULL: it was never moved */
-        uint32_t format;                      /* it was read in; 0: not read */
-        int64_t mod_revision;                 /* the registry's; 0: not written yet */
+        char **client_names;   /* fleet/client_name.h; of a tenant that no file declares */
+        size_t n_client_names;
+        uint32_t format;      /* it was read in; 0: not read */
+        int64_t mod_revision; /* the registry's; 0: not written yet */
 };
 struct registry_record *registry_record_copy(const struct registry_record *record);
 void registry_record_free(struct registry_record *record);

@@ -126,12 +126,16 @@ void registry_moves_print(const struct registry_record *record, json_t *object) 
                                 (json_int_t)m->retention, "reason", m->reason ? m->reason : "", "host",
                                 m->host && m->host[0] ? m->host : NULL, "hostName",
                                 m->host && m->host[0] ? m->host_name : NULL));
+        if (m && m->restore)
+                set(json_object_get(object, "migration"), "restore", json_true());
         if (p)
                 set(object, "previous",
                         json_pack("{s:s s:s s:s s:b s:I s:s* s:s*}", "datastore", p->datastore, "incarnation",
                                 text_of(p->incarnation, a), "migration", text_of(p->migration, b), "back", (int)p->back,
                                 "until", (json_int_t)p->until, "host", has_host ? p->host : NULL, "hostName",
                                 has_host ? p->host_name : NULL));
+        if (p && p->restored)
+                set(json_object_get(object, "previous"), "restored", json_true());
         if (moved)
                 set(object, "moved",
                         json_pack("{s:s s:s s:s s:s s:I s:I s:I s:I s:I}", "id", text_of(moved->id, a), "from",
@@ -159,6 +163,7 @@ static int parse_migration(json_t *object, struct registry_record *record, struc
         m->host = copy_string(host);
         m->host_name = copy_string(host_name);
         m->back = back;
+        m->restore = json_is_true(json_object_get(object, "restore"));
         m->started = started;
         m->retention = retention;
         if (uuid_parse(id, m->id) < 0 || uuid_parse(incarnation, m->incarnation) < 0 || uuid_parse(owner, m->owner) < 0)
@@ -189,6 +194,7 @@ static int parse_previous(json_t *object, struct registry_record *record, struct
         p->host_name = copy_string(host_name);
         p->until = until;
         p->back = back;
+        p->restored = json_is_true(json_object_get(object, "restored"));
         if (uuid_parse(incarnation, p->incarnation) < 0 || uuid_parse(migration, p->migration) < 0)
                 return error_set(reterr, -EBADMSG, "previous: an id is no UUID");
         return 0;

@@ -16,6 +16,7 @@ static const char *const phase_names[] = {
         [REGISTRY_READY] = "Ready",
         [REGISTRY_RECOVERING] = "Recovering",
         [REGISTRY_DELETING] = "Deleting",
+        [REGISTRY_INSTALLING] = "Installing",
 };
 
 const char *registry_phase_name(enum registry_phase phase) {
@@ -42,6 +43,9 @@ struct registry_record *registry_record_copy(const struct registry_record *recor
         copy->migration = registry_migration_copy(record->migration);
         copy->previous = registry_previous_copy(record->previous);
         copy->moved = registry_moved_copy(record->moved);
+        copy->client_names = xcalloc(record->n_client_names, sizeof(*copy->client_names));
+        for (size_t i = 0; i < record->n_client_names; i++)
+                copy->client_names[i] = copy_string(record->client_names[i]);
         return copy;
 }
 
@@ -56,6 +60,9 @@ void registry_record_free(struct registry_record *record) {
         registry_migration_free(record->migration);
         registry_previous_free(record->previous);
         registry_moved_free(record->moved);
+        for (size_t i = 0; i < record->n_client_names; i++)
+                free(record->client_names[i]);
+        free(record->client_names);
         free(record);
 }
 
@@ -77,11 +84,40 @@ char *registry_record_print(const struct registry_record *record, uint32_t forma
                 check(json_object_set_new(object, "recovery", json_string(recovery)) == 0 &&
                         json_object_set_new(object, "recoverAbove", json_integer(record->recover_above)) == 0);
         }
+        if (record->phase == REGISTRY_INSTALLING) {
+                uuid_print(record->installation, incarnation);
+                uuid_print(record->installer, recovery);
+                check(json_object_set_new(object, "installation", json_string(incarnation)) == 0 &&
+                        json_object_set_new(object, "installer", json_string(recovery)) == 0);
+        }
         registry_moves_print(record, object);
+        if (record->n_client_names) {
+                json_t *names = json_array();
+
+                for (size_t i = 0; i < record->n_client_names; i++)
+                        check(json_array_append_new(names, json_string(record->client_names[i])) == 0);
+                check(json_object_set_new(object, "clientNames", names) == 0);
+        }
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
         check(text);
         json_decref(object);
         return text;
+}
+
+static int parse_client_names(json_t *names, struct registry_record *record, struct error *reterr) {
+        if (!names)
+                return 0;
+        if (!json_is_array(names))
+                return error_set(reterr, -EBADMSG, "clientNames is no list");
+        record->client_names = xcalloc(json_array_size(names), sizeof(*record->client_names));
+        for (size_t i = 0; i < json_array_size(names); i++) {
+                const char *name = json_string_value(json_array_get(names, i));
+
+                if (!name)
+                        return error_set(reterr, -EBADMSG, "clientNames has what is no string");
+                record->client_names[record->n_client_names++] = copy_string(name);
+        }
+        return 0;
 }
 
 int registry_record_parse(struct bytes name, struct bytes json, const struct format_range *formats,
@@ -89,7 +125,7 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         cleanup(registry_record_freep) struct registry_record *record = NULL;
         cleanup(json_decrefp) json_t *object = NULL;
         const char *datastore, *incarnation, *phase, *source, *policy, *host = NULL, *host_name = NULL;
-        const char *recovery = NULL;
+        const char *recovery = NULL, *installation = NULL, *installer = NULL;
         json_int_t quota, created, recover_above = 0;
         json_error_t problem;
         int format, from_file, r;
@@ -102,10 +138,11 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
         if (format < 0 || !format_is_known(formats, (uint32_t)format))
                 return error_set(reterr, -EBADMSG, "has format %d, and this version knows %u to %u", format,
                         formats->oldest, formats->current);
-        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I}", "datastore",
-                    &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source", &source,
-                    "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host, "hostName",
-                    &host_name, "recovery", &recovery, "recoverAbove", &recover_above) < 0)
+        if (json_unpack_ex(object, &problem, 0, "{s:s s:s s:s s:I s:s s:b s:s s:I s?s s?s s?s s?I s?s s?s}",
+                    "datastore", &datastore, "incarnation", &incarnation, "phase", &phase, "quota", &quota, "source",
+                    &source, "fromFile", &from_file, "deletionPolicy", &policy, "created", &created, "host", &host,
+                    "hostName", &host_name, "recovery", &recovery, "recoverAbove", &recover_above, "installation",
+                    &installation, "installer", &installer) < 0)
                 return error_set(reterr, -EBADMSG, "%s", problem.text);
 
         record = new0(struct registry_record);
@@ -119,10 +156,18 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
                 return error_set(reterr, -EBADMSG, "phase \"%s\" is not known", phase);
         if (recovery && (uuid_parse(recovery, record->recovery) < 0 || recover_above <= 0))
                 return error_set(reterr, -EBADMSG, "recovery is no UUID, or above no revision");
+        if (record->phase == REGISTRY_INSTALLING &&
+                (!installation || uuid_parse(installation, record->installation) < 0 || !installer ||
+                        uuid_parse(installer, record->installer) < 0))
+                return error_set(reterr, -EBADMSG, "installation or installer is no UUID");
         if (quota < 0)
                 return error_set(reterr, -EBADMSG, "quota is negative");
         if (strcmp(policy, "Retain") != 0 && strcmp(policy, "Delete") != 0)
                 return error_set(reterr, -EBADMSG, "deletionPolicy \"%s\" is not known", policy);
+
+        r = parse_client_names(json_object_get(object, "clientNames"), record, reterr);
+        if (r < 0)
+                return r;
 
         record->name = strndup((const char *)name.data, name.size);
         check(record->name);

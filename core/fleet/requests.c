@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "fleet/client_name.h"
+#include "fleet/endpoint.h"
 #include "fleet/uuid.h"
 
 /* An answer that is known at once, given later, so that done never comes from within. */
@@ -98,60 +100,151 @@ struct assignment *fleet_assign(struct fleet *fleet, const char *name, const cha
         if (store && store->ds && !store_is_shared(store))
                 assignment_claim_host(a, record);
         assignment_update_manner(a);
+        endpoint_changed(fleet);
         fleet_settle(fleet);
         return a;
 }
 
-void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
+/* Who has a name already, under the authorities of the settings; NULL: nobody. */
+static const char *client_name_owner(struct fleet *fleet, const char *name) {
+        const struct definitions *set = fleet->definitions;
+        struct assignment *a;
+
+        for (size_t i = 0; i < set->n_tenants; i++) {
+                const struct tenant_definition *t = set->tenants[i];
+
+                for (size_t j = 0; j < t->n_client_names && !t->client_ca.present; j++)
+                        if (strcmp(t->client_names[j].name, name) == 0)
+                                return t->base.name;
+        }
+        LIST_FOREACH(a, &fleet->assignments, entry) {
+                const struct registry_record *record = assignment_record(a);
+
+                for (size_t j = 0; record && !a->gone && j < record->n_client_names; j++)
+                        if (strcmp(record->client_names[j], name) == 0)
+                                return a->name;
+        }
+        return NULL;
+}
+
+struct name_list {
+        char **names;
+        size_t n_names;
+};
+
+static void name_list_done(struct name_list *list) {
+        for (size_t i = 0; i < list->n_names; i++)
+                free(list->names[i]);
+        free(list->names);
+}
+
+/* As they are to be recorded. -EINVAL or -EEXIST with the reason. */
+static int take_client_names(
+        struct fleet *fleet, const struct fleet_create *create, struct name_list *list, struct error *reterr) {
+        if (create->n_client_names > CLIENT_NAMES_MAX)
+                return error_set(reterr, -EINVAL, "more than %d client names", CLIENT_NAMES_MAX);
+        list->names = xcalloc(create->n_client_names, sizeof(*list->names));
+        for (size_t i = 0; i < create->n_client_names; i++) {
+                const char *owner;
+                int r;
+
+                r = client_name_parse(create->client_names[i], &list->names[list->n_names], reterr);
+                if (r < 0)
+                        return r;
+                list->n_names++;
+                owner = client_name_owner(fleet, list->names[i]);
+                if (owner)
+                        return error_set(
+                                reterr, -EEXIST, "client name %s is tenant %s's already", list->names[i], owner);
+                for (size_t j = 0; j < i; j++)
+                        if (strcmp(list->names[i], list->names[j]) == 0)
+                                return error_set(reterr, -EINVAL, "client name %s is there twice", list->names[i]);
+        }
+        return 0;
+}
+
+struct fleet_store *fleet_place_tenant(
+        struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
         const char *datastore = create->datastore;
         struct fleet_store *store;
         struct assignment *a;
 
         if (refuse_unless_running(fleet, done, userdata))
-                return;
+                return NULL;
         if (!tenant_name_is_valid(create->name)) {
                 refuse(fleet, done, NULL, userdata, -EINVAL,
                         "\"%.80s\" is no name for a tenant: 1 to 63 of a-z, 0-9 and \"-\", neither beginning nor ending with \"-\"",
                         create->name);
-                return;
+                return NULL;
         }
         if (registry_keeps_name(create->name)) {
                 refuse(fleet, done, NULL, userdata, -EINVAL, "\"%s\" is the daemon's own keyspace", create->name);
-                return;
+                return NULL;
         }
         if (create->quota_bytes > INT64_MAX) {
                 refuse(fleet, done, NULL, userdata, -EINVAL, "quota is too large");
-                return;
+                return NULL;
         }
         a = fleet_find_assignment(fleet, create->name);
         if (a) {
                 refuse(fleet, done, NULL, userdata, -EEXIST, "tenant %s exists already, on datastore %s", a->name,
                         assignment_record(a) ? assignment_record(a)->datastore : "?");
-                return;
+                return NULL;
         }
         if (!datastore || !datastore[0])
                 datastore = fleet->definitions->default_datastore->base.name;
         store = fleet_find_store(fleet, datastore);
         if (!store || !store->wanted) {
                 refuse(fleet, done, NULL, userdata, -ENOENT, "no such datastore: %.253s", datastore);
-                return;
+                return NULL;
         }
         if (!store->ds && !store->leaving) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s is not ready: %s", datastore,
                         store->validation.message);
-                return;
+                return NULL;
         }
         if (store->governance.state == GOVERNANCE_FOREIGN) {
                 refuse(fleet, done, NULL, userdata, -EBUSY, "datastore %s: %s", datastore, governance_refusal(store));
-                return;
+                return NULL;
         }
         if (store_refusal(store)) {
                 refuse(fleet, done, NULL, userdata, -EBUSY,
                         "datastore %s is refused, %s; allowUnsafe in its definition would accept it", datastore,
                         store_refusal(store));
+                return NULL;
+        }
+        return store;
+}
+
+struct assignment *fleet_assign_installing(
+        struct fleet *fleet, const struct fleet_create *create, const struct fleet_store *store) {
+        struct assignment *a =
+                fleet_assign(fleet, create->name, store->name, create->quota_bytes, create->retain, "stokectl", false);
+
+        a->next->phase = REGISTRY_INSTALLING;
+        uuid_make(a->next->installation);
+        memcpy(a->next->installer, fleet->config.daemon, 16);
+        return a;
+}
+
+void fleet_create_tenant(struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata) {
+        struct fleet_store *store = fleet_place_tenant(fleet, create, done, userdata);
+        cleanup(name_list_done) struct name_list client_names = {};
+        cleanup(error_done) struct error err = {};
+        struct assignment *a;
+        int r;
+
+        if (!store)
+                return;
+        r = take_client_names(fleet, create, &client_names, &err);
+        if (r < 0) {
+                refuse(fleet, done, NULL, userdata, r, "%s", error_text(&err));
                 return;
         }
-        a = fleet_assign(fleet, create->name, datastore, create->quota_bytes, create->retain, "stokectl", false);
+        a = fleet_assign(fleet, create->name, store->name, create->quota_bytes, create->retain, "stokectl", false);
+        a->next->n_client_names = client_names.n_names;
+        client_names.n_names = 0;
+        a->next->client_names = steal(client_names.names);
         assignment_wait(a, create->wait ? WAIT_SERVED : WAIT_RECORDED, done, userdata);
         assignment_step(a);
 }

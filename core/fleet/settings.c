@@ -10,8 +10,8 @@
 
 #include "base/yaml.h"
 #include "fleet/definition_file.h"
-#include "fleet/definition_node.h"
 #include "fleet/machine.h"
+#include "fleet/settings_read.h"
 
 #define CONFIG_PLUGINS "/usr/lib/stokehold/plugins"
 #define CONFIG_DEFINITIONS "/etc/stokehold/definitions.d"
@@ -36,6 +36,7 @@ void settings_free(struct settings *s) {
         free(s->control_socket);
         strings_free(s->experimental, s->n_experimental);
         free(s->metrics_listen);
+        settings_tls_done(&s->tls);
         free(s);
 }
 
@@ -86,7 +87,7 @@ static int plugins_beside_executable(char **ret) {
         return path_join(*exe ? exe : "/", "plugins", ret);
 }
 
-static int read_path(
+int settings_read_path(
         const struct node_reader *reader, const struct node_at *at, const char *key, const char *root, char **target) {
         const char *text = NULL;
         char *path = NULL;
@@ -97,6 +98,9 @@ static int read_path(
                 return r;
         if (!*text)
                 return node_field_fail(reader, at, key, "is empty");
+        /* A key that was pasted in the place of its file would be told with whatever goes wrong. */
+        if (strchr(text, '\n') || strstr(text, "-----"))
+                return node_field_fail(reader, at, key, "must be the path of a file, not what is in it");
         if (*text != '/' && !root)
                 return node_field_fail(reader, at, key, "must be an absolute path");
         r = *text == '/' ? path_absolute(text, &path) : path_join(root, text, &path);
@@ -129,7 +133,7 @@ static int read_paths(const struct node_reader *reader, const struct node_at *to
                 return r;
         r = node_only(reader, &at, known, NULL);
         for (size_t i = 0; i < n_elements(paths) && r >= 0; i++)
-                r = read_path(reader, &at, paths[i].key, s->root, paths[i].target);
+                r = settings_read_path(reader, &at, paths[i].key, s->root, paths[i].target);
         return r;
 }
 
@@ -142,7 +146,7 @@ static int read_control(const struct node_reader *reader, const struct node_at *
         if (r < 0)
                 return r;
         r = node_only(reader, &at, known, NULL);
-        return r < 0 ? r : read_path(reader, &at, "socket", s->root, &s->control_socket);
+        return r < 0 ? r : settings_read_path(reader, &at, "socket", s->root, &s->control_socket);
 }
 
 static int read_drivers(const struct node_reader *reader, const struct node_at *top, struct settings *s) {
@@ -331,10 +335,10 @@ static int read_memory(const struct node_reader *reader, const struct node_at *t
 
 static int read_document(const struct node_reader *reader, const struct yaml_node *root, struct settings *s) {
         static const char *const known[] = {"paths", "control", "drivers", "shards", "cache", "memory", "log",
-                "metrics", "tenants", "migration", "limits", NULL};
+                "metrics", "tenants", "migration", "limits", "tls", "coreDumps", NULL};
         static int (*const sections[])(const struct node_reader *, const struct node_at *, struct settings *) = {
                 read_paths, read_control, read_drivers, read_log, read_metrics, read_tenants, read_migration,
-                read_limits};
+                read_limits, settings_read_tls};
         struct node_at top = {.node = root, .path = "", .line = root->line};
         uint64_t n = s->n_shards;
         int r;
@@ -349,6 +353,9 @@ static int read_document(const struct node_reader *reader, const struct yaml_nod
         if (r < 0)
                 return r;
 
+        r = node_bool(reader, &top, "coreDumps", &s->core_dumps);
+        if (r < 0)
+                return r;
         r = node_number(reader, &top, "shards", 0, 64, &n);
         if (r < 0)
                 return r;
@@ -516,6 +523,7 @@ char *settings_fixed_changes(const struct settings *old, const struct settings *
                 {"limits.watchesPerStream", old->limits.stream_watches != new->limits.stream_watches},
                 {"limits.watchBytes", old->limits.watch_bytes != new->limits.watch_bytes},
                 {"limits.leases", old->limits.leases != new->limits.leases},
+                {"tls.address", !settings_tls_same_listener(&old->tls, &new->tls)},
         };
         cleanup(buf_done) struct buf names = {};
 
@@ -534,6 +542,7 @@ void settings_adopt(struct settings *running, struct settings *new) {
         new->n_experimental = 0;
         free(running->file); /* it may have come, or gone */
         running->file = steal(new->file);
+        running->core_dumps = new->core_dumps;
         running->log_level = new->log_level;
         running->slow_request_ns = new->slow_request_ns;
         running->default_quota_bytes = new->default_quota_bytes;
@@ -545,4 +554,5 @@ void settings_adopt(struct settings *running, struct settings *new) {
         running->migration.retention_ns = new->migration.retention_ns;
         running->migration.bandwidth_bytes = new->migration.bandwidth_bytes;
         running->migration.parallel = new->migration.parallel;
+        settings_tls_adopt(&running->tls, &new->tls);
 }

@@ -21,6 +21,24 @@ struct settings_options {
         const char *plugins; /* --plugins DIR; NULL: as the settings say */
 };
 
+/* The port that all tenants share, which a client's certificate leads to its tenant. */
+struct settings_tls {
+        char *address;            /* tls.address: "0.0.0.0:2379"; NULL: off; fixed while the daemon runs */
+        char *certificate, *key;  /* tls.certificate, tls.key: the server's own; set if there is an address */
+        char *client_ca;          /* tls.clientCA; NULL: none */
+        char *client_revocations; /* tls.clientRevocations; NULL: none */
+        char **advertise;         /* tls.advertise: "https://HOST:PORT"; none: as bound */
+        size_t n_advertise;
+        char *server_ca; /* tls.serverCA: by what clients know the server; NULL: found among the others */
+        bool tenant_names; /* tls.tenantNames: a tenant without clientNames is reached by its own name under tls.clientCA; no */
+        struct {
+                char *certificate,
+                        *key;      /* tls.authority: what the daemon issues client certificates with; NULL: nothing */
+                char *revocations; /* NULL: none */
+                unsigned days;     /* 365 */
+        } authority;
+};
+
 /* All strings are owned; all paths absolute. */
 struct settings {
         char *file;     /* stokehold.yaml as read; NULL: there was none, all is default */
@@ -41,6 +59,8 @@ struct settings {
         uint64_t cache_bytes; /* cache: for values, all shards together, at most; 256 MiB */
         uint64_t
                 memory_bytes; /* memory: for keyspaces and values, all shards together; half of what there is; 0 (off): no budget */
+
+        bool core_dumps; /* coreDumps: the process may be dumped and debugged, secrets included; false */
 
         enum log_level log_level; /* log.level; info */
         uint64_t slow_request_ns; /* log.slowRequest; 500 ms; 0 (off): never */
@@ -73,6 +93,8 @@ struct settings {
                 uint64_t watch_bytes;    /* limits.watchBytes: queued for one slow stream; 1 MiB */
                 uint32_t leases;         /* limits.leases: of one tenant; 100000 */
         } limits;
+
+        struct settings_tls tls;
 };
 
 /* A mistake in the file is -EBADMSG with "FILE:LINE: reason"; a file that cannot be read is the errno. With root, its
@@ -81,7 +103,8 @@ int settings_load(const struct settings_options *options, struct settings **ret,
 void settings_free(struct settings *settings);
 DEFINE_FREEP(settings)
 
-/* The names of the settings that differ, but cannot be changed while the daemon runs (all but log.*, tenants.*, migration.*, drivers.experimental), with a comma between;
+/* The names of the settings that differ, but cannot be changed while the daemon runs (all but log.*, tenants.*, migration.*, tls.* without its
+ * address, drivers.experimental, coreDumps), with a comma between;
  * NULL: none. Owned by the caller. */
 char *settings_fixed_changes(const struct settings *old, const struct settings *new);
 /* Makes of running what new says where that can be changed while the daemon runs; the rest of running stays. */

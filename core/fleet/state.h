@@ -7,12 +7,15 @@
 
 #include <sys/queue.h>
 
+#include "fleet/backup_plan.h"
+#include "fleet/copying.h"
 #include "fleet/crash.h"
 #include "fleet/definition.h"
 #include "fleet/fleet.h"
 #include "fleet/governor.h"
 #include "fleet/host.h"
 #include "fleet/in_force.h"
+#include "fleet/installing.h"
 #include "fleet/known.h"
 #include "fleet/members.h"
 #include "fleet/migration.h"
@@ -177,10 +180,18 @@ struct assignment {
         struct tenant_manner manner;             /* as served; also read by the shard while busy */
         struct tenant *started;                  /* written by the shard while busy; then it is `serving` */
         struct tenant *serving;                  /* the shard's; NULL: not served */
+        bool stopping;                           /* what is sent to it now may come too late */
         uint8_t served[16], served_recovery[16]; /* the incarnation that is, and its recovery */
         struct tenant_figures last;              /* written by the shard while it is being stopped */
         struct fleet_store *store;               /* borrowed, while served or while a job runs */
 
+        struct backup_plan *backup_plan; /* owned; NULL: no backups are made by the clock */
+        struct copying_list copies;      /* what reads it at this moment: fleet/copying.h */
+        bool copies_waited_for;          /* a step waits for their end */
+        struct restore *restoring;       /* borrowed: that brings what replaces what it has; fleet/restore.h */
+        struct installing *installing;   /* borrowed: what brings its data, here; NULL: nothing. fleet/installing.h */
+        bool install_aborted;            /* what it had brought has gone */
+        struct install *abort;           /* owned: while it is being removed */
         /* Moves: fleet/migration.h */
         struct migration *migration;          /* owned: what this daemon does for it; NULL: nothing */
         struct registry_migration *want_move; /* owned: to be recorded; NULL: none is wanted */
@@ -203,6 +214,10 @@ struct assignment {
         char *reason; /* owned; NULL: all is well */
         bool settled; /* was served once, or has failed once, since the start */
 
+        size_t n_tls_rules;  /* names that lead to it at the TLS port */
+        uint64_t told_urls;  /* of that port, which it tells its clients: their generation; 0: none */
+        uint64_t refused_ns; /* when it was logged last that a client of that port was refused */
+
         struct tenant_figures figures;
         struct tenant_metrics *metrics; /* owned, collect.c */
         STAILQ_HEAD(, tenant_waiter) waiters;
@@ -224,6 +239,8 @@ void assignment_free(struct assignment *a);
 void assignment_step(struct assignment *a);
 /* As step, without waiting for the pause after a failure. */
 void assignment_hurry(struct assignment *a);
+/* The same in the next iteration. */
+void assignment_hurry_soon(struct assignment *a);
 void assignment_wait(struct assignment *a, int what, fleet_done_fn done, void *userdata);
 struct assignment *fleet_find_assignment(struct fleet *fleet, const char *name);
 /* The record that is, or is about to be. */
@@ -335,6 +352,15 @@ void fleet_apply_tenants(struct fleet *fleet);
 void assignment_update_manner(struct assignment *a);
 bool fleet_is_declared(const struct fleet *fleet, const char *name);
 
+/* transfers.c */
+struct fleet_transfer;
+/* All of them come to their end soon. */
+void transfers_stop(struct fleet *fleet);
+/* None of them has a thread. */
+bool transfers_are_over(const struct fleet *fleet);
+/* Forgets them; whoever waits is answered. */
+void transfers_done(struct fleet *fleet);
+
 /* ---- the fleet */
 
 enum fleet_stage {
@@ -394,10 +420,12 @@ struct fleet {
         bool has_copy;
         struct registry_copy copy; /* as it was read at the start; emptied once the registry is open */
         struct loop_timer copy_timer, copy_start_timer;
+        unsigned n_backups;              /* by the clock, that run */
         struct throttle *throttle;       /* owned: of all that is copied */
         unsigned n_movers;               /* that run */
         struct fleet_finalize *finalize; /* owned: under way; NULL: none */
         struct loop_timer reload_timer;
+        LIST_HEAD(, fleet_transfer) transfers; /* owned */
         LIST_HEAD(, fleet_store) stores;
         LIST_HEAD(, assignment) assignments;
         bool ready_told;
@@ -406,12 +434,17 @@ struct fleet {
         void (*stopped)(void *userdata);
         void *stopped_userdata;
 
+        struct endpoint *endpoint; /* owned: fleet/endpoint.h */
+
         struct loop_timer collect_timer;
         size_t n_collecting;
         struct value_cache_figures *shard_cache; /* owned: as last collected, one a shard */
         uint64_t given_back;                     /* of memory_figures.freed_bytes */
 };
 
+/* Where a tenant that is to be made would be; NULL: it cannot be made, and done will say why. */
+struct fleet_store *fleet_place_tenant(
+        struct fleet *fleet, const struct fleet_create *create, fleet_done_fn done, void *userdata);
 /* A tenant that is new: its record, in phase Provisioning, is what is to be written first. */
 struct assignment *fleet_assign(struct fleet *fleet, const char *name, const char *datastore, uint64_t quota_bytes,
         bool retain, const char *source, bool from_file);
@@ -421,6 +454,9 @@ void fleet_registry_hurry(struct fleet *fleet);
 void fleet_registry_lost(struct fleet *fleet, const char *reason);
 /* done when the next opening has ended. False: somebody waits already. */
 bool fleet_registry_wait(struct fleet *fleet, fleet_done_fn done, void *userdata);
+/* The same in phase Installing, by this daemon. */
+struct assignment *fleet_assign_installing(
+        struct fleet *fleet, const struct fleet_create *create, const struct fleet_store *store);
 /* Something has come to rest: looks, at the end of this iteration, whether a start or a stop is complete, and whether a datastore that is leaving
  * can be closed. */
 void fleet_settle(struct fleet *fleet);

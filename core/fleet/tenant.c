@@ -14,16 +14,20 @@
 #include "base/log.h"
 #include "fleet/tenant_path.h"
 #include "rpc/listener.h"
+#include "rpc/tls.h"
 
 struct tenant {
         char *name;        /* owned */
         struct loop *loop; /* borrowed */
         uint32_t *peers;   /* owned */
         size_t n_peers;
-        struct keyspace *keyspace;       /* owned */
-        struct http1_responder *http1;   /* owned; NULL: no routes */
-        struct grpc_server *server;      /* owned */
-        struct listener *local, *remote; /* owned; remote may be NULL */
+        struct keyspace *keyspace;              /* owned */
+        struct http1_responder *http1;          /* owned; NULL: no routes */
+        struct grpc_server *server;             /* owned */
+        const struct tenant_services *services; /* borrowed for ever; may be NULL */
+        struct listener *local, *remote;        /* owned; remote may be NULL */
+        char *urls[2];                          /* owned: theirs */
+        size_t n_urls;
 
         void (*closed)(void *userdata);
         void *closed_userdata;
@@ -60,6 +64,8 @@ static void tenant_free(struct tenant *t) {
         grpc_server_free(t->server);
         http1_responder_free(t->http1);
         keyspace_free(t->keyspace);
+        for (size_t i = 0; i < t->n_urls; i++)
+                free(t->urls[i]);
         free(t->peers);
         free(t->name);
         free(t);
@@ -79,7 +85,7 @@ static bool may_connect(const struct tenant *t, int fd) {
                 return false;
         }
         for (size_t i = 0; i < t->n_peers; i++)
-                if (t->peers[i] == peer.uid)
+                if (t->peers[i] == peer.uid || peer.uid == geteuid()) /* us: an export reads as a client does */
                         return true;
         log_at(LOG_LEVEL_NOTICE, &context, "refused a connection of uid %u (pid %d): not among spec.endpoint.peers",
                 peer.uid, (int)peer.pid);
@@ -100,6 +106,27 @@ static void on_accept(void *userdata, int fd) {
 
                 log_at(LOG_LEVEL_WARNING, &context, "a connection could not be taken: %s", strerror(-r));
         }
+}
+
+void tenant_accept(struct tenant *t, struct transport *transport) {
+        struct log_context context = {.tenant = t->name};
+        int r;
+
+        r = grpc_server_accept_transport(t->server, transport);
+        if (r < 0)
+                log_at(LOG_LEVEL_WARNING, &context, "a connection could not be taken: %s", strerror(-r));
+}
+
+void tenant_recheck(struct tenant *t, struct tls_server *policy) {
+        grpc_server_recheck(t->server, policy);
+}
+
+int tenant_ask_health(struct tenant *t, const char *query,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata) {
+        if (!t->services || !t->services->health)
+                return -EOPNOTSUPP;
+        t->services->health(t->keyspace, query, done, userdata);
+        return 0;
 }
 
 static int listen_local(struct tenant *t, const struct tenant_config *config, struct error *reterr) {
@@ -134,19 +161,30 @@ static int listen_remote(struct tenant *t, const struct tenant_config *config, s
 
 /* What a client that asks for the members is told to dial. */
 static int tell_endpoints(struct tenant *t, const struct tenant_config *config) {
-        cleanup(freep) char *local = NULL, *remote = NULL;
-        const char *urls[2];
+        if (asprintf(&t->urls[0], "unix://%s/%s.sock", config->runtime_dir, config->name) < 0)
+                return -ENOMEM;
+        t->n_urls++;
+        if (t->remote) {
+                if (asprintf(&t->urls[1], "http://%s", listener_address(t->remote) + strlen("tcp:")) < 0)
+                        return -ENOMEM;
+                t->n_urls++;
+        }
+        return keyspace_set_endpoints(t->keyspace, (const char *const *)t->urls, t->n_urls);
+}
+
+void tenant_set_tls_urls(struct tenant *t, const char *const *urls, size_t n_urls) {
+        cleanup(freep) const char **all = xcalloc(t->n_urls + n_urls, sizeof(*all));
         size_t n = 0;
 
-        if (asprintf(&local, "unix://%s/tenants/%s.sock", config->runtime_dir, config->name) < 0)
-                return -ENOMEM;
-        urls[n++] = local;
-        if (t->remote) {
-                if (asprintf(&remote, "http://%s", listener_address(t->remote) + strlen("tcp:")) < 0)
-                        return -ENOMEM;
-                urls[n++] = remote;
+        for (size_t i = 0; i < t->n_urls; i++)
+                all[n++] = t->urls[i];
+        for (size_t i = 0; i < n_urls; i++)
+                all[n++] = urls[i];
+        if (keyspace_set_endpoints(t->keyspace, all, n) < 0) {
+                struct log_context context = {.tenant = t->name};
+
+                log_at(LOG_LEVEL_WARNING, &context, "no memory for the addresses that clients are told");
         }
-        return keyspace_set_endpoints(t->keyspace, urls, n);
 }
 
 int tenant_open(const struct tenant_config *config, struct tenant **ret, struct error *reterr) {
@@ -178,6 +216,7 @@ int tenant_open(const struct tenant_config *config, struct tenant **ret, struct 
 
         t = new0(struct tenant);
         t->loop = config->loop;
+        t->services = config->services;
         t->name = strdup(config->name);
         if (!t->name)
                 return -ENOMEM;

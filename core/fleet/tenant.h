@@ -20,6 +20,9 @@ struct tenant_services {
         const char *
                 unavailable; /* borrowed for ever: what clients are told of a tenant that is not served; NULL: "unavailable" */
         size_t n_routes;
+        /* /health of a tenant's, as the routes have it. done: once, on the keyspace's loop, maybe at once; takes over what is in *response. */
+        void (*health)(struct keyspace *ks, const char *query,
+                void (*done)(void *userdata, struct http1_response *response), void *userdata);
 };
 
 struct tenant_config {
@@ -63,6 +66,16 @@ void tenant_close(struct tenant *tenant, uint64_t timeout_ns, void (*done)(void 
 
 /* Borrowed until it is closed; the shard's. */
 struct keyspace *tenant_keyspace(struct tenant *tenant);
+/* A client that was let in by its certificate, taken over: spec.endpoint.peers is not asked, which knows local users only. */
+void tenant_accept(struct tenant *tenant, struct transport *transport);
+/* Lets go of those whose certificates are not good by this policy. */
+void tenant_recheck(struct tenant *tenant, struct tls_server *policy);
+/* What clients that ask for the members are told besides the tenant's own addresses. Copied. */
+void tenant_set_tls_urls(struct tenant *tenant, const char *const *urls, size_t n_urls);
+
+/* As struct tenant_services has it, for its keyspace; -EOPNOTSUPP: it has none. */
+int tenant_ask_health(struct tenant *tenant, const char *query,
+        void (*done)(void *userdata, struct http1_response *response), void *userdata);
 
 struct tenant_figures {
         enum keyspace_condition condition;

@@ -6,6 +6,9 @@
 
 #include <string.h>
 
+#include "fleet/credentials.h"
+#include "fleet/endpoint.h"
+
 static void visit_datastore(struct fleet_store *store,
         void (*visit)(void *userdata, const struct fleet_datastore_view *view), void *userdata) {
         struct fleet *fleet = store->fleet;
@@ -63,7 +66,9 @@ void fleet_each_datastore(
 void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char **ret_socket) {
         const struct registry_record *record = assignment_record(a);
         const char *quarantined = quarantine_reason(a->fleet->quarantine, a->name);
+        struct backup_plan_view backups;
 
+        backup_plan_get(a, &backups);
         *ret_socket = tenant_socket_path(a->fleet->tenants_dir, a->name);
         *ret = (struct fleet_tenant_view){
                 .name = a->name,
@@ -86,10 +91,16 @@ void assignment_view(struct assignment *a, struct fleet_tenant_view *ret, char *
                 .host = record->host,
                 .host_name = record->host_name,
                 .is_elsewhere = assignment_is_elsewhere(a),
+                .last_backup = backups.last,
+                .last_backup_bytes = backups.bytes,
+                .backup_failure = backups.reason,
                 .peers = a->wanted.peers,
                 .n_peers = a->wanted.n_peers,
+                .client_names = (const char *const *)record->client_names,
+                .n_client_names = record->n_client_names,
                 .figures = &a->figures,
         };
+        ret->tls_urls = endpoint_urls(a, &ret->n_tls_urls);
 }
 
 static void visit_tenant(
@@ -132,6 +143,7 @@ void fleet_get_summary(struct fleet *fleet, struct fleet_summary *ret) {
                 .registry_open = fleet_is_running(fleet),
                 .registry_id = fleet_is_running(fleet) ? registry_id(fleet->registry) : "",
                 .registry_shared = fleet->shared_registry,
+                .tls_address = endpoint_address(fleet),
                 .format = fleet_is_running(fleet) ? registry_format(fleet->registry) : 0,
                 .formats = *registry_formats(fleet->registry),
                 .definitions_generation = fleet->agreement.force.generation,
@@ -218,6 +230,8 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 visit(userdata, fleet->errors[i]);
         if (fleet_is_running(fleet))
                 agreement_problems(fleet, visit, userdata);
+        endpoint_problems(fleet, visit, userdata);
+        credentials_problems(fleet->config.settings, visit, userdata);
         LIST_FOREACH(store, &fleet->stores, entry) {
                 cleanup(freep) char *line = NULL;
 
@@ -241,7 +255,14 @@ void fleet_problems(struct fleet *fleet, void (*visit)(void *userdata, const cha
                 bool sick = a->figures.condition == KEYSPACE_UNREACHABLE ||
                         a->figures.condition == KEYSPACE_HISTORY_LOST || a->figures.condition == KEYSPACE_DROPPED ||
                         a->figures.condition == KEYSPACE_NO_MEMORY;
+                struct backup_plan_view backups;
 
+                backup_plan_get(a, &backups);
+                if (backups.reason[0]) {
+                        check(asprintf(&line, "tenant %s: no backup could be made: %s", a->name, backups.reason) > 0);
+                        visit(userdata, line);
+                        free(steal(line));
+                }
                 if (a->want_reason && a->want_datastore) {
                         cleanup(freep) char *move = NULL;
 

@@ -54,6 +54,7 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
         case RECORD_KEEPALIVE:
         case RECORD_REVOKE:
         case RECORD_REVOKE_GROUPED:
+        case RECORD_LEASE_LEFT:
                 lease_apply(ks, r);
                 break;
         case RECORD_ALARM:

@@ -191,6 +191,11 @@ void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call) {
                 barrier_wait(ks, call);
 }
 
+void keyspace_probe(struct keyspace *ks, struct keyspace_call *call) {
+        call->own.internal = true;
+        keyspace_barrier(ks, call);
+}
+
 void barrier_done(struct keyspace *ks) {
         struct barrier *b = &ks->barrier;
 

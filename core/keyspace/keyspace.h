@@ -308,6 +308,8 @@ void keyspace_range_resume(struct range_call *call);
 
 /* Done once the index holds all that was acknowledged anywhere before the call: call.revision is its revision then. */
 void keyspace_barrier(struct keyspace *ks, struct keyspace_call *call);
+/* The same for who only wants to know whether it can be done: that is no use of the keyspace, which may be closed as idle all the same. */
+void keyspace_probe(struct keyspace *ks, struct keyspace_call *call);
 
 struct compact_call {
         struct keyspace_call call;
@@ -340,6 +342,14 @@ void keyspace_lease_keep_alive(struct keyspace *ks, struct lease_call *call);
 /* ttl: the remaining seconds, -1 for a lease that is not there (and the result is KEYSPACE_OK then, as etcd answers). */
 void keyspace_lease_time_to_live(struct keyspace *ks, struct lease_call *call);
 void keyspace_leases(struct keyspace *ks, struct lease_call *call);
+
+/* All leases and what is left of their time, as this daemon counts it now: for whoever copies the log, which does not say. */
+struct lease_left {
+        int64_t id, ttl; /* seconds */
+        int64_t left_ms;
+};
+/* Ascending by id, owned by the caller; NULL: none, or no memory (then *ret_n is not 0). */
+struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n);
 
 /* As etcd numbers them; clients may raise any number. */
 enum alarm_type {

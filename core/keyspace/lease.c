@@ -110,7 +110,16 @@ static void lease_count(struct keyspace *ks, struct lease *l, uint64_t expires_n
 }
 
 static void lease_renew(struct keyspace *ks, struct lease *l) {
-        lease_count(ks, l, clock_now_ns() + (uint64_t)l->ttl * NSEC_PER_SEC);
+        uint64_t time = l->left_seq ? (uint64_t)l->left_ms * NSEC_PER_MSEC : (uint64_t)l->ttl * NSEC_PER_SEC;
+
+        lease_count(ks, l, clock_now_ns() + time);
+}
+
+/* It counts from another record now. */
+static void forget_left(struct keyspace *ks, struct lease *l) {
+        if (l->left_seq)
+                compaction_add(ks, l->left_seq, false);
+        l->left_seq = 0;
 }
 
 void leases_restart(struct keyspace *ks) {
@@ -152,13 +161,25 @@ void lease_apply(struct keyspace *ks, const struct stoke_record *r) {
                 break;
         case RECORD_KEEPALIVE:
                 if (l) {
+                        forget_left(ks, l);
                         l->renewed_seq = r->seq;
                         lease_renew(ks, l);
                 }
                 compaction_add(ks, r->seq, false);
                 break;
+        case RECORD_LEASE_LEFT:
+                if (!l) {
+                        compaction_add(ks, r->seq, false);
+                        break;
+                }
+                forget_left(ks, l);
+                l->renewed_seq = l->left_seq = r->seq;
+                l->left_ms = min_of(max_of(r->version, INT64_C(0)), l->ttl * 1000);
+                lease_renew(ks, l);
+                break;
         default: /* ended */
                 if (l) {
+                        forget_left(ks, l);
                         compaction_add(ks, l->seq, false);
                         lease_free(ks, l);
                 }
@@ -468,6 +489,32 @@ static void on_leases(struct keyspace_call *call, enum keyspace_result result) {
         keyspace_call_end(call, KEYSPACE_OK);
 }
 
+static int compare_left(const void *a, const void *b) {
+        int64_t x = ((const struct lease_left *)a)->id, y = ((const struct lease_left *)b)->id;
+
+        return (x > y) - (x < y);
+}
+
+struct lease_left *keyspace_leases_left(struct keyspace *ks, size_t *ret_n) {
+        uint64_t now = clock_now_ns();
+        struct lease_left *left;
+        struct lease *l, *next;
+        size_t n = 0;
+
+        *ret_n = HASH_COUNT(ks->leases.table);
+        left = *ret_n ? reallocarray(NULL, *ret_n, sizeof(*left)) : NULL;
+        if (left)
+                HASH_ITER(hh, ks->leases.table, l, next)
+                        left[n++] = (struct lease_left){
+                                .id = l->id,
+                                .ttl = l->ttl,
+                                .left_ms = l->expires_ns > now ? (int64_t)((l->expires_ns - now) / NSEC_PER_MSEC) : 0,
+                        };
+        if (left)
+                qsort(left, n, sizeof(*left), compare_left);
+        return left;
+}
+
 void keyspace_lease_grant(struct keyspace *ks, struct lease_call *c) {
         keyspace_queue(ks, &c->call, evaluate_grant);
 }
@@ -489,3 +536,4 @@ void keyspace_leases(struct keyspace *ks, struct lease_call *c) {
         if (keyspace_enter(ks, &c->call, on_leases))
                 barrier_wait(ks, &c->call);
 }
+

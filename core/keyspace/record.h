@@ -30,6 +30,9 @@ enum record_kind {
         RECORD_UNSEAL = 11, /* key: the migration's id; of another id than the seal's it has no effect */
         RECORD_PIN =
                 12, /* lease: the pin's id; version: TTL, seconds, 0: given up. Nothing is deleted while it stands */
+        /* lease; version: milliseconds it has left when this is read, unless it was kept alive behind it. What a log that was restored or cloned
+         * says of a lease's time, which its grant does not know. */
+        RECORD_LEASE_LEFT = 13,
         RECORD_PUT = STOKE_KIND_GROUPED | 1,
         RECORD_TOMBSTONE = STOKE_KIND_GROUPED | 2, /* create_revision and version are 0 */
         RECORD_REVOKE_GROUPED = STOKE_KIND_GROUPED | RECORD_REVOKE,

@@ -55,10 +55,12 @@ struct barrier {
 struct lease {
         UT_hash_handle hh;
         int64_t id;
-        int64_t ttl;              /* seconds */
-        uint64_t expires_ns;      /* from when this daemon learnt of it, or of its last keep-alive */
-        uint64_t seq;             /* of its record */
-        uint64_t renewed_seq;     /* of the record that it counts from */
+        int64_t ttl;          /* seconds */
+        uint64_t expires_ns;  /* from when this daemon learnt of it, or of its last keep-alive */
+        uint64_t seq;         /* of its record */
+        uint64_t renewed_seq; /* of the record that it counts from */
+        uint64_t left_seq;    /* of the record that says what is left of it, unless it was kept alive since; else 0 */
+        int64_t left_ms;
         struct lease_item *items; /* owned, uthash by entry: the keys attached to it */
         struct loop_timer timer;
         struct keyspace *ks;

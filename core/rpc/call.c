@@ -1,3 +1,4 @@
+#include "rpc/http1.h"
 #include "rpc/server.h"
 
 /*
@@ -79,6 +80,7 @@ void call_free(struct grpc_call *call) {
                 call->method->method->on_free(call);
 
         loop_timer_clear(&call->timer);
+        http1_request_abandon(call->page_request);
         if (call->in_drained)
                 STAILQ_REMOVE(&c->drained, call, grpc_call, drained_entry);
         if (c->header_call == call)
@@ -345,6 +347,22 @@ void grpc_call_send(struct grpc_call *call, struct blob *const *parts, size_t n_
 
 size_t grpc_call_pending(struct grpc_call *call) {
         return call->queue.size;
+}
+
+void grpc_call_pause(struct grpc_call *call) {
+        call->paused = true;
+}
+
+void grpc_call_resume(struct grpc_call *call) {
+        size_t unread = call->unread;
+
+        call->paused = false;
+        call->unread = 0;
+        if (!unread || !call_has_stream(call))
+                return;
+        if (nghttp2_session_consume_stream(call->conn->session, call->stream_id, unread) < 0)
+                call_reset(call, NGHTTP2_INTERNAL_ERROR);
+        connection_dirty(call->conn);
 }
 
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *message) {

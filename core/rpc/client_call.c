@@ -3,13 +3,11 @@
 #include "rpc/client.h"
 
 /*
- * The client's calls, and nghttp2's callbacks that serve them. Runs on the client's loop. on_end is never called from within
- * grpc_client_start() or grpc_client_send(), so a caller may rely on what they returned; it may be from within grpc_client_cancel().
+ * The client's calls. Runs on the client's loop. on_end is never called from within grpc_client_start() or grpc_client_send(), so a caller may
+ * rely on what they returned; it may be from within grpc_client_cancel().
  */
 
-#define WINDOW (4 * 1024 * 1024)
 #define MAX_MESSAGE ((size_t)1 << 30)
-#define MAX_MESSAGE_TEXT 4096
 
 void client_call_end(struct grpc_client_call *call, enum grpc_code code, const char *message) {
         struct grpc_client *c = call->client;
@@ -17,112 +15,27 @@ void client_call_end(struct grpc_client_call *call, enum grpc_code code, const c
         if (call->stream_id > 0 && !c->lost)
                 nghttp2_session_set_stream_user_data(c->session, call->stream_id, NULL);
         loop_timer_clear(&call->timer);
+        loop_undefer(c->loop, &call->resume);
+        if (call->in_drained)
+                LIST_REMOVE(call, drained_entry);
         LIST_REMOVE(call, entry);
         if (call->handler->on_end)
                 call->handler->on_end(call->userdata, code, message);
         send_queue_done(&call->queue);
         message_reader_done(&call->reader);
         buf_done(&call->text);
+        buf_done(&call->kept);
         free(call);
 }
 
-static ssize_t on_send(nghttp2_session *session, const uint8_t *data, size_t length, int flags, void *user_data) {
-        struct grpc_client *c = user_data;
-
-        (void)session;
-        (void)flags;
-        if (c->freed)
-                return NGHTTP2_ERR_CALLBACK_FAILURE;
-        if (!output_batch_has_room(c->batch))
-                return NGHTTP2_ERR_WOULDBLOCK;
-        length = min_of(length, (size_t)OUTPUT_FRAME);
-        output_batch_copy(c->batch, data, length);
-        return (ssize_t)length;
-}
-
-static ssize_t read_queue(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *flags,
-        nghttp2_data_source *source, void *user_data) {
-        struct grpc_client_call *call = source->ptr;
-        size_t n = min_of(length, call->queue.size);
-
-        (void)session;
-        (void)stream_id;
-        (void)buf;
-        (void)user_data;
-        if (!n && !call->half_closed) {
-                call->deferred = true;
-                return NGHTTP2_ERR_DEFERRED;
-        }
-        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
-        if (n == call->queue.size && call->half_closed)
-                *flags |= NGHTTP2_DATA_FLAG_EOF;
-        return (ssize_t)n;
-}
-
-static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *framehd, size_t length,
-        nghttp2_data_source *source, void *user_data) {
-        struct grpc_client *c = user_data;
-        struct grpc_client_call *call;
-
-        (void)source;
-        if (c->freed)
-                return NGHTTP2_ERR_CALLBACK_FAILURE;
-        call = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-        if (!call)
-                return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* ended meanwhile: the stream is reset */
-        if (!output_batch_has_room(c->batch))
-                return NGHTTP2_ERR_WOULDBLOCK;
-        output_batch_copy(c->batch, framehd, 9);
-        send_queue_emit(&call->queue, c->batch, length);
-        return 0;
-}
-
-static void decode_text(struct grpc_client_call *call, nghttp2_vec v) {
-        buf_clear(&call->text);
-        for (size_t i = 0; i < v.len && call->text.size < MAX_MESSAGE_TEXT; i++) {
-                uint8_t b = v.base[i];
-                char hex[3] = {};
-
-                if (b == '%' && i + 2 < v.len) {
-                        char *end;
-                        unsigned long n;
-
-                        memcpy(hex, v.base + i + 1, 2);
-                        n = strtoul(hex, &end, 16);
-                        if (end == hex + 2) {
-                                b = (uint8_t)n;
-                                i += 2;
-                        }
-                }
-                (void)buf_append(&call->text, &b, 1);
-        }
-}
-
-static bool equal(nghttp2_vec v, const char *s) {
-        return v.len == strlen(s) && memcmp(v.base, s, v.len) == 0;
-}
-
-static int on_header(nghttp2_session *session, const nghttp2_frame *frame, nghttp2_rcbuf *name, nghttp2_rcbuf *value,
-        uint8_t flags, void *user_data) {
-        struct grpc_client_call *call = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-        nghttp2_vec n = nghttp2_rcbuf_get_buf(name), v = nghttp2_rcbuf_get_buf(value);
-
-        (void)flags;
-        (void)user_data;
-        if (!call)
-                return 0;
-        if (equal(n, ":status"))
-                call->bad_http = !equal(v, "200");
-        else if (equal(n, "grpc-status")) {
-                unsigned code = 0;
-
-                for (size_t i = 0; i < v.len && code < 1000; i++)
-                        code = v.base[i] >= '0' && v.base[i] <= '9' ? code * 10 + v.base[i] - '0' : 1000;
-                call->has_status = true;
-                call->status = v.len && code <= GRPC_UNAUTHENTICATED ? (enum grpc_code)code : GRPC_UNKNOWN;
-        } else if (equal(n, "grpc-message"))
-                decode_text(call, v);
-        return 0;
+void client_call_reset(struct grpc_client_call *call, enum grpc_code code, const char *text) {
+        call->cancelled = true;
+        call->local = code;
+        call->local_text = text;
+        if (call->stream_id <= 0 || call->client->lost)
+                return;
+        (void)nghttp2_submit_rst_stream(call->client->session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_CANCEL);
+        client_dirty(call->client);
 }
 
 static bool on_response(void *userdata, struct bytes message) {
@@ -131,103 +44,68 @@ static bool on_response(void *userdata, struct bytes message) {
 
         if (!call->cancelled && call->handler->on_message)
                 call->handler->on_message(call->userdata, message);
-        return !c->freed && !call->cancelled;
+        return !c->freed && !call->cancelled && !call->paused;
 }
 
-static void call_reset(struct grpc_client_call *call, enum grpc_code code, const char *text) {
-        call->cancelled = true;
-        call->local = code;
-        call->local_text = text;
-        (void)nghttp2_submit_rst_stream(call->client->session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_CANCEL);
-        client_dirty(call->client);
-}
-
-static int on_data_chunk(
-        nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t size, void *user_data) {
-        struct grpc_client *c = user_data;
-        struct grpc_client_call *call = nghttp2_session_get_stream_user_data(session, stream_id);
+/* Gives on_message what is complete; what comes behind the message at which it paused is kept. Only then has the server room to send more. */
+bool client_call_feed(struct grpc_client_call *call, const uint8_t *data, size_t size) {
+        struct grpc_client *c = call->client;
         int r;
 
-        (void)flags;
-        if (!call || call->cancelled)
-                return 0;
         LIST_REMOVE(call, entry); /* on_message may cancel it or free the client: neither ends it under the reader */
         call->in_message = true;
         r = message_reader_feed(&call->reader, data, size, MAX_MESSAGE, on_response, call);
         call->in_message = false;
         LIST_INSERT_HEAD(&c->calls, call, entry);
-        if (c->freed) {
-                client_call_end(call, GRPC_CANCELLED, "the client was freed");
-                return NGHTTP2_ERR_CALLBACK_FAILURE;
+        if (c->freed || call->cancelled) {
+                client_call_end(call, c->freed ? GRPC_CANCELLED : call->local,
+                        c->freed ? "the client was freed" : call->local_text);
+                return false;
         }
-        if (call->cancelled)
-                client_call_end(call, call->local, call->local_text);
-        else if (r != 0)
-                call_reset(call, r == FRAMING_TOO_LARGE ? GRPC_RESOURCE_EXHAUSTED : GRPC_INTERNAL,
-                        r == FRAMING_TOO_LARGE ? "grpc: received message larger than max" : "grpc: malformed response");
-        return 0;
+        if (r == FRAMING_STOPPED) {
+                size_t left = call->reader.left;
+
+                size -= left;
+                if (left)
+                        r = buf_append(&call->kept, data + size, left);
+                else
+                        r = 0;
+        }
+        if (r != 0) {
+                const char *text = r == FRAMING_TOO_LARGE ? "grpc: received message larger than max"
+                        : r < 0                           ? "out of memory"
+                                                          : "grpc: malformed response";
+
+                if (call->over) {
+                        client_call_end(call, GRPC_INTERNAL, text);
+                        return false;
+                }
+                client_call_reset(
+                        call, r > 0 && r != FRAMING_TOO_LARGE ? GRPC_INTERNAL : GRPC_RESOURCE_EXHAUSTED, text);
+                return true;
+        }
+        if (call->stream_id > 0 && !c->lost)
+                (void)nghttp2_session_consume_stream(c->session, call->stream_id, size);
+        return true;
 }
 
-static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data) {
-        struct grpc_client *c = user_data;
-        struct grpc_client_call *call = nghttp2_session_get_stream_user_data(session, stream_id);
-        cleanup(buf_done) struct buf text = {};
-        enum grpc_code code;
-        const char *message;
+/* What was kept while it was paused, then the end if that has come. */
+static void on_resume(struct loop_task *task) {
+        struct grpc_client_call *call = container_of(task, struct grpc_client_call, resume);
+        struct grpc_client *c = call->client;
+        struct buf kept;
 
-        if (!call)
-                return 0;
-        call->stream_id = 0; /* gone */
-        if (call->cancelled) {
-                code = call->local;
-                message = call->local_text;
-        } else if (call->has_status) {
-                text = call->text;
-                call->text = (struct buf){};
-                code = call->status;
-                message = buf_append(&text, "", 1) < 0 ? "" : (const char *)text.data;
-        } else if (call->bad_http) {
-                code = GRPC_UNKNOWN;
-                message = "the server's answer is not gRPC's";
-        } else {
-                code = error_code == NGHTTP2_REFUSED_STREAM ? GRPC_UNAVAILABLE
-                        : error_code == NGHTTP2_CANCEL      ? GRPC_CANCELLED
-                                                            : GRPC_INTERNAL;
-                message = error_code == NGHTTP2_NO_ERROR ? "the stream ended without a status" : "the stream was reset";
-        }
-        client_call_end(call, code, message);
-        return c->freed ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
-}
-
-int client_session(struct grpc_client *c) {
-        const nghttp2_settings_entry settings[] = {
-                {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
-                {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, WINDOW},
-        };
-        nghttp2_session_callbacks *callbacks;
-        nghttp2_option *option;
-        int r;
-
-        if (nghttp2_session_callbacks_new(&callbacks) < 0)
-                return -ENOMEM;
-        if (nghttp2_option_new(&option) < 0) {
-                nghttp2_session_callbacks_del(callbacks);
-                return -ENOMEM;
-        }
-        nghttp2_session_callbacks_set_send_callback(callbacks, on_send);
-        nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
-        nghttp2_session_callbacks_set_on_header_callback2(callbacks, on_header);
-        nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
-        nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
-        nghttp2_option_set_no_http_messaging(option, 1);
-        nghttp2_option_set_peer_max_concurrent_streams(option, 65536); /* until the server tells */
-        r = nghttp2_session_client_new2(&c->session, callbacks, c, option);
-        nghttp2_option_del(option);
-        nghttp2_session_callbacks_del(callbacks);
-        if (r < 0 || nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, n_elements(settings)) < 0 ||
-                nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0, WINDOW) < 0)
-                return -ENOMEM;
-        return 0;
+        if (call->paused)
+                return;
+        c->depth++;
+        kept = call->kept;
+        buf_init(&call->kept, 0);
+        if ((!kept.size || client_call_feed(call, kept.data, kept.size)) && call->over && !call->paused)
+                client_call_end(call, call->code, call->end_text);
+        buf_done(&kept);
+        if (!c->freed)
+                client_dirty(c);
+        client_leave(c);
 }
 
 static void on_call_timeout(struct loop_timer *timer) {
@@ -236,7 +114,7 @@ static void on_call_timeout(struct loop_timer *timer) {
 
         c->depth++;
         if (call->stream_id > 0 && !c->lost)
-                call_reset(call, GRPC_DEADLINE_EXCEEDED, "context deadline exceeded");
+                client_call_reset(call, GRPC_DEADLINE_EXCEEDED, "context deadline exceeded");
         client_call_end(call, GRPC_DEADLINE_EXCEEDED, "context deadline exceeded");
         client_leave(c);
 }
@@ -265,11 +143,11 @@ static void print_timeout(char *out, size_t size, uint64_t ns) {
 int grpc_client_start(struct grpc_client *c, const char *path, uint64_t timeout_ns,
         const struct grpc_client_handler *handler, void *userdata, struct grpc_client_call **ret) {
         struct grpc_client_call *call;
-        nghttp2_data_provider provider = {.read_callback = read_queue};
+        nghttp2_data_provider provider = {.read_callback = client_read_queue};
         char timeout[16];
         nghttp2_nv nv[] = {
                 NV(":method", "POST", 4),
-                NV(":scheme", "http", 4),
+                NV(":scheme", c->tls ? "https" : "http", c->tls ? 5 : 4),
                 NV(":path", path, strlen(path)),
                 NV(":authority", c->authority, strlen(c->authority)),
                 NV("content-type", "application/grpc", 16),
@@ -284,6 +162,7 @@ int grpc_client_start(struct grpc_client *c, const char *path, uint64_t timeout_
         call->handler = handler;
         call->userdata = userdata;
         call->timer.on_time = on_call_timeout;
+        call->resume.run = on_resume;
         LIST_INSERT_HEAD(&c->calls, call, entry);
         *ret = call;
         if (c->lost) {
@@ -328,9 +207,37 @@ int grpc_client_send(struct grpc_client_call *call, struct bytes message) {
         if (!b)
                 return -ENOMEM;
         r = send_queue_push(&call->queue, &b, 1);
-        if (r >= 0)
+        if (r >= 0) {
+                call->above = call->queue.size >= GRPC_CLIENT_LOW;
                 call_resume(call);
+        }
         return r;
+}
+
+size_t grpc_client_pending(const struct grpc_client_call *call) {
+        return call->queue.size;
+}
+
+void client_run_drained(struct grpc_client *c) {
+        struct grpc_client_call *call;
+
+        while (!c->freed && (call = LIST_FIRST(&c->drained))) {
+                LIST_REMOVE(call, drained_entry);
+                call->in_drained = false;
+                if (!call->cancelled && call->handler->on_drained)
+                        call->handler->on_drained(call->userdata);
+        }
+}
+
+void grpc_client_pause(struct grpc_client_call *call) {
+        call->paused = true;
+}
+
+void grpc_client_resume(struct grpc_client_call *call) {
+        if (!call->paused)
+                return;
+        call->paused = false;
+        loop_defer(call->client->loop, &call->resume);
 }
 
 void grpc_client_half_close(struct grpc_client_call *call) {
@@ -345,7 +252,7 @@ void grpc_client_cancel(struct grpc_client_call *call) {
         struct grpc_client *c = call->client;
 
         if (!call->cancelled && !c->lost)
-                call_reset(call, GRPC_CANCELLED, "context canceled");
+                client_call_reset(call, GRPC_CANCELLED, "context canceled");
         call->cancelled = true;
         call->local = GRPC_CANCELLED;
         call->local_text = "context canceled";

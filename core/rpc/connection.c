@@ -1,8 +1,5 @@
 #include "rpc/server.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "rpc/http1.h"
 
 /*
@@ -64,7 +61,8 @@ void connection_kill(struct connection *c) {
         loop_undefer(s->config.loop, &c->flush);
         loop_timer_clear(&c->timer);
         loop_io_stop(&c->io);
-        transport_close(&c->transport);
+        transport_free(steal(c->transport));
+        recheck_skip(s, c);
         LIST_REMOVE(c, entry);
         LIST_INSERT_HEAD(&s->dead, c, entry);
         connection_free_calls(c);
@@ -112,7 +110,7 @@ void connection_goaway(struct connection *c, uint32_t error, const char *reason)
 
 /* Closing a socket with unread input would take back, on TCP, what was just written. */
 static void connection_linger(struct connection *c) {
-        transport_end(&c->transport);
+        transport_end(c->transport);
         c->state = CONNECTION_LINGERING;
         loop_timer_set(c->server->config.loop, &c->timer, loop_now_ns(c->server->config.loop) + LINGER_NS);
         update_events(c);
@@ -187,7 +185,7 @@ static void connection_flush(struct connection *c) {
                                 connection_over(c, nghttp2_strerror(r), 0);
                         return;
                 }
-                r = output_write(&c->output, &c->transport, c->batch);
+                r = output_write(&c->output, c->transport, c->batch);
                 output_batch_done(steal(c->batch));
                 if (r < 0) {
                         connection_over(c, "write", r);
@@ -214,12 +212,18 @@ static void connection_flush(struct connection *c) {
                 connection_linger(c);
 }
 
+static void connection_read(struct connection *c);
+
 static void on_flush(struct loop_task *task) {
         struct connection *c = container_of(task, struct connection, flush);
         struct grpc_server *s = c->server;
 
         server_enter(s);
-        connection_flush(c);
+        if (c->read_first) {
+                c->read_first = false;
+                connection_read(c);
+        } else
+                connection_flush(c);
         server_leave(s);
 }
 
@@ -261,15 +265,14 @@ static void connection_detect(struct connection *c, const uint8_t *data, size_t 
         if (s->config.http1 && looks_like_http1(c->n_first ? c->first : data, c->n_first ? c->n_first : size)) {
                 uint8_t all[sizeof(c->first) + 8192];
                 struct bytes head = bytes_of(data, size);
-                int fd = fcntl(c->transport.fd, F_DUPFD_CLOEXEC, 0);
 
                 if (c->n_first && size <= 8192) {
                         memcpy(all, c->first, c->n_first);
                         memcpy(all + c->n_first, data, size);
                         head = bytes_of(all, c->n_first + size);
                 }
-                if (fd >= 0)
-                        (void)http1_responder_accept(s->config.http1, fd, head);
+                loop_io_stop(&c->io); /* the responder watches the same descriptor */
+                (void)http1_responder_accept_transport(s->config.http1, steal(c->transport), head);
         }
         connection_kill(c);
 }
@@ -279,8 +282,8 @@ static void connection_read(struct connection *c) {
         uint64_t now = loop_now_ns(c->server->config.loop);
         ssize_t n = -ENOMEM, k;
 
-        for (unsigned i = 0; data && i < READS_PER_WAKE; i++) {
-                n = transport_read(&c->transport, data, INPUT_BYTES);
+        for (unsigned i = 0; data && (i < READS_PER_WAKE || transport_pending(c->transport)); i++) {
+                n = transport_read(c->transport, data, INPUT_BYTES);
                 if (n <= 0)
                         break;
                 c->read_ns = now;
@@ -296,7 +299,9 @@ static void connection_read(struct connection *c) {
                                 connection_close(c);
                         }
                 }
-                if (c->state == CONNECTION_DEAD || (size_t)n < INPUT_BYTES)
+                if (c->state == CONNECTION_DEAD)
+                        break;
+                if ((size_t)n < INPUT_BYTES && !transport_pending(c->transport))
                         break;
         }
         input_done(data);
@@ -323,7 +328,7 @@ static void on_io(struct loop_io *io, uint32_t events) {
         if (events & EPOLLOUT) {
                 if (output_blocked(&c->output))
                         c->written_ns = loop_now_ns(s->config.loop); /* it has taken of what waits */
-                r = output_flush(&c->output, &c->transport);
+                r = output_flush(&c->output, c->transport);
                 if (r < 0)
                         connection_over(c, "write", r);
                 else if (r > 0) {
@@ -354,18 +359,18 @@ static void on_timer(struct loop_timer *timer) {
         server_leave(s);
 }
 
-int connection_new(struct grpc_server *s, int fd) {
+int connection_new(struct grpc_server *s, struct transport *transport) {
         uint64_t now = loop_now_ns(s->config.loop);
         struct connection *c;
         int r;
 
         c = calloc(1, sizeof(*c));
         if (!c) {
-                close(fd);
+                transport_free(transport);
                 return -ENOMEM;
         }
         c->server = s;
-        transport_init_socket(&c->transport, fd);
+        c->transport = transport;
         c->io.on_io = on_io;
         c->flush.run = on_flush;
         c->timer.on_time = on_timer;
@@ -377,20 +382,20 @@ int connection_new(struct grpc_server *s, int fd) {
         if (s->metric_connections)
                 metric_add(s->metric_connections, 1);
 
-        r = connection_identify(c, fd);
-        if (r >= 0 && s->config.admit && !s->config.admit(s->config.userdata, &c->peer)) {
-                struct log_context context = {.peer = c->peer.name};
-
-                log_at(LOG_LEVEL_WARNING, &context, "%s: connection refused: not admitted", s->name);
+        r = connection_identify(c);
+        if (r >= 0 && s->config.admit && !s->config.admit(s->config.userdata, &c->peer))
                 r = -EACCES;
-        }
         if (r >= 0)
-                r = loop_io_start(s->config.loop, &c->io, fd, EPOLLIN);
+                r = loop_io_start(s->config.loop, &c->io, transport->fd, EPOLLIN);
         if (r < 0) {
                 connection_kill(c);
                 return r;
         }
         loop_timer_set(s->config.loop, &c->timer, now + PREFACE_NS);
         server_connections_changed(s);
+        if (transport_pending(transport)) { /* it came with the handshake's last bytes: the descriptor will not tell */
+                c->read_first = true;
+                loop_defer(s->config.loop, &c->flush);
+        }
         return 0;
 }

@@ -153,8 +153,10 @@ int message_reader_feed(struct message_reader *reader, const uint8_t *data, size
                         buf_done(&reader->partial);
                 else
                         buf_clear(&reader->partial);
-                if (!on)
+                if (!on) {
+                        reader->left = size;
                         return FRAMING_STOPPED;
+                }
                 if (!size && reader->partial.data)
                         buf_done(&reader->partial); /* what is idle holds no memory */
         }

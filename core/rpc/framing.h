@@ -45,6 +45,7 @@ struct message_reader {
         uint8_t n_prefix;
         uint32_t size;
         struct buf partial; /* owned; of a message that came in pieces */
+        size_t left;        /* FRAMING_STOPPED: bytes of the input behind the message at which it was */
 };
 
 /* Gives each message that is complete to on_message, which returns false to stop; data is the input, or reader->partial.data

@@ -1,7 +1,5 @@
 #include "rpc/grpc.h"
 
-#include <unistd.h>
-
 #include "rpc/server.h"
 
 /*
@@ -176,22 +174,33 @@ void server_connections_changed(struct grpc_server *s) {
         }
 }
 
-int grpc_server_accept(struct grpc_server *s, int fd) {
+int grpc_server_accept_transport(struct grpc_server *s, struct transport *transport) {
         int r;
 
         if (s->draining || s->zombie) {
-                close(fd);
+                transport_free(transport);
                 return -ESHUTDOWN;
         }
         if (s->n_connections >= s->config.limits.max_connections) {
-                close(fd);
+                transport_free(transport);
                 log_warning("%s: connection refused: %zu are open already", s->name, s->n_connections);
                 return -EBUSY;
         }
         server_enter(s);
-        r = connection_new(s, fd);
+        r = connection_new(s, transport);
         server_leave(s);
         return r;
+}
+
+int grpc_server_accept(struct grpc_server *s, int fd) {
+        struct transport *transport = transport_new_socket(fd);
+
+        return transport ? grpc_server_accept_transport(s, transport) : -ENOMEM;
+}
+
+void grpc_server_recheck(struct grpc_server *s, struct tls_server *now) {
+        if (!s->zombie)
+                recheck_start(s, now);
 }
 
 size_t grpc_server_n_connections(const struct grpc_server *s) {
@@ -289,6 +298,7 @@ void grpc_server_free(struct grpc_server *s) {
                 connection_free_calls(c);
         loop_timer_clear(&s->drain_timer);
         loop_undefer(s->config.loop, &s->drain_task);
+        recheck_stop(s);
         server_leave(s);
 }
 

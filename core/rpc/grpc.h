@@ -41,6 +41,9 @@ const char *grpc_code_name(enum grpc_code code);
 
 struct grpc_call;
 struct grpc_server;
+struct tls_peer;
+struct tls_server;
+struct transport;
 
 /* Who is at the other end of a connection. */
 struct grpc_peer {
@@ -49,7 +52,8 @@ struct grpc_peer {
         int32_t pid;
         const uint32_t *groups; /* owned by the connection: supplementary groups */
         size_t n_groups;
-        const char *name; /* for logs: "pid 17 uid 0" or "127.0.0.1:4711" */
+        const struct tls_peer *tls; /* rpc/tls.h: its certificate, as long as the connection lives; NULL: it has none */
+        const char *name;           /* for logs: "pid 17 uid 0", "127.0.0.1:4711", "10.0.0.9:4711 CN:berlin" */
 };
 
 struct grpc_method {
@@ -100,7 +104,8 @@ struct grpc_server_config {
         struct grpc_limits limits;
         struct http1_responder *http1; /* borrowed; answers HTTP/1.1 on the same listeners */
         void *userdata;                /* grpc_call_server_userdata() */
-        /* Admits a peer (after its credentials are known); NULL: everyone. False: closed at once, with a log line. */
+        /* Admits a peer (after its credentials are known); NULL: everyone. False: closed at once, and grpc_server_accept() is -EACCES; who
+         * refuses writes why. */
         bool (*admit)(void *userdata, const struct grpc_peer *peer);
         /* Called when a first connection has come and when the last one has gone; may be NULL. */
         void (*on_busy)(void *userdata, bool busy);
@@ -118,6 +123,12 @@ void grpc_server_set_serving(struct grpc_server *server, bool serving);
 void grpc_server_refuse(struct grpc_server *server, enum grpc_code code, const char *message);
 /* Takes over a connected socket (see rpc/listener.h). */
 int grpc_server_accept(struct grpc_server *server, int fd);
+/* The same for any transport (one that a door has let in), taken over whatever the result. */
+int grpc_server_accept_transport(struct grpc_server *server, struct transport *transport);
+/* Compares the certificates of all open connections (HTTP/1 ones of config.http1 too) with a policy, some in each iteration, and closes those
+ * that it would not let in under the same label: the peer gets GOAWAY, its calls end, with a log line. Called again, it begins anew; to be called
+ * for each new policy, and now and then with the same one, since certificates expire. Takes a reference. */
+void grpc_server_recheck(struct grpc_server *server, struct tls_server *now);
 size_t grpc_server_n_connections(const struct grpc_server *server);
 /* GOAWAY on all connections; running calls may end within the time, streams of server_streaming methods are cancelled with
  * UNAVAILABLE "etcdserver: server stopped"; then all is closed and done(userdata) is called. */
@@ -145,6 +156,10 @@ bool grpc_call_metadata(struct grpc_call *call, const char *name, struct bytes *
 void grpc_call_send(struct grpc_call *call, struct blob *const *parts, size_t n_parts);
 /* Bytes that were sent and not yet taken by the connection, which itself holds at most some 500 KiB that its socket has not taken. */
 size_t grpc_call_pending(struct grpc_call *call);
+/* client_streaming: the client is to stop sending, by HTTP/2's flow control; what is on its way still comes to on_message(), 1 MiB at most (and the
+ * rest of a message that has begun). Other calls on its connection go on. */
+void grpc_call_pause(struct grpc_call *call);
+void grpc_call_resume(struct grpc_call *call);
 /* Ends the call. message: may be NULL, copied, percent-encoded as gRPC wants it. */
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *message);
 /* Unary: send and finish OK. */

@@ -126,7 +126,16 @@ static int on_data_chunk(
         call = call_find(c, stream_id);
         if (call)
                 call_on_data(call, data, size);
-        return c->state == CONNECTION_DEAD ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+        if (c->state == CONNECTION_DEAD)
+                return NGHTTP2_ERR_CALLBACK_FAILURE;
+        /* One stream whose handler takes nothing holds up no other. */
+        if (nghttp2_session_consume_connection(session, size) < 0)
+                return NGHTTP2_ERR_CALLBACK_FAILURE;
+        if (call && call->paused)
+                call->unread += size;
+        else if (nghttp2_session_consume_stream(session, stream_id, size) < 0)
+                return NGHTTP2_ERR_CALLBACK_FAILURE;
+        return 0;
 }
 
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) {
@@ -209,6 +218,7 @@ int http2_prepare(struct grpc_server *s) {
         /* The client of etcd 3.4 sends an :authority on Unix sockets that the checks refuse; call.c checks what matters. */
         nghttp2_option_set_no_http_messaging(s->options, 1);
         nghttp2_option_set_no_closed_streams(s->options, 1);
+        nghttp2_option_set_no_auto_window_update(s->options, 1); /* grpc_call_pause() */
         nghttp2_option_set_max_deflate_dynamic_table_size(
                 s->options, 1024); /* our headers are few and always the same */
         nghttp2_option_set_stream_reset_rate_limit(

@@ -52,6 +52,10 @@ const char *listener_address(const struct listener *l) {
         return l->address;
 }
 
+int listener_fd(const struct listener *l) {
+        return l->fd;
+}
+
 static void on_pause_over(struct loop_timer *timer) {
         struct listener *l = container_of(timer, struct listener, pause);
 
@@ -162,7 +166,8 @@ static int open_unix(struct listener *l, const char *path, mode_t mode, struct e
 }
 
 /* "127.0.0.1:2379" or "[::1]:2379" */
-static int parse_tcp(const char *text, struct sockaddr_storage *ret, socklen_t *ret_size, struct error *reterr) {
+static int parse_tcp(
+        const char *text, bool anywhere, struct sockaddr_storage *ret, socklen_t *ret_size, struct error *reterr) {
         const char *colon = strrchr(text, ':');
         cleanup(freep) char *host = NULL;
         unsigned long port;
@@ -186,7 +191,7 @@ static int parse_tcp(const char *text, struct sockaddr_storage *ret, socklen_t *
                 *in6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
                 if (inet_pton(AF_INET6, host, &in6->sin6_addr) != 1)
                         return error_set(reterr, -EINVAL, "tcp:%s: not a numeric address", text);
-                if (!IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr))
+                if (!anywhere && !IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr))
                         return error_set(reterr, -EPERM, "tcp:%s: without TLS only on loopback", text);
                 *ret_size = sizeof(*in6);
         } else {
@@ -198,7 +203,7 @@ static int parse_tcp(const char *text, struct sockaddr_storage *ret, socklen_t *
                 *in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
                 if (inet_pton(AF_INET, host, &in->sin_addr) != 1)
                         return error_set(reterr, -EINVAL, "tcp:%s: not a numeric address", text);
-                if (ntohl(in->sin_addr.s_addr) >> 24 != 127)
+                if (!anywhere && ntohl(in->sin_addr.s_addr) >> 24 != 127)
                         return error_set(reterr, -EPERM, "tcp:%s: without TLS only on loopback", text);
                 *ret_size = sizeof(*in);
         }
@@ -238,12 +243,12 @@ static int name_address(struct listener *l, struct error *reterr) {
         return 0;
 }
 
-static int open_tcp(struct listener *l, const char *text, struct error *reterr) {
+static int open_tcp(struct listener *l, const char *text, bool anywhere, struct error *reterr) {
         struct sockaddr_storage ss = {};
         socklen_t size = 0;
         int r, one = 1;
 
-        r = parse_tcp(text, &ss, &size, reterr);
+        r = parse_tcp(text, anywhere, &ss, &size, reterr);
         if (r < 0)
                 return r;
         l->fd = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -267,7 +272,9 @@ int listener_new(struct loop *loop, const char *address, mode_t mode, void (*on_
         if (strncmp(address, "unix:", 5) == 0)
                 r = open_unix(l, address + 5, mode, reterr);
         else if (strncmp(address, "tcp:", 4) == 0)
-                r = open_tcp(l, address + 4, reterr);
+                r = open_tcp(l, address + 4, false, reterr);
+        else if (strncmp(address, "tls:", 4) == 0)
+                r = open_tcp(l, address + 4, true, reterr);
         else
                 r = error_set(reterr, -EINVAL, "%s: neither unix:/path nor tcp:HOST:PORT", address);
         if (r < 0)
@@ -276,6 +283,8 @@ int listener_new(struct loop *loop, const char *address, mode_t mode, void (*on_
         r = name_address(l, reterr);
         if (r < 0)
                 return r;
+        if (strncmp(address, "tls:", 4) == 0)
+                memcpy(l->address, "tls:", 4); /* over "tcp:" */
         r = listener_start(l, loop, on_accept, userdata);
         if (r < 0)
                 return error_set(reterr, r, "%s: %s", address, strerror(-r));

@@ -5,12 +5,16 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include "rpc/tls.h"
+
 /*
  * Who is at the other end of a connection: on a Unix socket what the kernel says of the process that connected, on TCP an
- * address. Asked once, when the connection comes, on the server's loop.
+ * address, and with TLS what its certificate says. Asked once, when the connection comes, on the server's loop.
  */
 
-int connection_identify(struct connection *c, int fd) {
+int connection_identify(struct connection *c) {
+        const struct tls_peer *certified = tls_transport_peer(c->transport);
+        int fd = c->transport->fd;
         struct sockaddr_storage ss = {};
         socklen_t size = sizeof(ss);
         char host[INET6_ADDRSTRLEN] = "?";
@@ -40,6 +44,7 @@ int connection_identify(struct connection *c, int fd) {
                 r = asprintf(&c->peer_name, "pid %d uid %u", (int)ucred.pid, ucred.uid);
         } else {
                 (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+                c->peer.tls = certified;
                 size = sizeof(ss);
                 if (getpeername(fd, (struct sockaddr *)&ss, &size) < 0)
                         return -errno;
@@ -47,12 +52,14 @@ int connection_identify(struct connection *c, int fd) {
                         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&ss;
 
                         (void)inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-                        r = asprintf(&c->peer_name, "[%s]:%u", host, ntohs(in6->sin6_port));
+                        r = asprintf(&c->peer_name, "[%s]:%u%s%s", host, ntohs(in6->sin6_port), certified ? " " : "",
+                                certified ? certified->name : "");
                 } else {
                         const struct sockaddr_in *in = (const struct sockaddr_in *)&ss;
 
                         (void)inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-                        r = asprintf(&c->peer_name, "%s:%u", host, ntohs(in->sin_port));
+                        r = asprintf(&c->peer_name, "%s:%u%s%s", host, ntohs(in->sin_port), certified ? " " : "",
+                                certified ? certified->name : "");
                 }
         }
         if (r < 0) {

@@ -89,6 +89,8 @@ void call_on_header(struct grpc_call *call, nghttp2_rcbuf *name, nghttp2_rcbuf *
         case 7:
                 if (vec_equal(n, ":method")) {
                         call->bad_method = !vec_equal(v, "POST");
+                        call->is_get = vec_equal(v, "GET");
+                        call->is_head = vec_equal(v, "HEAD");
                         return;
                 }
                 if (vec_equal(n, ":scheme"))
@@ -155,6 +157,8 @@ void call_on_headers_end(struct grpc_call *call) {
                 call_end(call, GRPC_RESOURCE_EXHAUSTED, "grpc: received header list larger than max", NULL);
                 return;
         }
+        if ((call->is_get || call->is_head) && call->path.size && s->config.http1 && page_answer(call))
+                return;
         if (call->bad_method || !call->path.size) {
                 call_end(call, GRPC_INTERNAL, call->bad_method ? "grpc: expected method POST" : "grpc: no :path",
                         call->bad_method ? "405" : "400");

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The inside of the gRPC server, shared by grpc.c (server, methods), connection.c, http2.c, keepalive.c and peer.c
- * (connections), call.c and request.c (calls), health.c and reflection.c. Nobody else includes it.
+ * The inside of the gRPC server, shared by grpc.c (server, methods), connection.c, http2.c, keepalive.c, peer.c and recheck.c
+ * (connections), call.c, request.c and page.c (calls), health.c and reflection.c. Nobody else includes it.
  *
  * Lifetimes. A connection is freed only at the top of one of its own events, never while nghttp2 is on the stack. A call is freed
  * when nghttp2 closes its stream or the connection goes, which is after everything the handlers do to it. A handler may
@@ -68,6 +68,11 @@ struct grpc_server {
         enum grpc_code refusal_code;
         TAILQ_HEAD(, health_watch) health_watches;
 
+        struct loop_task recheck_task; /* a slice */
+        struct tls_server *recheck;    /* ref; NULL: none is under way */
+        struct connection *recheck_at; /* the next one */
+        bool recheck_http1;            /* it has come to those of the responder */
+
         bool draining, drained;
         struct loop_timer drain_timer;
         struct loop_task drain_task;
@@ -84,6 +89,10 @@ char *server_method_unknown(struct grpc_server *s, struct bytes path, struct are
 void server_count(struct grpc_server *s, struct server_method *m, enum grpc_code code);
 /* A connection came or went. */
 void server_connections_changed(struct grpc_server *s);
+void recheck_start(struct grpc_server *s, struct tls_server *now);
+void recheck_stop(struct grpc_server *s);
+/* The connection goes. */
+void recheck_skip(struct grpc_server *s, struct connection *c);
 int health_add(struct grpc_server *s);
 void health_changed(struct grpc_server *s);
 int reflection_add(struct grpc_server *s);
@@ -100,7 +109,7 @@ struct connection {
         struct grpc_server *server;
         LIST_ENTRY(connection) entry;
         enum connection_state state;
-        struct transport transport;
+        struct transport *transport; /* owned; NULL: gone */
         struct loop_io io;
         struct loop_task flush;  /* deferred: writes once an iteration */
         struct loop_timer timer; /* preface, keepalive, linger */
@@ -122,6 +131,7 @@ struct connection {
         uint64_t flood_ns; /* the second that the counts below are of */
         unsigned n_resets, n_empty;
 
+        bool read_first;  /* the deferred task is to read, not to write */
         bool settled;     /* SETTINGS have come */
         bool goaway_sent; /* the final one of a drain */
         struct grpc_peer peer;
@@ -137,12 +147,13 @@ int http2_prepare(struct grpc_server *s);
 /* A session, with our settings submitted. */
 int http2_open(struct connection *c);
 
-/* Credentials or address, and the name for logs. */
-int connection_identify(struct connection *c, int fd);
-int connection_new(struct grpc_server *s, int fd);
+/* Credentials, address or certificate, and the name for logs. */
+int connection_identify(struct connection *c);
+/* Takes the transport over. */
+int connection_new(struct grpc_server *s, struct transport *transport);
 /* At the top of an event only; otherwise connection_kill(). */
 void connection_free(struct connection *c);
-/* Ends the calls and closes the descriptor, now; the memory goes in server_leave(). */
+/* Ends the calls and closes the transport, now; the memory goes in server_leave(). */
 void connection_kill(struct connection *c);
 /* All that are not being freed already, further up the stack. */
 void connection_free_calls(struct connection *c);
@@ -191,8 +202,10 @@ struct grpc_call {
         bool has_request : 1; /* not client_streaming: the message has come */
         bool above_mark : 1;
         bool in_drained : 1;
-        bool gone : 1;     /* its stream is closed */
-        bool promised : 1; /* nghttp2 has framed bytes of the queue that are not in a batch yet */
+        bool paused : 1;              /* its client is to stop sending */
+        bool gone : 1;                /* its stream is closed */
+        bool promised : 1;            /* nghttp2 has framed bytes of the queue that are not in a batch yet */
+        bool is_get : 1, is_head : 1; /* not gRPC: for the responder's routes */
         bool bad_method : 1, bad_te : 1, has_type : 1, bad_type : 1, bad_encoding : 1, bad_timeout : 1;
         uint8_t code;
         uint32_t header_bytes; /* of the header block, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
@@ -204,9 +217,12 @@ struct grpc_call {
         struct loop_timer timer;
         struct send_queue queue;
         struct message_reader reader;
-        struct bytes request; /* in the arena, or request_owned */
+        struct bytes request;               /* in the arena, or request_owned */
+        struct http1_request *page_request; /* borrowed; NULL: none is being answered */
+        struct bytes page;                  /* in the arena: what remains of it to be sent */
         uint8_t *request_owned;
-        size_t held; /* of conn->held */
+        size_t held;   /* of conn->held */
+        size_t unread; /* bytes that came while paused: the client's window is smaller by them */
         void *user;
         struct call_header *headers; /* few, or in the arena */
         size_t n_headers, n_headers_room;
@@ -230,6 +246,8 @@ void call_on_header(struct grpc_call *call, nghttp2_rcbuf *name, nghttp2_rcbuf *
 void call_on_headers_end(struct grpc_call *call);
 void call_on_data(struct grpc_call *call, const uint8_t *data, size_t size);
 void call_on_half_close(struct grpc_call *call);
+/* A probe's GET or HEAD, by a client that prefers HTTP/2: answered as the HTTP/1 responder would. False: it has nothing there. */
+bool page_answer(struct grpc_call *call);
 /* Ends it from outside: on_cancel, then this status if the stream is still there. */
 void call_abort(struct grpc_call *call, enum grpc_code code, const char *message);
 void call_on_drained(struct grpc_call *call);

@@ -29,17 +29,30 @@ static void socket_end(struct transport *t) {
         (void)shutdown(t->fd, SHUT_WR);
 }
 
-static void socket_close(struct transport *t) {
+static bool socket_pending(const struct transport *t) {
+        (void)t;
+        return false;
+}
+
+static void socket_free(struct transport *t) {
         close(t->fd);
+        free(t);
 }
 
 static const struct transport_ops socket_ops = {
         .read = socket_read,
         .write = socket_write,
         .end = socket_end,
-        .close = socket_close,
+        .pending = socket_pending,
+        .free = socket_free,
 };
 
-void transport_init_socket(struct transport *t, int fd) {
-        *t = (struct transport){.ops = &socket_ops, .fd = fd};
+struct transport *transport_new_socket(int fd) {
+        struct transport *t = malloc(sizeof(*t));
+
+        if (t)
+                *t = (struct transport){.ops = &socket_ops, .fd = fd};
+        else
+                close(fd);
+        return t;
 }

@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * Where a connection's bytes go to and come from: two functions over a descriptor. Plain sockets are here; TLS is a
- * transport of its own which embeds this struct. One loop's thread.
+ * Where a connection's bytes go to and come from: a few functions over a descriptor, whose loop is told by it when to try again. Plain sockets are
+ * here; TLS (rpc/tls.h) is a transport of its own which embeds this struct. A transport is on the heap, so that a connection hands it on as
+ * it is. One thread at a time.
  */
 
 #include <sys/types.h>
@@ -15,21 +16,24 @@ struct transport;
 struct transport_ops {
         /* Bytes read, 0 at the end of the stream, or a negative errno (-EAGAIN: nothing now). */
         ssize_t (*read)(struct transport *t, void *data, size_t size);
-        /* Bytes taken (maybe fewer than given), or a negative errno (-EAGAIN: not now). */
+        /* Bytes taken (maybe fewer than given), or a negative errno (-EAGAIN: not now). After fewer the descriptor is waited for and the
+         * same bytes come again, followed by others or not. */
         ssize_t (*write)(struct transport *t, const struct iovec *iov, size_t n_iov);
         /* Tells the peer that no more will come. */
         void (*end)(struct transport *t);
-        /* Closes the descriptor and drops what belongs to the transport, not the struct itself. */
-        void (*close)(struct transport *t);
+        /* There is something to be read that the descriptor does not tell of, since it was taken from it already. */
+        bool (*pending)(const struct transport *t);
+        /* Closes the descriptor and frees all. */
+        void (*free)(struct transport *t);
 };
 
 struct transport {
         const struct transport_ops *ops;
-        int fd; /* owned; -EBADF: none */
+        int fd; /* owned */
 };
 
-/* fd: a connected non-blocking socket, taken over. */
-void transport_init_socket(struct transport *t, int fd);
+/* fd: a connected non-blocking socket, taken over; NULL: no memory, and it is closed. */
+struct transport *transport_new_socket(int fd);
 static inline ssize_t transport_read(struct transport *t, void *data, size_t size) {
         return t->ops->read(t, data, size);
 }
@@ -39,8 +43,11 @@ static inline ssize_t transport_write(struct transport *t, const struct iovec *i
 static inline void transport_end(struct transport *t) {
         t->ops->end(t);
 }
-static inline void transport_close(struct transport *t) {
-        if (t->fd >= 0)
-                t->ops->close(t);
-        t->fd = -1;
+static inline bool transport_pending(const struct transport *t) {
+        return t->ops->pending(t);
+}
+/* Takes NULL. Whoever watches the descriptor stops that first. */
+static inline void transport_free(struct transport *t) {
+        if (t)
+                t->ops->free(t);
 }

@@ -2,7 +2,7 @@
 """
 What an idle connection costs: memory of the daemon with N connections to one tenant, each with a Watch stream and one watch on it.
 
-    tests/bench/connections.py BUILD [N [unix|tcp]]
+    tests/bench/connections.py BUILD [N [unix|tcp|tls]]
 
 BUILD is a release build; N is 10,000, over a Unix socket, unless said otherwise. It speaks HTTP/2 by hand, so that ten thousand clients fit beside
 the daemon. Prints a line of JSON: proportional set size before, after, and what was added for each connection, in KiB; the kernel's own
@@ -13,11 +13,15 @@ import json
 import pathlib
 import resource
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "system"))
+from certificates import Authority  # pylint: disable=wrong-import-position
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS = 0, 1, 4
@@ -70,16 +74,27 @@ def pss_kib(pid):
 
 def main():
     build, n = pathlib.Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 10000
-    tcp = len(sys.argv) > 3 and sys.argv[3] == "tcp"
+    over = sys.argv[3] if len(sys.argv) > 3 else "unix"
     resource.setrlimit(resource.RLIMIT_NOFILE, (n + 200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     with tempfile.TemporaryDirectory(prefix="shc-") as directory:
         root = pathlib.Path(directory)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
+        (root / "stokehold.yaml").write_text("coreDumps: true\n", encoding="utf-8")  # or its memory is shown to root alone
         (root / "definitions.d").mkdir()
         (root / "definitions.d" / "t.yaml").write_text("apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: t}\n"
                                                        f'spec: {{endpoint: {{tcp: "127.0.0.1:{port}"}}}}\n', encoding="utf-8")
+        if over == "tls":
+            (root / "definitions.d" / "t.yaml").write_text("apiVersion: stokehold/v1alpha1\nkind: Tenant\nmetadata: {name: t}\n"
+                                                           "spec: {endpoint: {clientNames: [t]}}\n", encoding="utf-8")
+            ca = Authority(root / "ca")
+            server, client = ca.server(), ca.client("t")
+            (root / "stokehold.yaml").write_text(f'tls: {{address: "127.0.0.1:{port}", certificate: "{server.certificate}", '
+                                                 f'key: "{server.key}", clientCA: "{ca.certificate}"}}\n', encoding="utf-8")
+            context = ssl.create_default_context(cafile=ca.certificate)
+            context.load_cert_chain(*client.files)
+            context.set_alpn_protocols(["h2"])
         with open(root / "log", "wb") as log, subprocess.Popen([build / "stokehold", "--root", root], stdout=log, stderr=log) as daemon:
             try:
                 path = root / "run" / "tenants" / "t.sock"
@@ -87,12 +102,21 @@ def main():
                     time.sleep(0.05)
 
                 def connect(i):
-                    c = socket.create_connection(("127.0.0.1", port)) if tcp else socket.socket(socket.AF_UNIX)
-                    if not tcp:
+                    if over == "unix":
+                        c = socket.socket(socket.AF_UNIX)
                         c.connect(str(path))
+                    else:
+                        c = socket.create_connection(("127.0.0.1", port))
+                    if over == "tls":
+                        c = context.wrap_socket(c, server_hostname="localhost")
                     c.sendall(opening(i))
                     return c
-                connections = [connect(0)]
+                while True:
+                    try:
+                        connections = [connect(0)]
+                        break
+                    except ConnectionRefusedError:
+                        time.sleep(0.05)
                 created(connections[0])
                 before = pss_kib(daemon.pid)
                 for i in range(1, n + 1):
@@ -100,7 +124,7 @@ def main():
                     created(connections[-1])
                 time.sleep(1)
                 after = pss_kib(daemon.pid)
-                print(json.dumps({"connections": n, "over": "tcp" if tcp else "unix", "before_kib": before, "after_kib": after,
+                print(json.dumps({"connections": n, "over": over, "before_kib": before, "after_kib": after,
                                   "kib_each": round((after - before) / n, 2)}))
                 for c in connections:
                     c.close()

@@ -115,7 +115,7 @@ static void handle(void *userdata, const char *query, struct http1_response *res
         (void)userdata;
         check(buf_printf(&response->body, "asked %s\n", query) == 0);
 }
-static const struct http1_route routes[] = {{"/health", handle}};
+static const struct http1_route routes[] = {{.path = "/health", .handle = handle}};
 
 static void on_drained(void *userdata) {
         (void)userdata;

@@ -9,10 +9,10 @@
  */
 
 #include <stokehold/control.pb-c.h>
+#include <stokehold/rpc.pb-c.h>
 
 #include "etcd/convert.h"
 #include "etcd/overlap.h"
-#include "etcd/rpc.pb-c.h"
 #include "fuzz.h"
 #include "rpc/protobuf.h"
 

@@ -30,7 +30,7 @@ COMPLAINTS = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSani
 def program(name):
     """Beside each other in the build folder, or where meson puts them by default."""
     for place in (BUILD / name, BUILD / "core" / name, BUILD / "core" / "ctl" / name, BUILD / "tests" / name,
-                  BUILD / "tests" / "drivers" / name, TOOLS / name):
+                  BUILD / "tests" / "drivers" / name, BUILD / "tests" / "unit" / "snapshot" / name, TOOLS / name):
         if place.is_file():
             return str(place)
     raise FileNotFoundError(f"{name}: neither in {BUILD} nor in {TOOLS} (tests/run builds it)")
@@ -84,6 +84,9 @@ class Daemon:
 
     # ---- life
 
+    def command(self):
+        return [program(self.executable), "--root", str(self.root), "--plugins", str(self.plugins), *self.arguments]
+
     def start(self, wait=True):
         environment = dict(os.environ)
         # intercept_tls_get_addr: LeakSanitizer misreads the thread-local blocks of libraries that came with a plugin, and crashes on them.
@@ -98,11 +101,11 @@ class Daemon:
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(notify))
         self.notified.settimeout(0.1)
+        notify.chmod(0o666)
         environment["NOTIFY_SOCKET"] = str(notify)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [program(self.executable), "--root", str(self.root), "--plugins", str(self.plugins), *self.arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
         if wait:
             self.wait_ready()
         return self

@@ -14,12 +14,13 @@ import urllib.request
 import pytest
 
 from conftest import free_port, program, scratch, wait_for
+from credentials import flags, with_authority
 
 TOKEN = "a-token-for-this-test"
 
 
 class ApiServer:
-    def __init__(self, directory, endpoint):
+    def __init__(self, directory, etcd):
         self.port = free_port()
         self.directory = directory
         (directory / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
@@ -29,7 +30,7 @@ class ApiServer:
         self.context.check_hostname = False
         self.context.verify_mode = ssl.CERT_NONE
         self.command = [
-            program("kube-apiserver"), f"--etcd-servers={endpoint}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={self.port}",
+            program("kube-apiserver"), *etcd, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={self.port}",
             f"--cert-dir={directory}/certs", f"--token-auth-file={directory}/tokens.csv", "--authorization-mode=RBAC",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={directory}/sa.pub",
             f"--service-account-signing-key-file={directory}/sa.key", "--service-cluster-ip-range=10.0.0.0/24", "--etcd-compaction-interval=20s",
@@ -67,14 +68,29 @@ def config_map(name, value):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"v": value}}
 
 
+def flags_for(daemon, manner):
+    """What stokectl says to paste: for the Unix socket, or with a certificate for the TLS port."""
+    more = []
+    if manner == "tls":
+        wait_for("the port is open", lambda: any(e.startswith("https://") for e in daemon.ask("tenant", "show", "cluster")["endpoints"]))
+        more = ["--directory", str(daemon.root / "cluster")]
+    found = flags(daemon.stokectl("tenant", "credentials", "cluster", "--for", "kube-apiserver", *more).stdout)
+    assert ("https://" in found[0]) == (manner == "tls") and len(found) == (4 if manner == "tls" else 1)
+    return found
+
+
 @pytest.mark.long
-def test_kube_apiserver(daemon):
+@pytest.mark.parametrize("manner", ["socket", "tls"])
+def test_kube_apiserver(stopped, manner):
     """The purpose of it all: an API server starts on a tenant, keeps objects, lists them in pages, watches, conflicts, applies defaults,
     and goes on when the daemon is restarted or killed under it."""
-    endpoint = daemon.tenant("cluster")
+    if manner == "tls":
+        with_authority(stopped)
+    daemon = stopped.start()
+    daemon.tenant("cluster")
     base = "/api/v1/namespaces/default/configmaps"
     with scratch() as directory:
-        api = ApiServer(directory, endpoint)
+        api = ApiServer(directory, flags_for(daemon, manner))
         api.start()
         try:
             wait_for("the default namespace", lambda: api.call("GET", "/api/v1/namespaces/default"), 60)

@@ -101,10 +101,31 @@ static void test_levels(void **state) {
         assert_non_null(strstr(text, "chatty"));
 }
 
+/* The audit: what a client chose must not pass for another field, and the level must not silence it. */
+static void test_fields(void **state) {
+        const struct log_field fields[] = {
+                {"method", "CreateTenant"},
+                {"absent", NULL},
+                {"tenant", "a\" uid=0\nroot \\"},
+                {"command", ""},
+        };
+        const struct log_context context = {.peer = "pid 1 uid 5", .more = fields, .n_more = n_elements(fields)};
+        char text[1024];
+
+        (void)state;
+        log_set_level(LOG_LEVEL_ERROR);
+        log_always(&context, "control: %s", "x");
+        log_set_level(LOG_LEVEL_INFO);
+        read_all(text, sizeof(text));
+        assert_non_null(strstr(text,
+                "Z notice  control: x peer=pid 1 uid 5 method=CreateTenant tenant=\"a? uid=0?root ?\" command=\"\"\n"));
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_line, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_levels, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_fields, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

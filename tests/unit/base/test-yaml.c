@@ -139,12 +139,12 @@ static void test_refused(void **state) {
                 unsigned line;
                 const char *reason;
         } cases[] = {
-                {"a: 1\nb: &x 2\n", 2, "anchors (&x) are not allowed"},
-                {"a: &x\n  b: 1\n", 1, "anchors (&x) are not allowed"},
-                {"a: &x [1]\n", 1, "anchors (&x) are not allowed"},
-                {"a: 1\n\nb: *x\n", 3, "aliases (*x) are not allowed"},
-                {"a: !!str 5\n", 1, "tags (tag:yaml.org,2002:str) are not allowed"},
-                {"a: !mine {}\n", 1, "tags (!mine) are not allowed"},
+                {"a: 1\nb: &x 2\n", 2, "anchors are not allowed (a value that begins with & needs quotes)"},
+                {"a: &x\n  b: 1\n", 1, "anchors are not allowed (a value that begins with & needs quotes)"},
+                {"a: &x [1]\n", 1, "anchors are not allowed (a value that begins with & needs quotes)"},
+                {"a: 1\n\nb: *x\n", 3, "aliases are not allowed (a value that begins with * needs quotes)"},
+                {"a: !!str 5\n", 1, "tags are not allowed (a value that begins with ! needs quotes)"},
+                {"a: !mine {}\n", 1, "tags are not allowed (a value that begins with ! needs quotes)"},
                 {"%TAG ! tag:x,2000:\n---\na: 1\n", 1, "tags are not allowed"},
                 {"a:\n  <<: {b: 1}\n", 2, "merge keys (<<) are not allowed"},
                 {"? [a]\n: b\n", 1, "a key must be a plain word or a string"},

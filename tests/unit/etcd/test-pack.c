@@ -9,8 +9,8 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
+#include <stokehold/rpc.pb-c.h>
 
-#include "etcd/rpc.pb-c.h"
 #include "rpc/protobuf.h"
 
 static struct arena arena;

@@ -80,6 +80,25 @@ static void test_datastore(void **state) {
         definitions_free(set);
 }
 
+/* A password that somebody took for a parameter is refused by the driver, and shown to nobody meanwhile. */
+static void test_parameters(void **state) {
+        const struct datastore_status status = {};
+        struct definitions *set =
+                load_text("apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: s}\nspec:\n"
+                          "  driver: MySQL\n  endpoints: [\"h:1\"]\n"
+                          "  parameters: {database: d, Password: hush, sslkey: hush, api_token: hush}\n");
+        struct buf out = {};
+
+        (void)state;
+        assert_int_equal(datastore_definition_print(definitions_find_datastore(set, "s"), &status, &out), 0);
+        assert_int_equal(buf_append(&out, "", 1), 0);
+        assert_null(strstr((char *)out.data, "hush"));
+        assert_non_null(strstr((char *)out.data, "    Password: (hidden)\n"));
+        assert_non_null(strstr((char *)out.data, "    database: d\n"));
+        buf_done(&out);
+        definitions_free(set);
+}
+
 static void test_tenant(void **state) {
         /* One made with stokectl has no document. */
         struct tenant_definition t = {.base = {.name = (char *)"x"}, .owner = (uid_t)-1, .group = (gid_t)-1};
@@ -155,6 +174,7 @@ static void test_round_trip(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_datastore, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_parameters, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_tenant, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
         };

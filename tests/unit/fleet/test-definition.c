@@ -162,7 +162,7 @@ static void test_shipped_examples(void **state) {
                 assert_true(strstr(w->problems.items[i].text, "there is no Secret document, file or credential") ||
                         strstr(w->problems.items[i].text, "has no effect yet in this version"));
         }
-        assert_int_equal(w->problems.n_items, 5);
+        assert_int_equal(w->problems.n_items, 7);
         assert_int_equal(w->set->n_datastores, 6);
         assert_int_equal(w->set->n_tenants, 2);
         assert_int_equal(w->set->n_secrets, 2);
@@ -191,7 +191,17 @@ static void test_shipped_examples(void **state) {
         assert_int_equal(t->n_peers, 2);
         assert_int_equal(t->peers[1], 1000);
         assert_string_equal(t->tcp, "127.0.0.1:2379");
+        assert_int_equal(t->n_client_names, 3);
+        assert_string_equal(t->client_names[0].name, "CN:captain");
+        assert_string_equal(t->client_names[1].name, "URI:spiffe://ship.example/captain");
+        assert_string_equal(t->client_names[2].name, "DNS:captain.ship.example");
+        assert_string_equal(t->client_ca.namespace, "ship");
+        assert_string_equal(t->client_revocations.key, "ca.crl");
+        assert_int_equal(t->backup_every_ns, 6 * 3600 * NSEC_PER_SEC);
+        assert_int_equal(t->backup_keep, 7);
+        assert_string_equal(t->backup_directory, "/srv/backups");
         t = tenant(w, "pilot");
+        assert_null(t->backup_directory);
         assert_null(t->datastore);
         assert_false(t->has_quota || t->has_auto_compact || t->has_socket_mode || t->retain);
         assert_int_equal(t->owner, (uid_t)-1);
@@ -406,6 +416,8 @@ static const struct {
                 "9: DataStore \"s\": spec.endpoints: \"h\": missing port in address"},
         {KAMAJI("  driver: MySQL\n  endpoints: [\"https://h:1\"]\n" BASIC),
                 "7: DataStore \"s\": spec.endpoints: \"https://h:1\": must be a bare host:port"},
+        {KAMAJI("  driver: MySQL\n  endpoints: [\"h:1\", \"root:hush@h:1\"]\n" BASIC),
+                "7: DataStore \"s\": spec.endpoints: entry 2: must be a bare host:port (credentials go into spec.basicAuth)"},
         {KAMAJI("  driver: MySQL\n  endpoints: [\"::1:5\"]\n" BASIC),
                 "7: DataStore \"s\": spec.endpoints: \"::1:5\": too many colons in address (an IPv6 address needs brackets)"},
         {KAMAJI("  driver: MySQL\n  endpoints: [\"[::1]\"]\n" BASIC),
@@ -500,6 +512,16 @@ static const struct {
         {TENANT("spec:\n  quota: 2 Gi\n"), "6: Tenant \"t\": spec.quota: must be a size, such as 256Mi or 2Gi"},
         {TENANT("spec:\n  autoCompaction: 5\n"),
                 "6: Tenant \"t\": spec.autoCompaction: must be a duration, such as 500ms, 5m or 1h30m, or off"},
+        {TENANT("spec:\n  backup: {keep: 3, directory: /srv}\n"), "6: Tenant \"t\": spec.backup.every: Required value"},
+        {TENANT("spec:\n  backup: {every: 6h}\n"), "6: Tenant \"t\": spec.backup.directory: Required value"},
+        {TENANT("spec:\n  backup: {every: 100ms, directory: /srv}\n"),
+                "6: Tenant \"t\": spec.backup.every: must be at least 1s, or off"},
+        {TENANT("spec:\n  backup: {every: 6h, keep: 0, directory: /srv}\n"),
+                "6: Tenant \"t\": spec.backup.keep: must be from 1 to 10000"},
+        {TENANT("spec:\n  backup: {every: 6h, directory: srv}\n"),
+                "6: Tenant \"t\": spec.backup.directory: must be an absolute path"},
+        {TENANT("spec:\n  backup: {every: 6h, directory: /srv, compress: true}\n"),
+                "6: Tenant \"t\": spec.backup.compress: unknown field"},
         {TENANT("spec:\n  deletionPolicy: Keep\n"),
                 "6: Tenant \"t\": spec.deletionPolicy: Unsupported value: \"Keep\": supported values: \"Delete\", \"Retain\""},
         {TENANT("spec:\n  endpoint: {mode: rwx}\n"),
@@ -514,8 +536,25 @@ static const struct {
                 "9: Tenant \"t\": spec.endpoint.peers: must be a user's name or number"},
         {TENANT("spec:\n  endpoint: {tcp: \"0.0.0.0:2379\"}\n"),
                 "6: Tenant \"t\": spec.endpoint.tcp: must be 127.0.0.1:PORT or [::1]:PORT (without TLS on loopback only)"},
-        {TENANT("spec:\n  endpoint: {clientNames: [a]}\n"),
-                "6: Tenant \"t\": spec.endpoint.clientNames: not supported yet by this version"},
+        {TENANT("spec:\n  endpoint:\n    clientNames:\n    - a\n    - \"IP:10.0.0.1\"\n"),
+                "9: Tenant \"t\": spec.endpoint.clientNames: \"IP:10.0.0.1\" must be CN:NAME, URI:URI, DNS:NAME, or a common "
+                "name without \":\" in it"},
+        {TENANT("spec:\n  endpoint:\n    clientNames: [\"URI:no uri\"]\n"),
+                "7: Tenant \"t\": spec.endpoint.clientNames: \"URI:no uri\" must be URI:a URI with a scheme, such as "
+                "spiffe://example/berlin"},
+        {TENANT("spec:\n  endpoint:\n    clientNames: [\"DNS:*.a\"]\n"),
+                "7: Tenant \"t\": spec.endpoint.clientNames: \"DNS:*.a\" must be DNS:a DNS name in lower case, without a "
+                "wildcard"},
+        {TENANT("spec:\n  endpoint:\n    clientNames: [a, \"CN:a\"]\n"),
+                "7: Tenant \"t\": spec.endpoint.clientNames: \"CN:a\" is there twice"},
+        {TENANT("spec:\n  endpoint:\n    clientNames: [5]\n"),
+                "7: Tenant \"t\": spec.endpoint.clientNames: must be strings that are not empty"},
+        {TENANT("spec:\n  endpoint:\n    clientCA: {certificate: {content: Q0E=}}\n"),
+                "7: Tenant \"t\": spec.endpoint.clientCA: needs clientNames: nobody is let in by a CA alone"},
+        {TENANT("spec:\n  endpoint:\n    clientNames: [a]\n    clientCA: {revocations: {content: Q0E=}}\n"),
+                "8: Tenant \"t\": spec.endpoint.clientCA.certificate: Required value"},
+        {TENANT("spec:\n  endpoint:\n    clientNames: [a]\n    clientCA:\n      certificate: {content: \"-----\"}\n"),
+                "9: Tenant \"t\": spec.endpoint.clientCA.certificate.content: is not base64"},
         /* secrets */
         {"apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ndata:\n  a: plain text\n",
                 "5: Secret \"default/x\": data.a: is not base64"},
@@ -845,6 +884,57 @@ static void test_ports(void **state) {
         assert_int_equal(w->set->n_tenants, 3);
 }
 
+/* A name that leads to two tenants would let one in to the other's data. Under another CA it is another name. */
+static void test_client_names(void **state) {
+#define CA "    clientCA: {certificate: {secretReference: {name: ca, keyPath: c}}}\n"
+#define OTHER "    clientCA: {certificate: {secretReference: {name: other, keyPath: c}}}\n"
+        struct world *w = *state;
+        char expected[512];
+
+        put(w, "s.yaml",
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: ca}\nstringData: {c: x}\n---\n"
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: other}\nstringData: {c: x}\n");
+        put(w, "b.yaml", TENANT_HEAD("b") "spec:\n  endpoint:\n    clientNames: [x, y]\n");
+        load(w);
+        expect_clean(w);
+        put(w, "a.yaml", TENANT_HEAD("a") "spec:\n  endpoint:\n    clientNames:\n    - z\n    - CN:y\n");
+        put(w, "c.yaml",
+                TENANT_HEAD("c") "spec:\n  endpoint:\n    clientNames: [x]\n" CA
+                                 "---\n" TENANT_HEAD("d") "spec:\n  endpoint:\n    clientNames: [x]\n" OTHER);
+        load(w);
+        snprintf(expected, sizeof(expected),
+                "a.yaml:9: Tenant \"a\": spec.endpoint.clientNames: CN:y is Tenant \"b\"'s already, at %s/b.yaml:1",
+                w->config.directory);
+        expect_one_problem(w, expected);
+        assert_null(tenant(w, "a"));
+        assert_int_equal(w->set->n_tenants, 3);
+
+        /* The one that is new gives way, and stays what it was. */
+        put(w, "a.yaml", TENANT_HEAD("a") "spec:\n  endpoint:\n    clientNames: [z]\n");
+        load(w);
+        expect_clean(w);
+        put(w, "a.yaml", TENANT_HEAD("a") "spec:\n  endpoint:\n    clientNames: [z, x]\n" OTHER);
+        load(w);
+        snprintf(expected, sizeof(expected),
+                "a.yaml:7: Tenant \"a\": spec.endpoint.clientNames: CN:x is Tenant \"d\"'s already, at %s/c.yaml:10",
+                w->config.directory);
+        expect_one_problem(w, expected);
+        assert_int_equal(tenant(w, "a")->n_client_names, 1);
+
+        put(w, "c.yaml",
+                TENANT_HEAD("c") "spec:\n  endpoint:\n    clientNames: [x]\n"
+                                 "    clientCA: {certificate: {secretReference: {name: none, keyPath: c}}}\n");
+        load(w);
+        expect_problem(w, 0, false,
+                "c.yaml:8: Tenant \"c\": spec.endpoint.clientCA.certificate: secretReference default/none, keyPath c: there "
+                "is no Secret document, file or credential that has it");
+        assert_int_equal(w->problems.n_items, 1);
+        assert_int_equal(tenant(w, "a")->n_client_names, 2);
+        assert_non_null(tenant(w, "c"));
+#undef CA
+#undef OTHER
+}
+
 /* What cannot be read or told says nothing about what was there. */
 static void test_unreadable(void **state) {
         struct world *w = *state;
@@ -969,6 +1059,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_metadata, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_only_one, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_ports, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_client_names, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_reserved_name, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_one_line, setup, teardown),

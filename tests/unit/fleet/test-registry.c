@@ -33,6 +33,16 @@ static void test_records_survive(void **state) {
         world_write(w, r, record, false);
         assert_int_equal(w->result, 0);
         assert_true(record->mod_revision > 1);
+        record->phase = REGISTRY_INSTALLING;
+        uuid_make(record->installation);
+        uuid_make(record->installer);
+        world_write(w, r, record, false);
+        assert_int_equal(w->result, 0);
+        world_close_registry(w, r);
+        r = world_open_registry(w);
+        assert_int_equal(world_records[0]->phase, REGISTRY_INSTALLING);
+        assert_memory_equal(world_records[0]->installation, record->installation, 16);
+        assert_memory_equal(world_records[0]->installer, record->installer, 16);
         record->phase = REGISTRY_READY;
         world_write(w, r, record, false);
         assert_int_equal(w->result, 0);
@@ -164,8 +174,34 @@ static void test_bad_file_is_refused(void **state) {
         free(dir);
 }
 
+/* Who may come in by a certificate is not to be forgotten by a restart, nor by a step of the tenant's life. */
+static void test_client_names_are_kept(void **state) {
+        struct registry_record *record = world_record("a", REGISTRY_READY), *copy, *read = NULL;
+        cleanup(error_done) struct error err = {};
+        char *text;
+
+        (void)state;
+        record->client_names = xcalloc(2, sizeof(*record->client_names));
+        record->client_names[record->n_client_names++] = strdup("CN:a");
+        record->client_names[record->n_client_names++] = strdup("URI:spiffe://x/\"a\"");
+        copy = registry_record_copy(record);
+        text = registry_record_print(copy, 1);
+        assert_int_equal(
+                registry_record_parse(bytes_of_string("a"), bytes_of_string(text), &world_formats, &read, &err), 0);
+        assert_int_equal(read->n_client_names, 2);
+        assert_string_equal(read->client_names[0], "CN:a");
+        assert_string_equal(read->client_names[1], "URI:spiffe://x/\"a\"");
+        free(text);
+        registry_record_free(read);
+        registry_record_free(copy);
+        registry_record_free(record);
+}
+
 static void test_bad_records_are_told(void **state) {
-        static const char *const bad[] = {"", "{}", "7", "{\"format\":2}",
+        static const char *const bad[] = {"", "{}", "7",
+                "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\",\"phase\":\"Ready\",\"quota\":0,"
+                "\"source\":\"s\",\"fromFile\":false,\"deletionPolicy\":\"Delete\",\"created\":1,\"clientNames\":[1]}",
+                "{\"format\":2}",
                 "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"x\",\"phase\":\"Ready\",\"quota\":0,\"source\":\"s\",\"fromFile\":false,"
                 "\"deletionPolicy\":\"Delete\",\"created\":1}",
                 "{\"format\":1,\"datastore\":\"d\",\"incarnation\":\"6e1c0ee6-41b7-4c0c-8a21-4c2f2e1ab6a0\",\"phase\":\"Odd\",\"quota\":0,"
@@ -287,6 +323,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_lost_file_is_adopted, world_setup, world_teardown),
                 cmocka_unit_test_setup_teardown(test_first_start_is_finished, world_setup, world_teardown),
                 cmocka_unit_test_setup_teardown(test_bad_file_is_refused, world_setup, world_teardown),
+                cmocka_unit_test(test_client_names_are_kept),
                 cmocka_unit_test(test_bad_records_are_told),
                 cmocka_unit_test(test_moves_survive),
                 cmocka_unit_test(test_uuids),

@@ -121,7 +121,7 @@ static void test_root(void **state) {
         folder_write(&folder, "stokehold.yaml",
                 "paths:\n  state: disk/\n  runtime: /elsewhere\ndrivers:\n  experimental: [NATS, etcd]\nshards: 3\ncache: 64Mi\n"
                 "log:\n  level: debug\n  slowRequest: off\nmetrics:\n  listen: unix:/x/metrics.sock\ntenants:\n  quota: 0\n"
-                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\n  idleClose: off\n  quarantine: 2h\nlimits: {requestBytes: 3Mi, connections: 7, leases: 9, watches: 8, txnNesting: 2}\ncontrol:\nmemory: 64Mi\n");
+                "  autoCompaction: 1h30m\n  progressNotify: 200ms\n  socketMode: 0600\n  idleClose: off\n  quarantine: 2h\nlimits: {requestBytes: 3Mi, connections: 7, leases: 9, watches: 8, txnNesting: 2}\ncontrol:\nmemory: 64Mi\ncoreDumps: true\n");
         options.plugins = "/my/plugins/";
         s = load_ok(&options);
         assert_string_equal(s->file, folder_path(&folder, "stokehold.yaml"));
@@ -131,6 +131,7 @@ static void test_root(void **state) {
         assert_string_equal(s->control_socket, "/elsewhere/control.sock");
         assert_int_equal(s->n_experimental, 2);
         assert_string_equal(s->experimental[1], "etcd");
+        assert_true(s->core_dumps);
         assert_int_equal(s->n_shards, 3);
         assert_int_equal(s->cache_bytes, 64 << 20);
         assert_int_equal(s->log_level, LOG_LEVEL_DEBUG);
@@ -159,6 +160,8 @@ static const struct {
         {"log:\n  level: loud\n", "2: log.level: must be error, warning, notice, info or debug"},
         {"log:\n  levels: info\n", "2: log.levels: unknown field"},
         {"log: info\n", "1: log: must be a mapping"},
+        {"paths:\n  state: |\n    -----BEGIN\n    hush\n",
+                "2: paths.state: must be the path of a file, not what is in it"},
         {"shards: many\n", "1: shards: must be a whole number"},
         {"shards: 65\n", "1: shards: must be from 0 to 64"},
         {"shards: \"1\"\n", "1: shards: must be a whole number"},
@@ -182,10 +185,23 @@ static const struct {
         {"limits:\n  watchBytes: 1Ki\n", "2: limits.watchBytes: must be from 512Ki to 64Mi"},
         {"limits:\n  streams: 0\n", "2: limits.streams: must be from 1 to 1048576"},
         {"limits:\n  requestBytes: 1Gi\n", "2: limits.requestBytes: must be from 64Ki to 64Mi"},
+        {"tls: {}\n", "1: tls.address: Required value"},
+        {"tls:\n  address: localhost:2379\n",
+                "2: tls.address: must be HOST:PORT with a numeric host (0.0.0.0:2379, [::]:2379), or off"},
+        {"tls:\n  address: 0.0.0.0:2379\n  key: k\n", "2: tls.certificate: Required value"},
+        {"tls:\n  address: 0.0.0.0:2379\n  certificate: c\n", "2: tls.key: Required value"},
+        {"tls:\n  address: 0.0.0.0:2379\n  certificate: c\n  key: \"\"\n", "4: tls.key: is empty"},
+        {"tls:\n  address: off\n  clientRevocations: r\n", "3: tls.clientRevocations: needs a clientCA"},
+        {"tls:\n  address: off\n  advertise: [\"http://h:1\"]\n",
+                "3: tls.advertise: \"http://h:1\" must be https://HOST:PORT"},
+        {"tls:\n  address: off\n  authority: {certificate: a}\n", "3: tls.authority.key: Required value"},
+        {"tls:\n  address: off\n  authority: {certificate: a, key: b, days: 0}\n",
+                "3: tls.authority.days: must be from 1 to 36500"},
+        {"tls:\n  address: off\n  ciphers: all\n", "3: tls.ciphers: unknown field"},
         {"- a\n", "1: must be a mapping of settings"},
         {"shards: 1\n---\nshards: 2\n", "2: only one document is expected"},
         {"shards: 1\nshards: 2\n", "2: key \"shards\" is there twice, first in line 1"},
-        {"shards: &a 1\n", "1: anchors (&a) are not allowed"},
+        {"shards: &a 1\n", "1: anchors are not allowed (a value that begins with & needs quotes)"},
         {"log: {level: info\n",
                 "2: did not find expected ',' or '}' (while parsing a flow mapping that begins in line 1)"},
 };
@@ -247,6 +263,11 @@ static void test_fixed_changes(void **state) {
                 &folder, "stokehold.yaml", "log: {level: debug}\ntenants: {quota: 1Gi}\nmigration: {bandwidth: 1Mi}\n");
         b = load_ok(&options);
         assert_null(settings_fixed_changes(a, b));
+        assert_false(a->core_dumps);
+        b->core_dumps = true; /* for who looks for a fault, without a restart that would hide it */
+        assert_null(settings_fixed_changes(a, b));
+        settings_adopt(a, b);
+        assert_true(a->core_dumps);
         settings_free(b);
 
         folder_write(&folder, "stokehold.yaml", "cache: 2Mi\npaths: {state: other}\n");
@@ -254,6 +275,52 @@ static void test_fixed_changes(void **state) {
         names = settings_fixed_changes(a, b);
         assert_string_equal(names, "paths.state, cache");
         free(names);
+        settings_free(b);
+        settings_free(a);
+}
+
+/* The listener's section: files are found where everything else is, and a reload may replace all but the address. */
+static void test_tls(void **state) {
+        const struct settings_options options = {.root = folder.path};
+        struct settings *a, *b;
+        char *names;
+
+        (void)state;
+        a = load_ok(&options);
+        assert_null(a->tls.address);
+        assert_false(a->tls.tenant_names);
+        settings_free(a);
+
+        folder_write(&folder, "stokehold.yaml",
+                "tls: {address: \"[::]:2379\", certificate: tls/s.crt, key: /k/s.key, clientCA: ca.crt, clientRevocations: ca.crl, serverCA: servers.crt,"
+                " tenantNames: true, advertise: [\"https://a:2379\", \"https://[::1]:1\"],"
+                " authority: {certificate: a.crt, key: a.key, days: 30}}\n");
+        a = load_ok(&options);
+        assert_string_equal(a->tls.address, "[::]:2379");
+        assert_string_equal(a->tls.certificate, folder_path(&folder, "tls/s.crt"));
+        assert_string_equal(a->tls.key, "/k/s.key");
+        assert_string_equal(a->tls.client_ca, folder_path(&folder, "ca.crt"));
+        assert_string_equal(a->tls.client_revocations, folder_path(&folder, "ca.crl"));
+        assert_string_equal(a->tls.server_ca, folder_path(&folder, "servers.crt"));
+        assert_true(a->tls.tenant_names);
+        assert_int_equal(a->tls.n_advertise, 2);
+        assert_string_equal(a->tls.advertise[1], "https://[::1]:1");
+        assert_string_equal(a->tls.authority.certificate, folder_path(&folder, "a.crt"));
+        assert_string_equal(a->tls.authority.key, folder_path(&folder, "a.key"));
+        assert_null(a->tls.authority.revocations);
+        assert_int_equal(a->tls.authority.days, 30);
+
+        folder_write(
+                &folder, "stokehold.yaml", "tls: {address: \"[::]:2380\", certificate: other.crt, key: /k/s.key}\n");
+        b = load_ok(&options);
+        names = settings_fixed_changes(a, b);
+        assert_string_equal(names, "tls.address");
+        free(names);
+        settings_adopt(a, b);
+        assert_string_equal(a->tls.address, "[::]:2379");
+        assert_string_equal(a->tls.certificate, folder_path(&folder, "other.crt"));
+        assert_null(a->tls.client_ca);
+        assert_null(a->tls.server_ca);
         settings_free(b);
         settings_free(a);
 }
@@ -331,6 +398,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_machine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_fixed_changes, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_tls, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_truncated, setup, teardown),
         };
 

@@ -78,6 +78,19 @@ static void on_drained(struct grpc_call *call) {
         stream_fill(call);
 }
 
+static void sink(struct grpc_call *call, struct bytes data) {
+        struct fixture *f = fixture_of(call);
+
+        if (!f->sink)
+                grpc_call_pause(call);
+        f->sink = call;
+        f->n_sunk += (long)data.size;
+}
+
+static void sink_end(struct grpc_call *call) {
+        grpc_call_reply(call, blob_new(0));
+}
+
 static void hold_up(struct grpc_call *call, struct bytes data) {
         fixture_of(call)->n_sleeps++;
         (void)usleep((useconds_t)number_after(data, "ms:", 1) * 1000);
@@ -151,6 +164,7 @@ static const struct grpc_method methods[] = {
                 .on_half_close = bidi_end,
                 .on_cancel = on_cancel,
                 .on_free = on_free},
+        {.path = "/test.Echo/Sink", .client_streaming = true, .on_message = sink, .on_half_close = sink_end},
         {.path = "/test.Echo/Stream",
                 .server_streaming = true,
                 .on_message = stream,
@@ -173,7 +187,44 @@ static void handle_health(void *userdata, const char *query, struct http1_respon
         response->content_type = "application/json";
 }
 
-static const struct http1_route routes[] = {{"/health", handle_health}};
+/* 100 KB of it. */
+static void handle_large(void *userdata, const char *query, struct http1_response *response) {
+        (void)userdata;
+        (void)query;
+        check(buf_reserve(&response->body, 100000) == 0);
+        memset(response->body.data, 'l', 100000);
+        response->body.size = 100000;
+}
+
+struct later {
+        struct loop_timer timer;
+        struct http1_request *request;
+        struct fixture *fixture;
+};
+
+static void on_later(struct loop_timer *timer) {
+        struct later *later = container_of(timer, struct later, timer);
+        struct http1_response response = {.status = 503, .content_type = "text/plain"};
+
+        check(buf_append_string(&response.body, "later") == 0);
+        http1_request_answer(later->request, &response);
+        later->fixture->n_later++;
+        free(later);
+}
+
+static void ask_later(void *userdata, const char *rest, const char *query, struct http1_request *request) {
+        struct later *later = new0(struct later);
+
+        (void)rest;
+        (void)query;
+        later->timer.on_time = on_later;
+        later->request = request;
+        later->fixture = userdata;
+        loop_timer_set(http1_request_loop(request), &later->timer, clock_now_ns() + 50 * NSEC_PER_MSEC);
+}
+
+static const struct http1_route routes[] = {{.path = "/health", .handle = handle_health},
+        {.path = "/large", .handle = handle_large}, {.path = "/later", .ask = ask_later}};
 
 static void on_accept(void *userdata, int fd) {
         struct fixture *f = userdata;

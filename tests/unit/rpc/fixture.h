@@ -23,7 +23,9 @@ struct fixture {
         struct grpc_limits limits;
         atomic_int n_sleeps, n_calls, n_cancels, n_frees, n_drained, n_messages;
         atomic_int n_frees_when_freed;
-        atomic_long pending_most;
+        atomic_long pending_most, n_sunk;
+        struct grpc_call *sink; /* the server's thread */
+        atomic_int n_later; /* answers given to /later over HTTP */
         atomic_int done; /* drained */
         uint64_t drain_ns;
         struct loop_task task;
@@ -34,7 +36,7 @@ struct fixture {
 /*
  * /test.Echo/Unary: the request, or N bytes for a request "size:N". /Hold: never answers. /Sleep: "ms:N" holds the
  * whole loop up for so long. /Bidi: each message back. /Stream: "count:N" messages of 64 KiB, kept below the low mark, then OK. /Fail: NOT_FOUND "no % such\n thing". /Free: frees the server.
- * /FreeOnCancel: never answers, and frees the server when it is cancelled. /Peer: the peer and its header x-ask. /Groups: its groups.
+ * /Sink: takes any number of messages, pauses at the first, and answers at the end. /FreeOnCancel: never answers, and frees the server when it is cancelled. /Peer: the peer and its header x-ask. /Groups: its groups.
  */
 void fixture_start(struct fixture *f, const struct grpc_limits *limits);
 void fixture_stop(struct fixture *f);

@@ -266,6 +266,36 @@ static void test_stream_drains(void **state) {
         env_close(&e);
 }
 
+static void resume_sink(struct fixture *f) {
+        grpc_call_resume(f->sink);
+}
+
+/* Otherwise whoever sends faster than a disk can take fills the memory. */
+static void test_client_is_paused(void **state) {
+        static const uint8_t message[256 * 1024];
+        struct env e;
+        struct result r, other;
+        struct grpc_client_call *call;
+
+        (void)state;
+        env_open(&e, NULL);
+        call = start(&e, &r, "/test.Echo/Sink", 0, "x");
+        for (unsigned i = 0; i < 32; i++)
+                assert_int_equal(grpc_client_send(call, bytes_of(message, sizeof(message))), 0);
+        grpc_client_half_close(call);
+        run_for(e.loop, 200);
+        assert_true(e.f.n_sunk > 1);
+        assert_true(e.f.n_sunk <= 1024 * 1024 + (long)sizeof(message));
+        assert_false(r.ended);
+        unary(&e, &other, "/test.Echo/Unary", "past it");
+        assert_int_equal(other.code, GRPC_OK);
+        fixture_run(&e.f, resume_sink);
+        run(&e, &r);
+        assert_int_equal(r.code, GRPC_OK);
+        assert_int_equal(e.f.n_sunk, 1 + 32 * sizeof(message));
+        env_close(&e);
+}
+
 static void count_done(void *userdata) {
         struct fixture *f = userdata;
 
@@ -503,6 +533,7 @@ int main(void) {
                 cmocka_unit_test(test_deadline),
                 cmocka_unit_test(test_cancel),
                 cmocka_unit_test(test_stream_drains),
+                cmocka_unit_test(test_client_is_paused),
                 cmocka_unit_test(test_drain),
                 cmocka_unit_test(test_drain_timeout),
                 cmocka_unit_test(test_free_from_within),

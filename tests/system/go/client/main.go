@@ -1,6 +1,7 @@
 // client drives one tenant's endpoint with etcd's own Go client, as an API server does.
 //
 //	client shapes ENDPOINT NAME             one check of shapes.go; exit 0, or 1 with the reason on stderr
+//	client informer ENDPOINT PREFIX         see informer.go
 //	client put-loop ENDPOINT NAME SECONDS   writes as one client can, and prints how often
 package main
 
@@ -42,9 +43,9 @@ func fail(format string, args ...any) {
 }
 
 func main() {
-	arguments := map[string]int{"shapes": 1, "put-loop": 2}
+	arguments := map[string]int{"shapes": 1, "informer": 1, "put-loop": 2}
 	if n, known := arguments[os.Args[min(1, len(os.Args)-1)]]; !known || len(os.Args) != 3+n {
-		fail("usage: client shapes ENDPOINT NAME | put-loop ENDPOINT NAME SECONDS")
+		fail("usage: client shapes ENDPOINT NAME | informer ENDPOINT PREFIX | put-loop ENDPOINT NAME SECONDS")
 	}
 	c, err := connect(os.Args[2])
 	if err != nil {
@@ -65,6 +66,8 @@ func main() {
 			}
 		}
 		fail("no check is called %q", os.Args[3])
+	case "informer":
+		err = inform(c, os.Args[3])
 	case "put-loop":
 		err = putLoop(c, os.Args[3], os.Args[4])
 	}

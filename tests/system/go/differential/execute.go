@@ -239,6 +239,7 @@ func (s *side) streamed(each *step) []string {
 		err = stream.CloseSend()
 	}
 	whole, n := &pb.RangeResponse{}, 0
+	var snapshot snapshotFile
 	var lines []string
 	for err == nil {
 		response := out.New().Interface()
@@ -246,6 +247,9 @@ func (s *side) streamed(each *step) []string {
 			break
 		}
 		n++
+		if piece, ok := response.(*pb.SnapshotResponse); ok {
+			snapshot.add(piece)
+		}
 		if chunk, ok := response.(*pb.RangeStreamResponse); ok {
 			if whole.Header != nil {
 				lines = append(lines, "a chunk after the one with the header")
@@ -263,7 +267,7 @@ func (s *side) streamed(each *step) []string {
 		return append(lines, outcome(err))
 	}
 	if each.call == callSnapshot {
-		return append(lines, "OK")
+		return append(lines, s.snapshotLines(&snapshot)...)
 	}
 	s.revision = max(s.revision, whole.Header.GetRevision())
 	s.fault.onResponse(each.call, whole)

@@ -177,9 +177,7 @@ func (g *generator) maintenance() {
 		g.add("Maintenance/Downgrade", &pb.DowngradeRequest{
 			Action: pick(g, pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_CANCEL, pb.DowngradeRequest_ENABLE, 7), Version: pick(g, "", "3.5", "3.7", "3.8.0", "x", "v3.5.0")})
 	case 7:
-		if g.one(2) {
-			g.add(callSnapshot, &pb.SnapshotRequest{})
-		}
+		g.add(callSnapshot, &pb.SnapshotRequest{})
 	default:
 		g.alarm()
 	}

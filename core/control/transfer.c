@@ -1,0 +1,304 @@
+#include "fleet/transfers.h"
+
+/*
+ * Imports and exports, finishing and aborting them. A call that waits is told twice a second how far it has come; it goes on without the call.
+ */
+
+#include <stokehold/control.pb-c.h>
+#include <string.h>
+#include <time.h>
+
+#include "control/method.h"
+#include "rpc/protobuf.h"
+
+#define TELL_NS (500 * NSEC_PER_MSEC)
+
+typedef Stokehold__Control__V1__Transfer Transfer;
+
+/* ---- as messages */
+
+static char *copy(struct arena *arena, const char *s) {
+        char *p = arena_string(arena, s ? s : "", s ? strlen(s) : 0);
+
+        check(p);
+        return p;
+}
+
+static char *time_text(struct arena *arena, int64_t seconds) {
+        time_t t = (time_t)seconds;
+        char text[32] = "";
+        struct tm tm;
+
+        if (seconds && gmtime_r(&t, &tm))
+                (void)strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+        return copy(arena, text);
+}
+
+struct list {
+        struct arena *arena;
+        Transfer **items;
+        size_t n_items, n_allocated;
+};
+
+static void on_view(void *userdata, const struct fleet_transfer_view *view) {
+        struct list *list = userdata;
+        Transfer *t = arena_alloc0(list->arena, sizeof(*t)), **items;
+
+        check(t);
+        if (list->n_items == list->n_allocated) {
+                items = arena_alloc0(list->arena, (list->n_allocated * 2 + 4) * sizeof(Transfer *));
+                check(items);
+                if (list->n_items)
+                        memcpy(items, list->items, list->n_items * sizeof(Transfer *));
+                list->items = items;
+                list->n_allocated = list->n_allocated * 2 + 4;
+        }
+        stokehold__control__v1__transfer__init(t);
+        t->tenant = copy(list->arena, view->tenant);
+        t->direction = view->is_import ? "import" : "export";
+        t->from = copy(list->arena, view->status->from);
+        t->to = copy(list->arena, view->status->to);
+        t->phase = copy(list->arena, view->phase);
+        t->reason = copy(list->arena, view->reason);
+        t->ended = view->ended;
+        t->started = time_text(list->arena, view->started);
+        t->finished = time_text(list->arena, view->finished);
+        t->keys = view->status->n_keys;
+        t->bytes = view->status->bytes;
+        t->carried = view->status->n_carried;
+        t->events = view->status->n_events;
+        t->revision = view->status->revision;
+        t->source_revision = view->status->source_revision;
+        list->items[list->n_items++] = t;
+}
+
+static struct blob *pack_transfer(struct fleet *fleet, const char *name, bool *ret_ended) {
+        struct blob *packed = NULL;
+        struct arena arena;
+        struct list list = {.arena = &arena};
+
+        arena_init(&arena, 0);
+        if (fleet_find_transfer(fleet, name, on_view, &list)) {
+                packed = protobuf_pack(&list.items[0]->base);
+                if (ret_ended)
+                        *ret_ended = list.items[0]->ended;
+        }
+        arena_done(&arena);
+        return packed;
+}
+
+/* ---- answering */
+
+struct answer {
+        struct operation *op;
+        struct fleet *fleet;
+        char *name; /* owned */
+        bool detach;
+};
+
+static struct answer *answer_new(struct grpc_call *call, struct operation *op, const char *name, bool detach) {
+        struct answer *answer = new0(struct answer);
+
+        answer->op = op;
+        answer->fleet = method_fleet(call);
+        answer->name = strdup(name);
+        answer->detach = detach;
+        check(answer->name);
+        return answer;
+}
+
+/* The fleet's last word for it. */
+static void on_ended(void *userdata, int result, const char *reason) {
+        struct answer *answer = userdata;
+        struct blob *packed = result < 0 ? NULL : pack_transfer(answer->fleet, answer->name, NULL);
+
+        if (packed)
+                operation_finish(answer->op, packed);
+        else if (result < 0)
+                operation_fail(answer->op, method_code(result), "%s", reason);
+        else
+                operation_fail(answer->op, GRPC_NOT_FOUND, "the tenant has another transfer by now");
+        free(answer->name);
+        free(answer);
+}
+
+static void on_begun(void *userdata, int result, const char *reason) {
+        struct answer *answer = userdata;
+
+        if (result < 0 || answer->detach)
+                on_ended(answer, result, reason);
+        else
+                fleet_wait_for_transfer(answer->fleet, answer->name, on_ended, answer);
+}
+
+/* ---- what is streamed until then */
+
+static void tell_later(struct transferring *t) {
+        loop_timer_set(grpc_call_loop(t->call), &t->timer, clock_now_ns() + TELL_NS);
+}
+
+static void on_time(struct loop_timer *timer) {
+        struct transferring *t = container_of(timer, struct transferring, timer);
+        struct blob *packed;
+        bool ended = false;
+
+        if (grpc_call_ended(t->call))
+                return;
+        packed = pack_transfer(method_fleet(t->call), t->name, &ended);
+        /* Who does not read need not be told everything. */
+        if (packed && !ended && grpc_call_pending(t->call) < 16384)
+                grpc_call_send(t->call, &packed, 1);
+        else
+                blob_unref(packed);
+        tell_later(t);
+}
+
+static void tell(struct grpc_call *call, const char *name) {
+        struct transferring *t = grpc_call_user(call);
+
+        if (grpc_call_ended(call))
+                return;
+        t->call = call;
+        t->name = name;
+        t->timer.on_time = on_time;
+        tell_later(t);
+}
+
+void method_transfer_free(struct grpc_call *call) {
+        struct transferring *t = grpc_call_user(call);
+
+        loop_timer_clear(&t->timer);
+}
+
+/* ---- methods */
+
+static struct bytes bytes_of_pb(ProtobufCBinaryData b) {
+        return bytes_of(b.data, b.len);
+}
+
+static const char *first_url(const Stokehold__Control__V1__Endpoint *endpoint) {
+        if (!endpoint || !endpoint->n_urls)
+                return "nowhere";
+        /* A password has no business there, but may be all the same. */
+        return strchr(endpoint->urls[0], '@') ? "(an address with credentials in it)" : endpoint->urls[0];
+}
+
+/* False: the operation has ended. */
+static bool fill(
+        struct operation *op, const Stokehold__Control__V1__Endpoint *endpoint, struct fleet_transfer_request *ret) {
+        if (!endpoint || !endpoint->n_urls) {
+                operation_fail(op, GRPC_INVALID_ARGUMENT, "which etcd? an endpoint is needed");
+                return false;
+        }
+        ret->endpoints = (const char *const *)endpoint->urls;
+        ret->n_endpoints = endpoint->n_urls;
+        ret->authorities = bytes_of_pb(endpoint->ca);
+        ret->certificate = bytes_of_pb(endpoint->certificate);
+        ret->key = bytes_of_pb(endpoint->key);
+        ret->server_name = endpoint->server_name;
+        return true;
+}
+
+void method_import_tenant(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__ImportTenantRequest *request;
+        struct fleet_transfer_request transfer = {};
+        struct fleet_create create;
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__import_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, "", data);
+        operation_audit(op, "import tenant \"%.63s\" from %.200s", request->name, first_url(request->from));
+        if (!fill(op, request->from, &transfer))
+                return;
+        if (request->deletion_policy[0] && strcmp(request->deletion_policy, "Delete") != 0 &&
+                strcmp(request->deletion_policy, "Retain") != 0) {
+                operation_fail(op, GRPC_INVALID_ARGUMENT, "deletion_policy must be \"Delete\" or \"Retain\"");
+                return;
+        }
+        create = (struct fleet_create){
+                .name = request->name,
+                .datastore = request->datastore,
+                .quota_bytes = request->quota_bytes,
+                .retain = strcmp(request->deletion_policy, "Retain") == 0,
+        };
+        transfer.name = request->name;
+        transfer.prefix = bytes_of_pb(request->prefix);
+        transfer.has_new_prefix = request->has_new_prefix;
+        transfer.new_prefix = bytes_of_pb(request->new_prefix);
+        transfer.finish = request->finish;
+        transfer.create = &create;
+        if (!request->detach)
+                tell(call, request->name);
+        fleet_import_tenant(
+                method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
+}
+
+void method_export_tenant(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__ExportTenantRequest *request;
+        struct fleet_transfer_request transfer = {};
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__export_tenant_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, "", data);
+        operation_audit(op, "export tenant \"%.63s\" to %.200s", request->name, first_url(request->to));
+        if (!fill(op, request->to, &transfer))
+                return;
+        transfer.name = request->name;
+        transfer.prefix = bytes_of_pb(request->prefix);
+        transfer.has_new_prefix = request->has_new_prefix;
+        transfer.new_prefix = bytes_of_pb(request->new_prefix);
+        transfer.finish = request->finish;
+        transfer.overwrite = request->overwrite;
+        if (!request->detach)
+                tell(call, request->name);
+        fleet_export_tenant(
+                method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
+}
+
+void method_finish_transfer(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__FinishTransferRequest *request;
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__finish_transfer_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, "", data);
+        operation_audit(op, "finish the transfer of tenant \"%.63s\"", request->name);
+        tell(call, request->name);
+        fleet_finish_transfer(method_fleet(call), request->name, on_ended, answer_new(call, op, request->name, false));
+}
+
+void method_abort_transfer(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__AbortTransferRequest *request;
+        struct operation *op;
+
+        request = method_enter(call, data, &stokehold__control__v1__abort_transfer_request__descriptor, PEER_CHANGE);
+        if (!request)
+                return;
+        op = method_begin(call, "", data);
+        operation_audit(op, "abort the transfer of tenant \"%.63s\"", request->name);
+        fleet_abort_transfer(method_fleet(call), request->name, on_ended, answer_new(call, op, request->name, true));
+}
+
+void method_list_transfers(struct grpc_call *call, struct bytes data) {
+        Stokehold__Control__V1__ListTransfersResponse response = STOKEHOLD__CONTROL__V1__LIST_TRANSFERS_RESPONSE__INIT;
+        Stokehold__Control__V1__ListTransfersRequest *request;
+        struct list list = {.arena = grpc_call_arena(call)};
+
+        request = method_enter(call, data, &stokehold__control__v1__list_transfers_request__descriptor, PEER_VIEW);
+        if (!request)
+                return;
+        if (!request->name[0])
+                fleet_each_transfer(method_fleet(call), on_view, &list);
+        else if (!fleet_find_transfer(method_fleet(call), request->name, on_view, &list)) {
+                grpc_call_finish(call, GRPC_NOT_FOUND, "no import or export of this tenant is known to this daemon");
+                return;
+        }
+        response.transfers = list.items;
+        response.n_transfers = list.n_items;
+        grpc_call_reply(call, protobuf_pack(&response.base));
+}

@@ -1,0 +1,888 @@
+/* Who is let in over TLS, as whom, what the others are told, and what goes over it afterwards. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "knock.h"
+
+static struct knock k;
+
+static int setup(void **state) {
+        (void)state;
+        knock_start(&k, NULL);
+        return 0;
+}
+
+static int setup_brief(void **state) {
+        (void)state;
+        knock_start(&k, &(struct door_limits){.handshake_ns = 500 * NSEC_PER_MSEC});
+        return 0;
+}
+
+static int teardown(void **state) {
+        (void)state;
+        knock_stop(&k);
+        return 0;
+}
+
+/* Policies. */
+
+static void try(const struct tls_server_config *config, int expected, const char *reason) {
+        struct tls_server *s = NULL;
+        struct error err = {};
+
+        assert_int_equal(tls_server_new(config, &s, &err), expected);
+        if (!strstr(error_text(&err), reason))
+                print_error("\"%s\" is not in: %s\n", reason, error_text(&err));
+        assert_non_null(strstr(error_text(&err), reason));
+        assert_null(s);
+        error_done(&err);
+}
+
+static void test_bad_policies(void **state) {
+        struct bytes certificate = cert_pem(&k.server, NULL), key = cert_key_pem(&k.server),
+                     other = cert_key_pem(&k.berlin);
+        struct bytes ca = cert_pem(&k.common, NULL), leaf = cert_pem(&k.berlin, NULL);
+        struct bytes list = cert_revocations(&k.foreign_ca, 3600, NULL);
+        struct tls_authority authority = {"clientCA", ca, {}};
+        struct tls_rule rules[2] = {{"CN:a", "a", 0}, {"CN:a", "b", 0}};
+        const struct tls_server_config good = {certificate, key, &authority, 1, rules, 1};
+        struct tls_server_config c;
+
+        (void)state;
+        c = good;
+        c.certificate = bytes_of_string("nonsense");
+        try(&c, -EINVAL, "certificate: no certificate in PEM");
+        c.certificate = bytes_of_string("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+        try(&c, -EINVAL, "certificate: certificate 1 cannot be read");
+        c = good;
+        c.key = other;
+        try(&c, -EINVAL, "the key is not the certificate's");
+        c.key = bytes_of_string("");
+        try(&c, -EINVAL, "key: no private key that can be read");
+        c = good;
+        c.n_rules = 2;
+        try(&c, -EEXIST, "CN:a: leads to a and to b under one authority");
+        c.n_rules = 1;
+        rules[0].name = "berlin";
+        try(&c, -EINVAL, "berlin: not a name");
+        rules[0].name = "CN:a";
+        rules[0].authority = 1;
+        try(&c, -EINVAL, "no such authority");
+        rules[0].authority = 0;
+        authority.certificates = leaf;
+        try(&c, -EINVAL, "is not a CA's certificate");
+        authority.certificates = ca;
+        authority.revocations = list;
+        try(&c, -EINVAL, "clientCA: a revocation list that none of its certificates has signed");
+        authority.revocations = ca;
+        try(&c, -EINVAL, "clientCA: ");
+        bytes_free(&certificate);
+        bytes_free(&key);
+        bytes_free(&other);
+        bytes_free(&ca);
+        bytes_free(&leaf);
+        bytes_free(&list);
+}
+
+static void test_warnings(void **state) {
+        struct cert old =
+                cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "server", .from = -7200, .until = -60});
+        struct bytes certificate = cert_pem(&old, NULL), key = cert_key_pem(&old), ca = cert_pem(&k.common, NULL);
+        struct bytes list = cert_revocations(&k.common, -60, NULL);
+        struct tls_authority authority = {"clientCA", ca, list};
+        const struct tls_server_config config = {certificate, key, &authority, 1, NULL, 0};
+        cleanup(buf_done) struct buf text = {};
+        struct tls_server *s;
+
+        (void)state;
+        assert_int_equal(tls_server_new(&config, &s, NULL), 0);
+        assert_int_equal(tls_server_warnings(s, &text), 0);
+        assert_int_equal(buf_append(&text, "", 1), 0);
+        assert_non_null(strstr((char *)text.data, "the certificate has expired"));
+        assert_non_null(strstr((char *)text.data, "clientCA has a revocation list that is out of date"));
+        assert_true(tls_server_not_after(s) < time(NULL));
+        tls_server_unref(s);
+        buf_clear(&text);
+        assert_int_equal(tls_server_warnings(k.policy, &text), 0);
+        assert_int_equal(text.size, 0);
+        cert_done(&old);
+        bytes_free(&certificate);
+        bytes_free(&key);
+        bytes_free(&ca);
+        bytes_free(&list);
+}
+
+/* Handshakes. */
+
+static void test_versions(void **state) {
+        const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+        const char *const protocols[] = {"\x02h2", "\x08http/1.1", "\x02h2\x08http/1.1", NULL};
+
+        (void)state;
+        for (size_t v = 0; v < n_elements(versions); v++)
+                for (size_t p = 0; p < n_elements(protocols); p++) {
+                        struct tls_wish wish = {.cert = &k.berlin, .version = versions[v], .alpn = protocols[p]};
+                        const unsigned char *chosen = NULL;
+                        char text[1024] = {};
+                        struct tls_end e;
+                        unsigned n = 0;
+
+                        assert_true(tls_end_open(&e, &k, &wish));
+                        assert_int_equal(SSL_version(e.ssl), versions[v]);
+                        SSL_get0_alpn_selected(e.ssl, &chosen, &n);
+                        assert_int_equal(n, protocols[p] ? (unsigned)protocols[p][0] : 0);
+                        if (versions[v] == TLS1_2_VERSION)
+                                assert_true(SSL_write(e.ssl, "GET /health HTTP/1.1\r\n\r\n", 24) == 24);
+                        for (int i = 0; !strstr(text, "}\n");) {
+                                int r = SSL_read(e.ssl, text + i, (int)sizeof(text) - 1 - i);
+
+                                assert_true(r > 0);
+                                i += r;
+                        }
+                        assert_non_null(strstr(text, "HTTP/1.1 200 OK"));
+                        tls_end_close(&e);
+                }
+        assert_string_equal(k.last_label, "berlin");
+}
+
+static void test_old_version(void **state) {
+        struct tls_wish wish = {.cert = &k.berlin, .version = TLS1_1_VERSION};
+        struct tls_end e;
+
+        (void)state;
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+}
+
+static void test_our_client(void **state) {
+        char text[256];
+
+        (void)state;
+        assert_int_equal(knock_call(&k, &k.berlin, text, sizeof(text)), GRPC_OK);
+        assert_true(strncmp(text, "0 0 0 127.0.0.1:", 16) == 0);
+        assert_non_null(strstr(text, " CN:berlin "));
+        assert_string_equal(k.last_label, "berlin");
+        assert_int_equal(knock_call(&k, &k.paris, text, sizeof(text)), GRPC_OK);
+        assert_non_null(strstr(text, " URI:spiffe://x/paris "));
+        assert_string_equal(k.last_label, "paris");
+        assert_int_equal(knock_call(&k, NULL, text, sizeof(text)), GRPC_UNAVAILABLE);
+        assert_non_null(strstr(text, "certificate required"));
+}
+
+static void test_names(void **state) {
+        struct cert inner = cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "inner", .ca = true});
+        struct cert by_dns = knock_cert(&k.common, "x", "DNS:BERLIN.example");
+        struct cert shared_common = knock_cert(&k.common, "shared", NULL),
+                    shared_paris = knock_cert(&k.paris_ca, "shared", NULL);
+        struct cert twice = knock_cert(&k.common, "berlin", "DNS:berlin.example,DNS:other");
+        struct cert below = knock_cert(&inner, "munich", NULL);
+        const struct {
+                const struct cert *cert, *chain;
+                const char *label;
+        } cases[] = {{&by_dns, NULL, "berlin"}, {&shared_common, NULL, "berlin"}, {&shared_paris, NULL, "paris"},
+                {&twice, NULL, "berlin"}, {&below, &inner, "munich"}};
+
+        (void)state;
+        for (size_t i = 0; i < n_elements(cases); i++) {
+                struct tls_wish wish = {.cert = cases[i].cert, .chain = cases[i].chain};
+                struct tls_end e;
+
+                assert_true(tls_end_open(&e, &k, &wish));
+                assert_string_equal(k.last_label, cases[i].label);
+                tls_end_close(&e);
+        }
+        cert_done(&inner);
+        cert_done(&by_dns);
+        cert_done(&shared_common);
+        cert_done(&shared_paris);
+        cert_done(&twice);
+        cert_done(&below);
+}
+
+/* An authority that is not the root: trusted as it is, and what its root signed otherwise is not. */
+static void test_inner_authority(void **state) {
+        struct cert inner = cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "inner", .ca = true});
+        struct cert below = knock_cert(&inner, "munich", NULL), beside = knock_cert(&k.common, "munich", NULL);
+        struct bytes certificate = cert_pem(&k.server, NULL), key = cert_key_pem(&k.server),
+                     ca = cert_pem(&inner, NULL);
+        struct bytes list = cert_revocations(&inner, 3600, &below, NULL);
+        struct tls_authority authority = {"inner", ca, {}};
+        const struct tls_rule rule = {"CN:munich", "munich", 0};
+        const struct tls_server_config config = {certificate, key, &authority, 1, &rule, 1};
+        struct tls_wish wish = {.cert = &below};
+        struct tls_server *policy;
+        struct tls_end e;
+
+        (void)state;
+        assert_int_equal(tls_server_new(&config, &policy, NULL), 0);
+        knock_set_policy(&k, policy);
+        assert_true(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        wish.cert = &beside;
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        wish.cert = &below;
+        authority.revocations = list;
+        assert_int_equal(tls_server_new(&config, &policy, NULL), 0);
+        knock_set_policy(&k, policy);
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        cert_done(&inner);
+        cert_done(&below);
+        cert_done(&beside);
+        bytes_free(&certificate);
+        bytes_free(&key);
+        bytes_free(&ca);
+        bytes_free(&list);
+}
+
+/* What the refused are told: nothing that depends on what the rules are. */
+static void test_refusals(void **state) {
+        struct cert expired =
+                cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "berlin", .from = -7200, .until = -3600});
+        struct cert expired_unknown =
+                cert_new(&(struct cert_wish){.issuer = &k.foreign_ca, .cn = "x", .from = -7200, .until = -3600});
+        struct cert future =
+                cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "berlin", .from = 3600, .until = 7200});
+        struct cert foreign = knock_cert(&k.foreign_ca, "berlin", NULL);
+        struct cert foreign_unknown = knock_cert(&k.foreign_ca, "nobody", NULL);
+        struct cert unknown = knock_cert(&k.common, "nobody", "URI:spiffe://x/nobody");
+        struct cert wrong_ca = knock_cert(&k.common, NULL, "URI:spiffe://x/paris");
+        struct cert other_way = knock_cert(&k.paris_ca, "berlin", NULL);
+        struct cert ambiguous = knock_cert(&k.common, "munich", "DNS:berlin.example");
+        struct cert revoked = knock_cert(&k.common, "berlin", "DNS:revoked.example");
+        struct cert server_only =
+                cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "berlin", .usage = "serverAuth"});
+        struct cert self = cert_new(&(struct cert_wish){.cn = "berlin"});
+        struct cert nameless = knock_cert(&k.common, NULL, NULL);
+        struct cert below_leaf = knock_cert(&k.berlin, "munich", NULL); /* signed by a client */
+        const int bad = SSL_AD_BAD_CERTIFICATE;
+        const struct {
+                const struct cert *cert, *chain;
+                const char *result;
+                int alert;
+        } cases[] = {
+                {&expired, NULL, "expired", SSL_AD_CERTIFICATE_EXPIRED},
+                {&expired_unknown, NULL, "expired", SSL_AD_CERTIFICATE_EXPIRED},
+                {&future, NULL, "expired", SSL_AD_CERTIFICATE_EXPIRED},
+                {&foreign, NULL, "untrusted", bad},
+                {&foreign_unknown, NULL, "untrusted", bad},
+                {&unknown, NULL, "unknown", bad},
+                {&wrong_ca, NULL, "untrusted", bad},
+                {&other_way, NULL, "untrusted", bad},
+                {&ambiguous, NULL, "ambiguous", bad},
+                {&revoked, NULL, "revoked", bad},
+                {&server_only, NULL, "untrusted", bad},
+                {&self, NULL, "untrusted", bad},
+                {&nameless, NULL, "unknown", bad},
+                {&below_leaf, &k.berlin, "untrusted", bad},
+                {NULL, NULL, "no_certificate", -2},
+        };
+
+        (void)state;
+        k.revoked[AUTHORITY_COMMON] = cert_revocations(&k.common, 3600, &revoked, NULL);
+        knock_set_policy(&k, knock_policy(&k, NULL));
+        for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++)
+                for (size_t i = 0; i < n_elements(cases); i++) {
+                        struct tls_wish wish = {
+                                .cert = cases[i].cert, .chain = cases[i].chain, .version = version, .alpn = "\x02h2"};
+                        double before = knock_count(cases[i].result);
+                        uint64_t started = clock_now_ns();
+                        struct tls_end e;
+
+                        assert_false(tls_end_open(&e, &k, &wish));
+                        if (cases[i].alert > 0)
+                                assert_int_equal(e.alert, cases[i].alert);
+                        else
+                                assert_int_equal(e.alert,
+                                        version == TLS1_3_VERSION ? SSL_AD_CERTIFICATE_REQUIRED
+                                                                  : SSL_AD_HANDSHAKE_FAILURE);
+                        /* All alike after a while that is longer than whatever it took to find out. */
+                        if (cases[i].alert == bad)
+                                assert_true(clock_now_ns() - started >= 50 * NSEC_PER_MSEC);
+                        assert_int_equal((int)(knock_count(cases[i].result) - before), 1);
+                        tls_end_close(&e);
+                }
+        assert_int_equal(k.n_admitted, 0);
+        cert_done(&expired);
+        cert_done(&expired_unknown);
+        cert_done(&future);
+        cert_done(&foreign);
+        cert_done(&foreign_unknown);
+        cert_done(&unknown);
+        cert_done(&wrong_ca);
+        cert_done(&other_way);
+        cert_done(&ambiguous);
+        cert_done(&revoked);
+        cert_done(&server_only);
+        cert_done(&self);
+        cert_done(&nameless);
+        cert_done(&below_leaf);
+}
+
+static void test_alpn(void **state) {
+        struct tls_wish wish = {.cert = &k.berlin,
+                .alpn = "\x03"
+                        "foo"};
+        double before = knock_count("alpn");
+        struct tls_end e;
+
+        (void)state;
+        assert_false(tls_end_open(&e, &k, &wish));
+        assert_int_equal(e.alert, SSL_AD_NO_APPLICATION_PROTOCOL);
+        assert_int_equal((int)(knock_count("alpn") - before), 1);
+        tls_end_close(&e);
+}
+
+static void test_no_resumption(void **state) {
+        struct tls_wish wish = {.cert = &k.berlin, .version = TLS1_2_VERSION};
+
+        (void)state;
+        for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+                struct tls_end e, second;
+                SSL_SESSION *session;
+
+                wish.version = version;
+                assert_true(tls_end_open(&e, &k, &wish));
+                session = SSL_get1_session(e.ssl);
+                tls_end_close(&e);
+                second = (struct tls_end){.ctx = SSL_CTX_new(TLS_client_method()), .alert = -1};
+                SSL_CTX_use_certificate(second.ctx, k.berlin.x);
+                SSL_CTX_use_PrivateKey(second.ctx, k.berlin.key);
+                second.ssl = SSL_new(second.ctx);
+                (void)SSL_set_session(second.ssl, session);
+                second.fd = knock_connect(&k, NULL);
+                SSL_set_fd(second.ssl, second.fd);
+                assert_int_equal(SSL_connect(second.ssl), 1);
+                assert_int_equal(SSL_session_reused(second.ssl), 0);
+                tls_end_close(&second);
+                SSL_SESSION_free(session);
+        }
+}
+
+/* A peer that wants a new handshake, or new keys, over and over. */
+static void test_renegotiation(void **state) {
+        struct tls_wish wish = {.cert = &k.berlin, .version = TLS1_2_VERSION};
+        char byte;
+        struct tls_end e;
+        bool closed = false;
+
+        (void)state;
+        assert_true(tls_end_open(&e, &k, &wish));
+        assert_int_equal(SSL_renegotiate(e.ssl), 1);
+        assert_true(SSL_do_handshake(e.ssl) != 1);
+        assert_int_equal(e.alert, SSL_AD_NO_RENEGOTIATION);
+        tls_end_close(&e);
+
+        wish.version = TLS1_3_VERSION;
+        assert_true(tls_end_open(&e, &k, &wish));
+        for (unsigned i = 0; i < 100000 && !closed; i++) {
+                assert_int_equal(SSL_key_update(e.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+                closed = SSL_do_handshake(e.ssl) != 1;
+        }
+        if (!closed)
+                closed = SSL_read(e.ssl, &byte, 1) <= 0;
+        assert_true(closed);
+        tls_end_close(&e);
+        assert_int_equal(knock_call(&k, &k.berlin, (char[256]){}, 256), GRPC_OK);
+}
+
+/* Bytes that are no records, before and after the handshake. */
+static void test_garbage(void **state) {
+        static const struct {
+                const char *data;
+                size_t size;
+        } cases[] = {{"GET / HTTP/1.1\r\n\r\n", 18}, {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24},
+                {"\x16\x03\x01\xff\xff\x01\x00\xff\xfb", 9}, {"\x16\x03\x01\x00\x05\x01\xff\xff\xff\x03", 10},
+                {"\x80\x2e\x01\x03\x01", 5}, {"\x15\x03\x03\x00\x02\x02\x28", 7}, {"\0\0\0\0\0\0\0\0", 8}};
+        struct tls_wish wish = {.cert = &k.berlin};
+        char room[4096];
+
+        (void)state;
+        for (size_t i = 0; i < n_elements(cases); i++) {
+                int fd = knock_connect(&k, NULL);
+
+                assert_int_equal(send(fd, cases[i].data, cases[i].size, MSG_NOSIGNAL), cases[i].size);
+                while (recv(fd, room, sizeof(room), 0) > 0)
+                        ; /* an alert, then the end */
+                close(fd);
+        }
+        for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++)
+                for (size_t i = 0; i < n_elements(cases); i++) {
+                        struct tls_end e;
+
+                        wish.version = version;
+                        assert_true(tls_end_open(&e, &k, &wish));
+                        /* an oversized record's header among them */
+                        assert_int_equal(send(e.fd, "\x17\x03\x03\xff\xf0", 5, MSG_NOSIGNAL), 5);
+                        (void)send(e.fd, cases[i].data, cases[i].size, MSG_NOSIGNAL);
+                        while (recv(e.fd, room, sizeof(room), 0) > 0)
+                                ;
+                        tls_end_close(&e);
+                }
+        assert_int_equal(knock_call(&k, &k.berlin, room, sizeof(room)), GRPC_OK);
+}
+
+/* Policies replaced while connections are open. */
+
+struct stream {
+        struct loop *loop;
+        struct grpc_client *client;
+        struct grpc_client_call *call;
+        struct tls_client *tls;
+        int n_messages, n_ends;
+        enum grpc_code code;
+};
+
+static void on_stream_message(void *userdata, struct bytes data) {
+        struct stream *s = userdata;
+
+        (void)data;
+        s->n_messages++;
+        loop_stop(s->loop);
+}
+
+static void on_stream_end(void *userdata, enum grpc_code code, const char *message) {
+        struct stream *s = userdata;
+
+        (void)message;
+        s->n_ends++;
+        s->code = code;
+        loop_stop(s->loop);
+}
+
+static const struct grpc_client_handler stream_handler = {.on_message = on_stream_message, .on_end = on_stream_end};
+
+static void stream_open(struct stream *s, const struct cert *cert) {
+        *s = (struct stream){.tls = knock_client(&k, cert, NULL)};
+        assert_int_equal(loop_new("stream", &s->loop), 0);
+        assert_int_equal(grpc_client_new_tls(s->loop, k.address, s->tls, &s->client, NULL), 0);
+        assert_int_equal(grpc_client_start(s->client, "/test.Echo/Bidi", 0, &stream_handler, s, &s->call), 0);
+        assert_int_equal(grpc_client_send(s->call, bytes_of_string("hello")), 0);
+        while (!s->n_messages && !s->n_ends)
+                assert_int_equal(loop_run(s->loop), 0);
+        assert_int_equal(s->n_ends, 0);
+}
+
+/* It answers still. */
+static bool stream_lives(struct stream *s) {
+        int before = s->n_messages;
+
+        if (!s->n_ends)
+                assert_int_equal(grpc_client_send(s->call, bytes_of_string("again")), 0);
+        while (s->n_messages == before && !s->n_ends)
+                assert_int_equal(loop_run(s->loop), 0);
+        return !s->n_ends;
+}
+
+static void stream_close(struct stream *s) {
+        grpc_client_free(s->client);
+        tls_client_unref(s->tls);
+        loop_free(s->loop);
+}
+
+static void test_replaced(void **state) {
+        struct cert munich = knock_cert(&k.common, "munich", NULL), berlin2 = knock_cert(&k.common, "berlin", NULL);
+        struct tls_wish wish = {.cert = &k.berlin, .alpn = "\x08http/1.1"};
+        struct stream a, b, c, d;
+        struct tls_end http1;
+        char byte;
+
+        (void)state;
+        stream_open(&a, &k.berlin);
+        stream_open(&b, &berlin2);
+        stream_open(&c, &munich);
+        stream_open(&d, &k.paris);
+        assert_true(tls_end_open(&http1, &k, &wish));
+
+        /* the same again, as a file that was touched: nobody notices */
+        knock_set_policy(&k, knock_policy(&k, NULL));
+        assert_true(stream_lives(&a) && stream_lives(&b) && stream_lives(&c) && stream_lives(&d));
+
+        /* one is revoked: it goes, whatever it speaks, and cannot come again */
+        k.revoked[AUTHORITY_COMMON] = cert_revocations(&k.common, 3600, &k.berlin, NULL);
+        knock_set_policy(&k, knock_policy(&k, NULL));
+        while (stream_lives(&a))
+                ;
+        assert_int_equal(a.code, GRPC_UNAVAILABLE);
+        assert_true(stream_lives(&b) && stream_lives(&c) && stream_lives(&d));
+        while (SSL_read(http1.ssl, &byte, 1) > 0)
+                ;
+        tls_end_close(&http1);
+        assert_false(tls_end_open(&http1, &k, &wish));
+        tls_end_close(&http1);
+
+        /* an authority is replaced by one of the same name */
+        cert_done(&k.paris_ca);
+        k.paris_ca = cert_new(&(struct cert_wish){.cn = "paris", .ca = true});
+        knock_set_policy(&k, knock_policy(&k, NULL));
+        while (stream_lives(&d))
+                ;
+        assert_true(stream_lives(&b) && stream_lives(&c));
+
+        stream_close(&a);
+        stream_close(&b);
+        stream_close(&c);
+        stream_close(&d);
+        cert_done(&munich);
+        cert_done(&berlin2);
+}
+
+/* A name that leads elsewhere now: a connection does not change its owner, it goes. */
+static void test_moved(void **state) {
+        struct cert name = knock_cert(&k.common, "moving", NULL);
+        struct stream s;
+
+        (void)state;
+        knock_set_policy(&k, knock_policy(&k, "CN:moving", "berlin", AUTHORITY_COMMON, NULL));
+        stream_open(&s, &name);
+        assert_string_equal(k.last_label, "berlin");
+        knock_set_policy(&k, knock_policy(&k, "CN:moving", "munich", AUTHORITY_COMMON, NULL));
+        while (stream_lives(&s))
+                ;
+        stream_close(&s);
+        stream_open(&s, &name);
+        assert_string_equal(k.last_label, "munich");
+        stream_close(&s);
+        cert_done(&name);
+}
+
+static void recheck_now(struct fixture *f) {
+        grpc_server_recheck(f->server, k.policy);
+}
+
+/* A certificate that expires while its connection is open. */
+static void test_expiry(void **state) {
+        struct cert brief = cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "munich", .until = 2});
+        struct stream s, other;
+
+        (void)state;
+        stream_open(&s, &brief);
+        stream_open(&other, &k.berlin);
+        do {
+                usleep(100 * 1000);
+                fixture_run(&k.f, recheck_now);
+        } while (stream_lives(&s));
+        assert_true(X509_cmp_current_time(X509_get0_notAfter(brief.x)) < 0);
+        assert_true(stream_lives(&other));
+        stream_close(&s);
+        stream_close(&other);
+        cert_done(&brief);
+}
+
+/* Content. */
+
+struct bulk {
+        struct loop *loop;
+        struct grpc_client_call *call;
+        size_t n_bytes, n_messages, pause_after;
+        unsigned n_drained;
+        size_t left, most_pending;
+        bool ended, half;
+        enum grpc_code code;
+};
+
+static void on_bulk(void *userdata, struct bytes data) {
+        struct bulk *b = userdata;
+
+        b->n_bytes += data.size;
+        b->n_messages++;
+        if (b->pause_after && b->n_messages == b->pause_after) {
+                grpc_client_pause(b->call);
+                loop_stop(b->loop);
+        }
+}
+
+static void on_bulk_end(void *userdata, enum grpc_code code, const char *message) {
+        struct bulk *b = userdata;
+
+        (void)message;
+        b->ended = true;
+        b->code = code;
+        loop_stop(b->loop);
+}
+
+static void bulk_send(void *userdata) {
+        static uint8_t block[65536 + 7];
+        struct bulk *b = userdata;
+
+        while (b->left && grpc_client_pending(b->call) < GRPC_CLIENT_LOW) {
+                memset(block, (int)b->left, sizeof(block));
+                b->left--;
+                assert_int_equal(grpc_client_send(b->call, bytes_of(block, sizeof(block))), 0);
+                b->most_pending = max_of(b->most_pending, grpc_client_pending(b->call));
+        }
+        if (!b->left && !b->half) {
+                b->half = true;
+                grpc_client_half_close(b->call);
+        }
+}
+
+static void on_bulk_drained(void *userdata) {
+        ((struct bulk *)userdata)->n_drained++;
+        bulk_send(userdata);
+}
+
+static const struct grpc_client_handler bulk_handler = {
+        .on_message = on_bulk, .on_end = on_bulk_end, .on_drained = on_bulk_drained};
+
+static void test_large(void **state) {
+        struct tls_client *tls = knock_client(&k, &k.berlin, NULL);
+        static const size_t sizes[] = {1, 16383, 16384, 16385, 65536, 1024 * 1024, 2 * 1024 * 1024 - 16};
+        struct bulk b = {};
+        struct grpc_client *client;
+
+        (void)state;
+        assert_int_equal(loop_new("bulk", &b.loop), 0);
+        assert_int_equal(grpc_client_new_tls(b.loop, k.address, tls, &client, NULL), 0);
+        for (size_t i = 0; i < n_elements(sizes); i++) {
+                uint8_t *data = malloc(sizes[i]);
+                struct error err = {};
+
+                assert_non_null(data);
+                for (size_t n = 0; n < sizes[i]; n++)
+                        data[n] = (uint8_t)(n * 31 + i);
+                b.n_bytes = 0;
+                assert_int_equal(
+                        grpc_client_unary(client, "/test.Echo/Unary", 0, bytes_of(data, sizes[i]), on_bulk, &b, &err),
+                        GRPC_OK);
+                assert_int_equal(b.n_bytes, sizes[i]);
+                free(data);
+        }
+        /* both ways at once, with little in memory */
+        b = (struct bulk){.loop = b.loop, .left = 300};
+        assert_int_equal(grpc_client_start(client, "/test.Echo/Bidi", 0, &bulk_handler, &b, &b.call), 0);
+        bulk_send(&b);
+        while (!b.ended)
+                assert_int_equal(loop_run(b.loop), 0);
+        assert_int_equal(b.code, GRPC_OK);
+        assert_int_equal(b.n_messages, 300);
+        assert_true(b.n_drained > 0);
+        assert_true(b.most_pending < 2 * GRPC_CLIENT_LOW);
+        grpc_client_free(client);
+        tls_client_unref(tls);
+        loop_free(b.loop);
+}
+
+struct nap {
+        struct loop_timer timer;
+        struct loop *loop;
+        bool over;
+};
+
+static void on_time(struct loop_timer *timer) {
+        struct nap *n = container_of(timer, struct nap, timer);
+
+        n->over = true;
+        loop_stop(n->loop);
+}
+
+static void nap(struct loop *loop, uint64_t ns) {
+        struct nap n = {{.on_time = on_time}, loop, false};
+
+        loop_timer_set(loop, &n.timer, clock_now_ns() + ns);
+        while (!n.over) /* others stop the loop too */
+                assert_int_equal(loop_run(loop), 0);
+}
+
+/* A call that is paused stops the server, and only it; what came is delivered, then the end. */
+static void test_pause(void **state) {
+        struct tls_client *tls = knock_client(&k, &k.berlin, NULL);
+        struct bulk b = {.pause_after = 3}, other = {};
+        struct grpc_client *client;
+
+        (void)state;
+        assert_int_equal(loop_new("bulk", &b.loop), 0);
+        other.loop = b.loop;
+        assert_int_equal(grpc_client_new_tls(b.loop, k.address, tls, &client, NULL), 0);
+        assert_int_equal(grpc_client_start(client, "/test.Echo/Stream", 0, &bulk_handler, &b, &b.call), 0);
+        assert_int_equal(grpc_client_send(b.call, bytes_of_string("count:1000")), 0);
+        grpc_client_half_close(b.call);
+        while (b.n_messages < 3)
+                assert_int_equal(loop_run(b.loop), 0);
+        nap(b.loop, 200 * NSEC_PER_MSEC);
+        assert_int_equal(b.n_messages, 3);
+        assert_int_equal(
+                grpc_client_unary(client, "/test.Echo/Unary", 0, bytes_of_string("size:300000"), on_bulk, &other, NULL),
+                GRPC_OK);
+        assert_int_equal(other.n_bytes, 300000);
+        assert_int_equal(b.n_messages, 3);
+        grpc_client_resume(b.call);
+        while (!b.ended)
+                assert_int_equal(loop_run(b.loop), 0);
+        assert_int_equal(b.code, GRPC_OK);
+        assert_int_equal(b.n_bytes, 1000 * 65536);
+        assert_true(k.f.pending_most < 1024 * 1024);
+
+        /* paused over its end */
+        b = (struct bulk){.loop = b.loop, .pause_after = 1};
+        assert_int_equal(grpc_client_start(client, "/test.Echo/Stream", 0, &bulk_handler, &b, &b.call), 0);
+        assert_int_equal(grpc_client_send(b.call, bytes_of_string("count:8")), 0);
+        grpc_client_half_close(b.call);
+        while (b.n_messages < 1)
+                assert_int_equal(loop_run(b.loop), 0);
+        nap(b.loop, 200 * NSEC_PER_MSEC);
+        assert_false(b.ended);
+        grpc_client_resume(b.call);
+        while (!b.ended)
+                assert_int_equal(loop_run(b.loop), 0);
+        assert_int_equal(b.n_messages, 8);
+        assert_int_equal(b.code, GRPC_OK);
+
+        /* and cancelled while paused */
+        b = (struct bulk){.loop = b.loop, .pause_after = 1};
+        assert_int_equal(grpc_client_start(client, "/test.Echo/Stream", 0, &bulk_handler, &b, &b.call), 0);
+        assert_int_equal(grpc_client_send(b.call, bytes_of_string("count:8")), 0);
+        grpc_client_half_close(b.call);
+        while (b.n_messages < 1)
+                assert_int_equal(loop_run(b.loop), 0);
+        nap(b.loop, 100 * NSEC_PER_MSEC);
+        grpc_client_cancel(b.call);
+        assert_true(b.ended);
+        assert_int_equal(b.code, GRPC_CANCELLED);
+        grpc_client_free(client);
+        tls_client_unref(tls);
+        loop_free(b.loop);
+}
+
+/* A peer that does not read holds itself up, and gets everything in the end. */
+static void test_slow_reader(void **state) {
+        struct tls_client *tls = knock_client(&k, &k.berlin, NULL);
+        struct bulk b = {};
+        struct grpc_client *client;
+        char text[256];
+
+        (void)state;
+        assert_int_equal(loop_new("bulk", &b.loop), 0);
+        assert_int_equal(grpc_client_new_tls(b.loop, k.address, tls, &client, NULL), 0);
+        for (int i = 0; i < 40; i++) {
+                assert_int_equal(grpc_client_start(client, "/test.Echo/Stream", 0, &bulk_handler, &b, &b.call), 0);
+                assert_int_equal(grpc_client_send(b.call, bytes_of_string("count:16")), 0);
+                grpc_client_half_close(b.call);
+        }
+        nap(b.loop, 20 * NSEC_PER_MSEC);
+        usleep(300 * 1000); /* nobody reads: the socket fills */
+        assert_int_equal(knock_call(&k, &k.paris, text, sizeof(text)), GRPC_OK);
+        while (b.n_messages < 40 * 16)
+                assert_int_equal(loop_run(b.loop), 0);
+        assert_int_equal(b.n_bytes, (size_t)40 * 16 * 65536);
+        grpc_client_free(client);
+        tls_client_unref(tls);
+        loop_free(b.loop);
+}
+
+/* The client's side. */
+
+static void test_wrong_servers(void **state) {
+        struct tls_client *name = knock_client(&k, &k.berlin, "elsewhere.example"),
+                          *good = knock_client(&k, &k.berlin, NULL);
+        struct bytes ca = cert_pem(&k.foreign_ca, NULL);
+        struct tls_client_config config = {.authorities = ca};
+        struct tls_client *foreign;
+        char by_name[64], closed[64];
+        const struct {
+                const char *address;
+                struct tls_client **tls;
+                enum grpc_code code;
+                const char *reason;
+        } cases[] = {{k.address, &name, GRPC_UNAVAILABLE, "ostname mismatch"},
+                {k.address, &foreign, GRPC_UNAVAILABLE, "the server's certificate: "}, {by_name, &good, GRPC_OK, ""},
+                {"tls:nowhere.invalid:1", &good, GRPC_UNAVAILABLE, "tls:nowhere.invalid:1: "},
+                {closed, &good, GRPC_UNAVAILABLE, "Connection refused"}};
+
+        (void)state;
+        assert_int_equal(tls_client_new(&config, &foreign, NULL), 0);
+        (void)snprintf(by_name, sizeof(by_name), "tls:localhost:%u", k.port);
+        {
+                struct listener *l;
+                struct loop *loop;
+
+                assert_int_equal(loop_new("closed", &loop), 0);
+                assert_int_equal(listener_new(loop, "tls:127.0.0.1:0", 0, NULL, NULL, &l, NULL), 0);
+                (void)snprintf(closed, sizeof(closed), "%s", listener_address(l));
+                listener_free(l);
+                loop_free(loop);
+        }
+        for (size_t i = 0; i < n_elements(cases); i++) {
+                struct grpc_client *client;
+                struct error err = {};
+                struct loop *loop;
+
+                assert_int_equal(loop_new("client", &loop), 0);
+                assert_int_equal(grpc_client_new_tls(loop, cases[i].address, *cases[i].tls, &client, NULL), 0);
+                assert_int_equal(
+                        grpc_client_unary(client, "/test.Echo/Unary", 0, bytes_of_string("x"), NULL, NULL, &err),
+                        cases[i].code);
+                if (!strstr(error_text(&err), cases[i].reason))
+                        print_error("\"%s\" is not in: %s\n", cases[i].reason, error_text(&err));
+                assert_non_null(strstr(error_text(&err), cases[i].reason));
+                error_done(&err);
+                grpc_client_free(client);
+                loop_free(loop);
+        }
+        tls_client_unref(name);
+        tls_client_unref(good);
+        tls_client_unref(foreign);
+        bytes_free(&ca);
+}
+
+/* Freed at each stage: while its name is looked up, while it connects, while it shakes hands. */
+static void test_freed_early(void **state) {
+        struct tls_client *tls = knock_client(&k, &k.berlin, NULL);
+        char by_name[64];
+
+        (void)state;
+        (void)snprintf(by_name, sizeof(by_name), "tls:localhost:%u", k.port);
+        for (unsigned i = 0; i < 60; i++) {
+                static const struct grpc_client_handler quiet = {};
+                struct grpc_client_call *call;
+                struct grpc_client *client;
+                struct loop *loop;
+
+                assert_int_equal(loop_new("client", &loop), 0);
+                assert_int_equal(grpc_client_new_tls(loop, i % 2 ? by_name : k.address, tls, &client, NULL), 0);
+                assert_int_equal(grpc_client_start(client, "/test.Echo/Hold", 0, &quiet, NULL, &call), 0);
+                if (i % 3)
+                        nap(loop, (i / 6) * 200 * NSEC_PER_USEC);
+                grpc_client_free(client);
+                nap(loop, 5 * NSEC_PER_MSEC); /* a lookup that was on its way frees itself */
+                loop_free(loop);
+        }
+        tls_client_unref(tls);
+}
+
+int main(void) {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+        const struct CMUnitTest tests[] = {
+                TEST(test_bad_policies),
+                TEST(test_warnings),
+                TEST(test_versions),
+                TEST(test_old_version),
+                TEST(test_our_client),
+                TEST(test_names),
+                TEST(test_inner_authority),
+                TEST(test_refusals),
+                TEST(test_alpn),
+                TEST(test_no_resumption),
+                TEST(test_renegotiation),
+                cmocka_unit_test_setup_teardown(test_garbage, setup_brief, teardown),
+                TEST(test_replaced),
+                TEST(test_moved),
+                TEST(test_expiry),
+                TEST(test_large),
+                TEST(test_pause),
+                TEST(test_slow_reader),
+                TEST(test_wrong_servers),
+                TEST(test_freed_early),
+        };
+
+        return cmocka_run_group_tests_name("rpc-tls", tests, NULL, NULL);
+}
