@@ -370,7 +370,9 @@ static int evaluate(struct keyspace_call *call, struct batch *b) {
         }
         if (is_busy(&ks->compaction) && (ks->compaction.pruning || ks->compaction.job || !keyspace_is_pinned(ks)))
                 return EVALUATE_HOLD;
-        batch_add(b, RECORD_MARK, b->revision, (struct bytes){}, NULL, c->revision_wanted, is_busy(&ks->compaction), 0);
+        /* Also where they are complete: what they deleted a moment ago may be in a copy that has begun since, and is to go there first. */
+        batch_add(b, RECORD_MARK, b->revision, (struct bytes){}, NULL, c->revision_wanted,
+                is_busy(&ks->compaction) || keyspace_is_pinned(ks), 0);
         call->own.result = KEYSPACE_OK;
         return EVALUATED;
 }

@@ -545,6 +545,67 @@ static void deleted_again(void **state) {
         assert_int_equal(engine_get(&w->e, w->ks, "/k").kvs[0].version, 30);
 }
 
+/* Two marks: what the first named was deleted while the copy was made, the second came while it was pinned, and names the tombstone. At the target
+ * both are there; the tombstone must not go before what it covers. */
+static void not_raised(void **state) {
+        struct world *w = *state;
+        struct pump_config c = {
+                .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                .target = {.datastore = w->target, .name = "t"},
+                .loop = w->e.loop,
+                .on_done = on_done,
+                .userdata = w,
+        };
+        struct keyspace *fresh;
+        struct pump_status ps;
+        struct seal_call seal;
+        struct pump *pump;
+        struct pin *p;
+
+        memcpy(c.source.incarnation, w->e.incarnation, 16);
+        memcpy(c.target.incarnation, there, 16);
+        memcpy(c.target.id, first_id, 16);
+        engine_put(&w->e, w->ks, "/gone", "x");
+        engine_delete(&w->e, w->ks, "/gone", NULL);
+        engine_put(&w->e, w->ks, "/k", "x");
+        assert_int_equal(pump_new(&c, &pump), 0);
+        do {
+                engine_run(&w->e, 5, NULL);
+                pump_get_status(pump, &ps);
+        } while (!ps.caught_up);
+        assert_int_equal(engine_compact(&w->e, w->ks, 4), KEYSPACE_OK);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+        p = pin(w, w->ks, 60 * NSEC_PER_SEC);
+        engine_put(&w->e, w->ks, "/k", "y");
+        assert_int_equal(engine_compact(&w->e, w->ks, 5), KEYSPACE_OK);
+        seal = seal_with(w, w->ks, first_id, keyspace_seal);
+        pump_finish(pump, &seal.end);
+        wait_flag(w);
+        install_commit(pump_install(pump), seal.end.seq, seal.revision, on_done);
+        wait_flag(w);
+        assert_int_equal(w->result, 0);
+        pump_free(pump);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_PUT), 3);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_TOMBSTONE), 1);
+        switch_to(w, w->ks, there);
+        keyspace_unpin(p);
+        for (int i = 0; i < 1000 && n_records_at(w, w->target, there, RECORD_TOMBSTONE); i++)
+                engine_run(&w->e, 5, NULL);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_TOMBSTONE), 0);
+        memcpy(w->e.incarnation, there, 16);
+        engine_keyspace_close(&w->e, w->ks);
+        w->ks = NULL;
+        {
+                struct datastore *source = w->e.datastore;
+
+                w->e.datastore = w->target;
+                fresh = engine_keyspace(&w->e, 7);
+                assert_int_equal(engine_list(&w->e, fresh, "/", 0, 0).n_kvs, 1);
+                engine_keyspace_close(&w->e, fresh);
+                w->e.datastore = source;
+        }
+}
+
 static void lost_pin(void **state) {
         struct world *w = *state;
         struct pin *p;
@@ -998,6 +1059,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(pinned, setup, teardown),
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(deleted_again, setup, teardown),
+                cmocka_unit_test_setup_teardown(not_raised, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
