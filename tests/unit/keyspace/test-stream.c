@@ -452,6 +452,46 @@ static void copy_and_follow(void **state) {
         pump_free(p.pump);
 }
 
+/* The end is told while the stream asks for one: it goes there at once, whatever the answer was, since clients wait. */
+static void finished_while_it_asks(void **state) {
+        struct world *w = *state;
+        struct keyspace_status status;
+        struct pumping p;
+        struct stoke_end end;
+        uint64_t n;
+
+        fill(w, 10, 100);
+        pump_start(w, &p, true);
+        engine_run(&w->e, 20000, &p.caught_up);
+        assert_true(p.caught_up);
+        for (unsigned i = 0; i < 5; i++) { /* not about to ask by itself */
+                n = memory_calls("stream-source", MEMORY_ENDS);
+                while (memory_calls("stream-source", MEMORY_ENDS) == n)
+                        engine_run(&w->e, 1, NULL);
+        }
+        memory_set_faults("stream-source", &(struct memory_faults){.delay_us = 50000});
+        n = memory_calls("stream-source", MEMORY_ENDS);
+        while (memory_calls("stream-source", MEMORY_ENDS) == n)
+                engine_run(&w->e, 1, NULL);
+        n = memory_calls("stream-source", MEMORY_ENDS);
+        keyspace_get_status(w->ks, &status);
+        end = status.end; /* the record that comes next; the answer under way does not know of it */
+        end.seq++;
+        end.origin.batch++;
+        pump_finish(p.pump, &end);
+        engine_run(&w->e, 60, NULL);
+        memory_set_faults("stream-source", NULL);
+        fill(w, 1, 100);
+        keyspace_get_status(w->ks, &status);
+        assert_true(end_equal(&status.end, &end));
+        engine_run(&w->e, 20000, &p.done);
+        assert_true(p.done && p.result == 0);
+        assert_int_equal(memory_calls("stream-source", MEMORY_ENDS), n);
+        assert_int_equal(commit(w, &p, status.end.seq, status.revision), 0);
+        compare_with_target(w);
+        pump_free(p.pump);
+}
+
 /* The target forgets what was not synced, again and again; the target's connection breaks; its answers are lost. */
 static void bad_target(void **state) {
         struct world *w = *state;
@@ -632,6 +672,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(failures, setup, teardown),
                 cmocka_unit_test(rate),
                 cmocka_unit_test_setup_teardown(copy_and_follow, setup, teardown),
+                cmocka_unit_test_setup_teardown(finished_while_it_asks, setup, teardown),
                 cmocka_unit_test_setup_teardown(bad_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_before_commit, setup, teardown),
                 cmocka_unit_test_setup_teardown(told_why, setup, teardown),
