@@ -153,6 +153,13 @@ static void on_begun_done(struct keyspace_call *call, enum keyspace_result resul
                 txn_result_release(&b->txn);
 }
 
+static void on_kept_done(struct keyspace_call *call, enum keyspace_result result) {
+        struct begun *b = container_of(container_of(call, struct txn_call, call), struct begun, txn);
+
+        b->done = true;
+        b->result = result;
+}
+
 static void put_begin(struct keyspace *ks, struct begun *b, const char *key, const char *value, uint64_t patience_ms) {
         *b = (struct begun){
                 .op = {.kind = OP_PUT, .put = {.key = bytes_of_string(key), .value = bytes_of_string(value)}}};
@@ -847,6 +854,76 @@ static void restored(void **state) {
         arena_done(&put.arena);
 }
 
+/* A value was read where the log was; where it goes on, the record of that number is another one. */
+static void value_of_the_other_log(void **state) {
+        struct world *w = *state;
+        struct install_config c = {.datastore = w->target, .name = "t", .loop = w->e.loop, .userdata = w};
+        struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
+        struct memory_faults slow = {.delay_us = 20000};
+        struct stream_piece *piece = stream_piece_new();
+        struct install *install;
+        char *big = xcalloc(1, (2 << 20) + 1);
+        const struct kv *prev;
+        struct begun put;
+        uint64_t n;
+
+        memset(big, 'v', 2 << 20); /* more than the cache takes */
+        assert_int_equal(engine_put(&w->e, w->ks, "/k", big).result, KEYSPACE_OK);
+        add(piece, (struct stoke_record){.seq = 1, .revision = 1, .kind = RECORD_CREATED});
+        add(piece,
+                (struct stoke_record){.seq = 2,
+                        .revision = 2,
+                        .kind = RECORD_PUT,
+                        .create_revision = 2,
+                        .version = 1,
+                        .key = "/k",
+                        .key_size = 2,
+                        .value = "of old",
+                        .value_size = 6});
+        add(piece, (struct stoke_record){.seq = 3, .revision = 1000, .kind = RECORD_MARK, .create_revision = 1000});
+        memcpy(c.incarnation, there, 16);
+        memcpy(c.id, first_id, 16);
+        assert_int_equal(install_new(&c, &install), 0);
+        install_begin(install, on_done);
+        wait_flag(w);
+        install_feed(install, piece, on_done);
+        wait_flag(w);
+        install_commit(install, 3, 1000, on_done);
+        wait_flag(w);
+        install_free(install);
+
+        memory_set_faults("move-source", &slow);
+        n = memory_calls("move-source", MEMORY_VALUES);
+        put = (struct begun){.op = {.kind = OP_PUT, .put = {.key = bytes_of_string("/k"), .prev_kv = true}}};
+        put.tree = (struct txn){.success = &put.op, .n_success = 1};
+        arena_init(&put.arena, 0);
+        put.txn.txn = &put.tree;
+        put.txn.call.arena = &put.arena;
+        put.txn.call.done = on_kept_done;
+        put.txn.call.deadline_ns = UINT64_MAX;
+        keyspace_txn(w->ks, &put.txn);
+        while (memory_calls("move-source", MEMORY_VALUES) == n)
+                engine_run(&w->e, 1, NULL);
+        keyspace_hold(w->ks); /* it comes back, and waits */
+        memory_set_faults("move-source", NULL);
+        seal_with(w, w->ks, first_id, keyspace_seal);
+        engine_run(&w->e, 100, NULL);
+        assert_false(put.done);
+        memcpy(to.incarnation, there, 16);
+        keyspace_switch(w->ks, &to);
+        keyspace_release_hold(w->ks);
+        wait_flag(w);
+        engine_run(&w->e, 20000, &put.done);
+        assert_int_equal(put.result, KEYSPACE_OK);
+        prev = put.txn.result.results[0].put.prev;
+        assert_non_null(prev);
+        assert_int_equal(prev->value->size, 6);
+        assert_memory_equal(prev->value->data, "of old", 6);
+        txn_result_release(&put.txn);
+        arena_done(&put.arena);
+        free(big);
+}
+
 /* A log that is not this one, by mistake: nothing is served from it. */
 static void wrong_log(void **state) {
         struct world *w = *state;
@@ -1064,6 +1141,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
                 cmocka_unit_test_setup_teardown(restored, setup, teardown),
+                cmocka_unit_test_setup_teardown(value_of_the_other_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(wrong_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(slept_through, setup, teardown),
                 cmocka_unit_test_setup_teardown(settled_at_the_target, setup, teardown),
