@@ -356,9 +356,8 @@ void migration_take_wishes(struct assignment *a) {
         struct registry_migration *m = a->record->migration;
 
         if (a->want_abort) {
-                if (m &&
-                        m->phase !=
-                                MIGRATION_ABORTING) { /* until it is recorded: another daemon's step may come first */
+                /* Wished for until it is recorded: another daemon's step may come first. */
+                if (m && m->phase != MIGRATION_ABORTING) {
                         a->next = registry_record_copy(a->record);
                         migration_spoil(a->next, "aborted by request");
                         point("abort");
