@@ -18,8 +18,9 @@ bool assignment_is_elsewhere(const struct assignment *a) {
         return a->fleet->shared_registry && record && record->host[0] && strcmp(record->host, a->fleet->host.id) != 0;
 }
 
-static bool same_incarnation(const struct registry_record *a, const struct registry_record *b) {
-        return memcmp(a->incarnation, b->incarnation, 16) == 0;
+/* Wherever its data is by now: a move gives it another incarnation, and is no end. */
+static bool same_tenant(const struct registry_record *a, const struct registry_record *b) {
+        return memcmp(a->cluster, b->cluster, 16) == 0;
 }
 
 static bool same_content(const struct registry_record *a, const struct registry_record *b) {
@@ -28,7 +29,7 @@ static bool same_content(const struct registry_record *a, const struct registry_
         return strcmp(x, y) == 0;
 }
 
-/* The incarnation has gone. What this daemon may have made of it after another had dropped it is dropped once more. */
+/* The tenant has gone. What this daemon may have made of it after another had dropped it is dropped once more. */
 static void end_incarnation(struct assignment *a) {
         if (a->made_here && !a->record->retain && !assignment_is_elsewhere(a)) {
                 a->sweep = true;
@@ -74,7 +75,7 @@ static void take(struct assignment *a, struct registry_record *record, int64_t r
                 return;
         }
         drop_next(a, record);
-        if (a->record && !same_incarnation(a->record, record)) {
+        if (a->record && !same_tenant(a->record, record)) {
                 if (!a->gone)
                         end_incarnation(a);
                 assignment_answer(a, true, 0, 0, "");

@@ -356,13 +356,14 @@ void migration_take_wishes(struct assignment *a) {
         struct registry_migration *m = a->record->migration;
 
         if (a->want_abort) {
-                a->want_abort = false;
+                /* Wished for until it is recorded: another daemon's step may come first. */
                 if (m && m->phase != MIGRATION_ABORTING) {
                         a->next = registry_record_copy(a->record);
                         migration_spoil(a->next, "aborted by request");
                         point("abort");
                         return;
                 }
+                a->want_abort = false;
         }
         if (a->record->phase != REGISTRY_READY) {
                 registry_migration_free(steal(a->want_move));

@@ -209,6 +209,11 @@ void mover_seal(struct mover *m) {
 
 static void look(struct mover *m);
 
+static void verify_up_to_(struct mover *m, uint64_t seq) {
+        m->verifying = true;
+        verify_up_to(m->verify, seq);
+}
+
 static void on_verified(void *userdata, int result, const char *reason) {
         struct mover *m = userdata;
 
@@ -217,15 +222,12 @@ static void on_verified(void *userdata, int result, const char *reason) {
                 fail(m, "what was copied is not what is there", reason[0] ? reason : strerror(-result));
                 return;
         }
-        if (m->rest_fed)
-                commit(m);
-        else
+        if (!m->rest_fed)
                 look(m);
-}
-
-static void verify_up_to_(struct mover *m, uint64_t seq) {
-        m->verifying = true;
-        verify_up_to(m->verify, seq);
+        else if (verify_seq(m->verify) < m->seal.end.seq) /* what was being read when the rest came ended before it */
+                verify_up_to_(m, m->seal.end.seq);
+        else
+                commit(m);
 }
 
 /* Whether what is left is small enough; otherwise what has come is verified. */

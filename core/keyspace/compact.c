@@ -20,7 +20,7 @@
 
 #define PRUNE_SLICE 4096
 #define DELETE_STEP 1024
-#define MOST_DELETED ((size_t)1 << 20) /* that are remembered: beyond that a later load finds them */
+#define MOST_DELETED ((size_t)1 << 20) /* that are remembered, the newest */
 #define DELETE_PATIENCE_NS (30 * NSEC_PER_SEC)
 #define RETRY_NS NSEC_PER_SEC
 
@@ -271,7 +271,11 @@ static void on_compacted(struct datastore_job *job) {
         c->job = NULL;
         if (r == 0 && c->mark == j->compact.mark)
                 c->fenced = true;
-        if (r == 0 && c->generation == j->generation && c->deleted.n < MOST_DELETED)
+        if (c->deleted.n >= MOST_DELETED) { /* what a copy may have was deleted last */
+                c->deleted.n -= MOST_DELETED / 2;
+                memmove(c->deleted.seqs, c->deleted.seqs + MOST_DELETED / 2, c->deleted.n * sizeof(*c->deleted.seqs));
+        }
+        if (r == 0 && c->generation == j->generation)
                 for (size_t i = 0; i < j->compact.n_seqs; i++)
                         seq_list_add(&c->deleted, j->seqs[i]);
         if (r != 0) {
@@ -370,7 +374,9 @@ static int evaluate(struct keyspace_call *call, struct batch *b) {
         }
         if (is_busy(&ks->compaction) && (ks->compaction.pruning || ks->compaction.job || !keyspace_is_pinned(ks)))
                 return EVALUATE_HOLD;
-        batch_add(b, RECORD_MARK, b->revision, (struct bytes){}, NULL, c->revision_wanted, is_busy(&ks->compaction), 0);
+        /* Also where they are complete: what they deleted a moment ago may be in a copy that has begun since, and is to go there first. */
+        batch_add(b, RECORD_MARK, b->revision, (struct bytes){}, NULL, c->revision_wanted,
+                is_busy(&ks->compaction) || keyspace_is_pinned(ks), 0);
         call->own.result = KEYSPACE_OK;
         return EVALUATED;
 }

@@ -18,6 +18,7 @@
 #define RETRY_NS (20 * NSEC_PER_MSEC)
 #define LONGEST_RETRY_NS NSEC_PER_SEC
 #define FEED_BYTES ((uint64_t)8 * 1024 * 1024)
+#define GOES_ON 1
 
 enum what { WHAT_NOTHING, WHAT_BEGIN, WHAT_LIMITS, WHAT_FEED, WHAT_COMMIT, WHAT_ABORT };
 
@@ -234,24 +235,22 @@ static bool server_tells_limits(const struct install *i) {
                 i->driver->server_limits;
 }
 
-/* One step is done; false: the function goes on. */
-static bool step(struct install *i) {
+/* One step is done: how the function ends with it (0, negative errno with the reason in late_reason), or GOES_ON. */
+static int step(struct install *i) {
         switch (i->what) {
         case WHAT_BEGIN:
                 i->seq = i->found;
                 if (!server_tells_limits(i))
-                        return true;
+                        return 0;
                 i->what = WHAT_LIMITS;
-                return false;
+                return GOES_ON;
         case WHAT_FEED:
                 i->seq = max_of(i->seq, i->piece->records[i->at + i->n - 1].seq);
-                if (next_batch(i) < 0) {
-                        finish(i, -EMSGSIZE, i->late_reason);
-                        return false;
-                }
-                return i->n == 0;
+                if (next_batch(i) < 0)
+                        return -EMSGSIZE;
+                return i->n ? GOES_ON : 0;
         default:
-                return true;
+                return 0;
         }
 }
 
@@ -268,13 +267,14 @@ static void on_done(struct datastore_job *job) {
         if (r == 0) {
                 i->since_ns = clock_now_ns();
                 i->n_failures = 0;
-                if (step(i))
-                        finish(i, 0, "");
-                else if (i->what != WHAT_NOTHING)
+                r = step(i);
+                if (r == GOES_ON)
                         submit(i);
+                else
+                        finish(i, r, r ? i->late_reason : ""); /* it may be gone by now */
                 return;
         }
-        i->doubt = i->doubt || r == STOKE_UNKNOWN;
+        i->doubt = i->doubt || (r == STOKE_UNKNOWN && i->what == WHAT_COMMIT);
         if (may_get_better(r) && clock_now_ns() - i->since_ns < patience) {
                 loop_timer_set(i->config.loop, &i->timer,
                         clock_now_ns() + min_of(RETRY_NS << min_of(i->n_failures, 6u), LONGEST_RETRY_NS));

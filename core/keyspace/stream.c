@@ -399,12 +399,12 @@ static void on_asked(struct datastore_question *q) {
                 s->begin = q->end;
         s->has_goal = true;
         pthread_mutex_lock(&s->mutex);
-        s->status.goal = s->finishing && s->finish.seq <= q->end.seq ? s->finish : q->end;
+        s->status.goal = s->finishing ? s->finish : q->end; /* it is there, though the answer may be from before */
         if (s->config.upto && !s->asked_again)
                 s->status.goal = (struct stoke_end){.seq = s->config.upto};
         s->status.caught_up = follows(s) && s->position >= s->status.goal.seq;
         pthread_mutex_unlock(&s->mutex);
-        if (s->config.follow && s->position >= s->status.goal.seq)
+        if (follows(s) && s->position >= s->status.goal.seq)
                 pause_for(s, FOLLOW_NS);
         if (s->status.caught_up)
                 tell(s);

@@ -94,6 +94,11 @@ static void arrive(struct keyspace *ks) {
                         values_unlink_all(&ks->values);
                 values_done(&ks->values);
                 values_init(&ks->values, cache);
+                for (struct keyspace_call *call = ks->queue.first; call; call = call->own.next)
+                        if (call->own.fetch) { /* values of the log before, by seq */
+                                fetch_done(call->own.fetch);
+                                free(steal(call->own.fetch));
+                        }
         }
         if (keyspace_is_over(ks)) {
                 keyspace_forget(ks);

@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "fleet/crash.h"
 #include "fleet/fleet.h"
+#include "fleet/point.h"
 #include "fleet/registry.h"
 #include "fleet/settings.h"
 #include "fleet/uuid.h"
@@ -831,12 +832,48 @@ static void test_void_seal(void **state) {
         stop(&a);
 }
 
+/* Another daemon is told to delete it at the moment when it has moved, of which that one has not heard: it is deleted where it is now. */
+static struct daemon *deleting;
+static void delete_at(const char *name) {
+        if (strcmp(name, "switching") != 0 || !deleting)
+                return;
+        fleet_delete_tenant(deleting->fleet, "t", false, on_done, deleting);
+        deleting = NULL;
+}
+
+static void test_deleted_as_it_moves(void **state) {
+        const struct fleet_migrate m = {.name = "t", .datastore = "there", .retention_s = -1};
+        struct daemon a, b;
+
+        (void)state;
+        prepare(&a, "a");
+        prepare(&b, "b");
+        start(&a);
+        start(&b);
+        WAIT(n_daemons(&a) == 2 && n_daemons(&b) == 2);
+        assert_int_equal(create(&a, "t", "here"), 0);
+        WAIT(serves(&b, "t", "here"));
+        b.done = false;
+        deleting = &b;
+        fleet_point = delete_at;
+        fleet_migrate_tenant(a.fleet, &m, on_done, &a);
+        wait_flag(&b.done);
+        fleet_point = NULL;
+        assert_int_equal(b.result, 0);
+        assert_false(look(&b, "t"));
+        assert_int_equal(count("here", "t"), 0);
+        assert_int_equal(count("there", "t"), 0);
+        stop(&a);
+        stop(&b);
+}
+
 int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_there_and_back, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_died, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_void_seal, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_deleted_as_it_moves, setup, teardown),
         };
 
         if (argc > 1)

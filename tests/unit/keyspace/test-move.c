@@ -153,6 +153,13 @@ static void on_begun_done(struct keyspace_call *call, enum keyspace_result resul
                 txn_result_release(&b->txn);
 }
 
+static void on_kept_done(struct keyspace_call *call, enum keyspace_result result) {
+        struct begun *b = container_of(container_of(call, struct txn_call, call), struct begun, txn);
+
+        b->done = true;
+        b->result = result;
+}
+
 static void put_begin(struct keyspace *ks, struct begun *b, const char *key, const char *value, uint64_t patience_ms) {
         *b = (struct begun){
                 .op = {.kind = OP_PUT, .put = {.key = bytes_of_string(key), .value = bytes_of_string(value)}}};
@@ -545,6 +552,67 @@ static void deleted_again(void **state) {
         assert_int_equal(engine_get(&w->e, w->ks, "/k").kvs[0].version, 30);
 }
 
+/* Two marks: what the first named was deleted while the copy was made, the second came while it was pinned, and names the tombstone. At the target
+ * both are there; the tombstone must not go before what it covers. */
+static void not_raised(void **state) {
+        struct world *w = *state;
+        struct pump_config c = {
+                .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                .target = {.datastore = w->target, .name = "t"},
+                .loop = w->e.loop,
+                .on_done = on_done,
+                .userdata = w,
+        };
+        struct keyspace *fresh;
+        struct pump_status ps;
+        struct seal_call seal;
+        struct pump *pump;
+        struct pin *p;
+
+        memcpy(c.source.incarnation, w->e.incarnation, 16);
+        memcpy(c.target.incarnation, there, 16);
+        memcpy(c.target.id, first_id, 16);
+        engine_put(&w->e, w->ks, "/gone", "x");
+        engine_delete(&w->e, w->ks, "/gone", NULL);
+        engine_put(&w->e, w->ks, "/k", "x");
+        assert_int_equal(pump_new(&c, &pump), 0);
+        do {
+                engine_run(&w->e, 5, NULL);
+                pump_get_status(pump, &ps);
+        } while (!ps.caught_up);
+        assert_int_equal(engine_compact(&w->e, w->ks, 4), KEYSPACE_OK);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+        p = pin(w, w->ks, 60 * NSEC_PER_SEC);
+        engine_put(&w->e, w->ks, "/k", "y");
+        assert_int_equal(engine_compact(&w->e, w->ks, 5), KEYSPACE_OK);
+        seal = seal_with(w, w->ks, first_id, keyspace_seal);
+        pump_finish(pump, &seal.end);
+        wait_flag(w);
+        install_commit(pump_install(pump), seal.end.seq, seal.revision, on_done);
+        wait_flag(w);
+        assert_int_equal(w->result, 0);
+        pump_free(pump);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_PUT), 3);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_TOMBSTONE), 1);
+        switch_to(w, w->ks, there);
+        keyspace_unpin(p);
+        for (int i = 0; i < 1000 && n_records_at(w, w->target, there, RECORD_TOMBSTONE); i++)
+                engine_run(&w->e, 5, NULL);
+        assert_int_equal(n_records_at(w, w->target, there, RECORD_TOMBSTONE), 0);
+        memcpy(w->e.incarnation, there, 16);
+        engine_keyspace_close(&w->e, w->ks);
+        w->ks = NULL;
+        {
+                struct datastore *source = w->e.datastore;
+
+                w->e.datastore = w->target;
+                fresh = engine_keyspace(&w->e, 7);
+                assert_int_equal(engine_list(&w->e, fresh, "/", 0, 0).n_kvs, 1);
+                engine_keyspace_close(&w->e, fresh);
+                w->e.datastore = source;
+        }
+}
+
 static void lost_pin(void **state) {
         struct world *w = *state;
         struct pin *p;
@@ -786,6 +854,76 @@ static void restored(void **state) {
         arena_done(&put.arena);
 }
 
+/* A value was read where the log was; where it goes on, the record of that number is another one. */
+static void value_of_the_other_log(void **state) {
+        struct world *w = *state;
+        struct install_config c = {.datastore = w->target, .name = "t", .loop = w->e.loop, .userdata = w};
+        struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
+        struct memory_faults slow = {.delay_us = 20000};
+        struct stream_piece *piece = stream_piece_new();
+        struct install *install;
+        char *big = xcalloc(1, (2 << 20) + 1);
+        const struct kv *prev;
+        struct begun put;
+        uint64_t n;
+
+        memset(big, 'v', 2 << 20); /* more than the cache takes */
+        assert_int_equal(engine_put(&w->e, w->ks, "/k", big).result, KEYSPACE_OK);
+        add(piece, (struct stoke_record){.seq = 1, .revision = 1, .kind = RECORD_CREATED});
+        add(piece,
+                (struct stoke_record){.seq = 2,
+                        .revision = 2,
+                        .kind = RECORD_PUT,
+                        .create_revision = 2,
+                        .version = 1,
+                        .key = "/k",
+                        .key_size = 2,
+                        .value = "of old",
+                        .value_size = 6});
+        add(piece, (struct stoke_record){.seq = 3, .revision = 1000, .kind = RECORD_MARK, .create_revision = 1000});
+        memcpy(c.incarnation, there, 16);
+        memcpy(c.id, first_id, 16);
+        assert_int_equal(install_new(&c, &install), 0);
+        install_begin(install, on_done);
+        wait_flag(w);
+        install_feed(install, piece, on_done);
+        wait_flag(w);
+        install_commit(install, 3, 1000, on_done);
+        wait_flag(w);
+        install_free(install);
+
+        memory_set_faults("move-source", &slow);
+        n = memory_calls("move-source", MEMORY_VALUES);
+        put = (struct begun){.op = {.kind = OP_PUT, .put = {.key = bytes_of_string("/k"), .prev_kv = true}}};
+        put.tree = (struct txn){.success = &put.op, .n_success = 1};
+        arena_init(&put.arena, 0);
+        put.txn.txn = &put.tree;
+        put.txn.call.arena = &put.arena;
+        put.txn.call.done = on_kept_done;
+        put.txn.call.deadline_ns = UINT64_MAX;
+        keyspace_txn(w->ks, &put.txn);
+        while (memory_calls("move-source", MEMORY_VALUES) == n)
+                engine_run(&w->e, 1, NULL);
+        keyspace_hold(w->ks); /* it comes back, and waits */
+        memory_set_faults("move-source", NULL);
+        seal_with(w, w->ks, first_id, keyspace_seal);
+        engine_run(&w->e, 100, NULL);
+        assert_false(put.done);
+        memcpy(to.incarnation, there, 16);
+        keyspace_switch(w->ks, &to);
+        keyspace_release_hold(w->ks);
+        wait_flag(w);
+        engine_run(&w->e, 20000, &put.done);
+        assert_int_equal(put.result, KEYSPACE_OK);
+        prev = put.txn.result.results[0].put.prev;
+        assert_non_null(prev);
+        assert_int_equal(prev->value->size, 6);
+        assert_memory_equal(prev->value->data, "of old", 6);
+        txn_result_release(&put.txn);
+        arena_done(&put.arena);
+        free(big);
+}
+
 /* A log that is not this one, by mistake: nothing is served from it. */
 static void wrong_log(void **state) {
         struct world *w = *state;
@@ -998,10 +1136,12 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(pinned, setup, teardown),
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(deleted_again, setup, teardown),
+                cmocka_unit_test_setup_teardown(not_raised, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
                 cmocka_unit_test_setup_teardown(restored, setup, teardown),
+                cmocka_unit_test_setup_teardown(value_of_the_other_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(wrong_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(slept_through, setup, teardown),
                 cmocka_unit_test_setup_teardown(settled_at_the_target, setup, teardown),

@@ -452,6 +452,46 @@ static void copy_and_follow(void **state) {
         pump_free(p.pump);
 }
 
+/* The end is told while the stream asks for one: it goes there at once, whatever the answer was, since clients wait. */
+static void finished_while_it_asks(void **state) {
+        struct world *w = *state;
+        struct keyspace_status status;
+        struct pumping p;
+        struct stoke_end end;
+        uint64_t n;
+
+        fill(w, 10, 100);
+        pump_start(w, &p, true);
+        engine_run(&w->e, 20000, &p.caught_up);
+        assert_true(p.caught_up);
+        for (unsigned i = 0; i < 5; i++) { /* not about to ask by itself */
+                n = memory_calls("stream-source", MEMORY_ENDS);
+                while (memory_calls("stream-source", MEMORY_ENDS) == n)
+                        engine_run(&w->e, 1, NULL);
+        }
+        memory_set_faults("stream-source", &(struct memory_faults){.delay_us = 50000});
+        n = memory_calls("stream-source", MEMORY_ENDS);
+        while (memory_calls("stream-source", MEMORY_ENDS) == n)
+                engine_run(&w->e, 1, NULL);
+        n = memory_calls("stream-source", MEMORY_ENDS);
+        keyspace_get_status(w->ks, &status);
+        end = status.end; /* the record that comes next; the answer under way does not know of it */
+        end.seq++;
+        end.origin.batch++;
+        pump_finish(p.pump, &end);
+        engine_run(&w->e, 60, NULL);
+        memory_set_faults("stream-source", NULL);
+        fill(w, 1, 100);
+        keyspace_get_status(w->ks, &status);
+        assert_true(end_equal(&status.end, &end));
+        engine_run(&w->e, 20000, &p.done);
+        assert_true(p.done && p.result == 0);
+        assert_int_equal(memory_calls("stream-source", MEMORY_ENDS), n);
+        assert_int_equal(commit(w, &p, status.end.seq, status.revision), 0);
+        compare_with_target(w);
+        pump_free(p.pump);
+}
+
 /* The target forgets what was not synced, again and again; the target's connection breaks; its answers are lost. */
 static void bad_target(void **state) {
         struct world *w = *state;
@@ -533,6 +573,96 @@ static void freed_at_work(void **state) {
         engine_run(&w->e, 100, NULL);
 }
 
+/* Fed in several batches, and the last record is one that the target does not take: told once, and whoever is told may end it there and then. */
+static struct install *narrow_install;
+static bool narrow_frees;
+static void on_narrow(void *userdata, int result, const char *reason) {
+        struct pumping *p = userdata;
+
+        assert_false(p->told);
+        p->told = true;
+        p->result = result;
+        (void)snprintf(p->reason, sizeof(p->reason), "%s", reason);
+        if (result == -EMSGSIZE && narrow_frees) {
+                install_free(narrow_install);
+                narrow_install = NULL;
+        } else if (result == -EMSGSIZE) {
+                p->told = false;
+                install_abort(narrow_install, on_narrow);
+        }
+}
+
+static void narrow_target(void **state) {
+        struct world *w = *state;
+        const char *target[] = {"instance", "stream-target", NULL};
+        struct stoke_driver driver = stoke_driver;
+        struct plugin plugin = {.driver = &driver, .allowed = true};
+        struct pumping p = {.w = w};
+        struct install_config c = {.name = "t", .loop = w->e.loop, .userdata = &p};
+        struct datastore *narrow;
+        char value[300] = {};
+
+        driver.limits = (struct stoke_limits){.record_bytes = 200, .batch_bytes = 4096, .batch_records = 8};
+        narrow = engine_datastore(&w->e, &plugin, target);
+        c.datastore = narrow;
+        memcpy(c.incarnation, new_incarnation, 16);
+        for (unsigned frees = 0; frees < 2; frees++) {
+                struct stream_piece *piece = stream_piece_new();
+
+                c.id[0] = (uint8_t)(50 + frees);
+                narrow_frees = frees;
+                for (uint64_t seq = 1; seq <= 20; seq++) {
+                        struct stoke_record r = {.seq = seq,
+                                .revision = (int64_t)seq,
+                                .kind = RECORD_PUT,
+                                .key = "/k",
+                                .key_size = 2,
+                                .value = value,
+                                .value_size = seq == 20 ? sizeof(value) : 1};
+
+                        r.hash = record_hash(&r);
+                        assert_int_equal(stream_piece_add(piece, &r), 0);
+                }
+                assert_int_equal(install_new(&c, &narrow_install), 0);
+                install_begin(narrow_install, on_narrow);
+                assert_int_equal(wait_told(w, &p), 0);
+                install_feed(narrow_install, piece, on_narrow);
+                assert_int_equal(wait_told(w, &p), frees ? -EMSGSIZE : 0);
+                engine_run(&w->e, 20, NULL);
+                assert_false(p.told);
+                install_free(narrow_install);
+        }
+        datastore_close(narrow, 5 * NSEC_PER_SEC);
+}
+
+/* An answer is lost, and then it shows that the target has lost records as well: it goes on behind what is there. */
+static void unknown_and_lost(void **state) {
+        struct world *w = *state;
+        struct keyspace_status status;
+        struct pumping p;
+        uint64_t n;
+
+        fill(w, 300, 20000);
+        pump_start(w, &p, true);
+        engine_run(&w->e, 20000, &p.caught_up);
+        assert_true(p.caught_up);
+        memory_fail_next("stream-target", MEMORY_FEED, 1000, STOKE_UNKNOWN);
+        n = memory_calls("stream-target", MEMORY_FEED);
+        fill(w, 2, 100);
+        keyspace_get_status(w->ks, &status);
+        pump_finish(p.pump, &status.end);
+        while (memory_calls("stream-target", MEMORY_FEED) == n)
+                engine_run(&w->e, 1, NULL);
+        memory_lose("stream-target", "t", 30);
+        memory_fail_next("stream-target", MEMORY_FEED, 0, 0);
+        engine_run(&w->e, 20000, &p.done);
+        assert_true(p.done);
+        assert_int_equal(p.result, 0);
+        assert_int_equal(commit(w, &p, status.end.seq, status.revision), 0);
+        compare_with_target(w);
+        pump_free(p.pump);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(whole_log, setup, teardown),
@@ -542,10 +672,13 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(failures, setup, teardown),
                 cmocka_unit_test(rate),
                 cmocka_unit_test_setup_teardown(copy_and_follow, setup, teardown),
+                cmocka_unit_test_setup_teardown(finished_while_it_asks, setup, teardown),
                 cmocka_unit_test_setup_teardown(bad_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_before_commit, setup, teardown),
                 cmocka_unit_test_setup_teardown(told_why, setup, teardown),
                 cmocka_unit_test_setup_teardown(freed_at_work, setup, teardown),
+                cmocka_unit_test_setup_teardown(narrow_target, setup, teardown),
+                cmocka_unit_test_setup_teardown(unknown_and_lost, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
