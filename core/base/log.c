@@ -113,18 +113,20 @@ static void log_to_journal(enum log_level level, const struct log_context *conte
                 free(owned[i]);
 }
 
-/* A value that looks like one word is written as it is; of any other, quoted, what could end the quotes or the line is left out. */
+/* Ours are written as they are, and so is what looks like one word; of any other, quoted, what could end the quotes is left out. Nothing ends the line. */
 static void put_value(FILE *out, const char *value, bool is_ours) {
         static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/:@+-";
+        const bool is_plain = is_ours || (*value && value[strspn(value, plain)] == '\0');
 
-        if (is_ours || (*value && value[strspn(value, plain)] == '\0')) {
-                fputs(value, out);
-                return;
+        if (!is_plain)
+                fputc('"', out);
+        for (const char *p = value; *p; p++) {
+                const bool ends_quotes = !is_plain && (*p == '"' || *p == '\\');
+
+                fputc((unsigned char)*p < ' ' || *p == 0x7f || ends_quotes ? '?' : *p, out);
         }
-        fputc('"', out);
-        for (const char *p = value; *p; p++)
-                fputc((unsigned char)*p < ' ' || *p == 0x7f || *p == '"' || *p == '\\' ? '?' : *p, out);
-        fputc('"', out);
+        if (!is_plain)
+                fputc('"', out);
 }
 
 /* One write a line, so that lines of several threads do not mix. */

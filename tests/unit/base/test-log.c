@@ -109,7 +109,7 @@ static void test_fields(void **state) {
                 {"tenant", "a\" uid=0\nroot \\"},
                 {"command", ""},
         };
-        const struct log_context context = {.peer = "pid 1 uid 5", .more = fields, .n_more = n_elements(fields)};
+        const struct log_context context = {.peer = "CN:pid\n1 uid 5", .more = fields, .n_more = n_elements(fields)};
         char text[1024];
 
         (void)state;
@@ -118,7 +118,7 @@ static void test_fields(void **state) {
         log_set_level(LOG_LEVEL_INFO);
         read_all(text, sizeof(text));
         assert_non_null(strstr(text,
-                "Z notice  control: x peer=pid 1 uid 5 method=CreateTenant tenant=\"a? uid=0?root ?\" command=\"\"\n"));
+                "Z notice  control: x peer=CN:pid?1 uid 5 method=CreateTenant tenant=\"a? uid=0?root ?\" command=\"\"\n"));
 }
 
 int main(void) {
