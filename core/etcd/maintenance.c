@@ -9,7 +9,6 @@
 #include "etcd/header.h"
 #include "etcd/services.h"
 #include "etcd/snapshot.h"
-#include "etcd/snapshot.h"
 #include "etcd/status.h"
 #include "rpc/protobuf.h"
 
