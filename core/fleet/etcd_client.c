@@ -297,6 +297,11 @@ int etcd_client_revision(
 
 /* ---- leases */
 
+/* kine answers so. Who may not know, or is not told for the moment, must not take it for that. */
+static bool does_not_tell(int r, enum grpc_code code) {
+        return r == -EREMOTEIO && (code == GRPC_UNIMPLEMENTED || code == GRPC_UNKNOWN);
+}
+
 int etcd_client_lease(
         struct etcd_client *c, int64_t id, int64_t *ret_granted, int64_t *ret_left, struct error *reterr) {
         Etcdserverpb__LeaseTimeToLiveRequest request = ETCDSERVERPB__LEASE_TIME_TO_LIVE_REQUEST__INIT;
@@ -313,11 +318,12 @@ int etcd_client_lease(
                 &etcdserverpb__lease_time_to_live_response__descriptor, &arena, &response, &code, &err);
         if (r == -EREMOTEIO && code == GRPC_NOT_FOUND)
                 return 0;
-        if (r == -EREMOTEIO && code != GRPC_OK)
+        if (does_not_tell(r, code))
                 return -EOPNOTSUPP;
         if (r < 0)
                 return error_set(reterr, r, "%s", error_text(&err));
-        if (response->ttl > 0) {
+        /* One without a whole second left is there still, and may be kept alive yet; one that is not has -1. */
+        if (response->ttl >= 0) {
                 *ret_granted = response->grantedttl;
                 *ret_left = response->ttl;
         }
@@ -336,7 +342,7 @@ int etcd_client_leases(
         arena_init(&arena, 0);
         r = etcd_client_call(c, "/etcdserverpb.Lease/LeaseLeases", &request.base,
                 &etcdserverpb__lease_leases_response__descriptor, &arena, &response, &code, &err);
-        if (r == -EREMOTEIO && code != GRPC_OK)
+        if (does_not_tell(r, code))
                 return -EOPNOTSUPP;
         if (r < 0)
                 return error_set(reterr, r, "%s", error_text(&err));
