@@ -250,7 +250,7 @@ static int export_finish(struct transfer *t, int64_t revision, struct error *ret
 
         e->revision = revision;
         r = send_ops(e, reterr);
-        return r < 0 ? r : transfer_compare(t, e->client, false, reterr);
+        return r < 0 ? r : transfer_compare(t, e->client, false, 0, reterr);
 }
 
 static void export_close(struct transfer *t) {

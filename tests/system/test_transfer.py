@@ -197,6 +197,28 @@ def test_a_source_that_is_written_to_is_not_finished(daemon, etcd):
     assert not COMPLAINTS.search(err)
 
 
+def test_whoever_waits_for_the_tenant_may_write_at_once(daemon, etcd):
+    """API servers that try again and again are there before what was imported is compared: what they write is theirs, and no reason to throw it away."""
+    for i in range(60):
+        etcdctl(etcd, "txn", stdin="\n" + "".join(f"put /early/{i:03}/{j:02} {'v' * 2000}\n" for j in range(100)) + "\n\n")
+    tenant = daemon.endpoint("early")
+    daemon.stokectl("tenant", "import", "early", "--from", etcd, "--prefix", "/early/", "--detach")
+    wait_phase(daemon, "early", "Following")
+    writers = [subprocess.Popen(["bash", "-c", f"until [ -S {tenant[7:]} ]; do sleep 0.002; done; while :; do {program('etcdctl')} --endpoints {tenant} put /early/new/{i} $RANDOM; done"],
+                                start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(3)]
+    try:
+        said = daemon.stokectl("tenant", "import", "early", "--finish").stdout
+        assert "It is served." in said
+        wait_for("something was written", lambda: etcdctl(tenant, "get", "/early/new/", "--prefix", "--keys-only").stdout.strip())
+    finally:
+        for writer in writers:
+            os.killpg(writer.pid, 9)
+            writer.wait()
+    want = everything(etcd, "/early/")[0]
+    got = everything(tenant)[0]
+    assert {k: got.get(k) for k in want} == want
+
+
 @pytest.mark.parametrize("arguments, code, words", [
     (("--from", "http://127.0.0.1:1", "--finish"), 1, "127.0.0.1:1"),
     (("--from", "ftp://x:1",), 2, "not an endpoint"),

@@ -29,8 +29,9 @@ static struct {
         char folder[32], url[64];
         struct loop_task task;
         atomic_int watching, n_watches, n_ranges;
-        atomic_bool silent;     /* Range does not answer */
-        atomic_llong starts[8]; /* the revisions that watches began with */
+        atomic_llong asked_a, asked_b; /* the revisions that Range was asked for last, of "/a/" and "/b/" */
+        atomic_bool silent;            /* Range does not answer */
+        atomic_llong starts[8];        /* the revisions that watches began with */
 } s;
 
 static void send(struct grpc_call *call, const ProtobufCMessage *message) {
@@ -113,9 +114,11 @@ static void on_watch(struct grpc_call *call, struct bytes data) {
 static void on_range(struct grpc_call *call, struct bytes data) {
         Etcdserverpb__RangeResponse response = ETCDSERVERPB__RANGE_RESPONSE__INIT;
         Etcdserverpb__ResponseHeader head = ETCDSERVERPB__RESPONSE_HEADER__INIT;
+        const Etcdserverpb__RangeRequest *request =
+                (const void *)protobuf_unpack(&etcdserverpb__range_request__descriptor, grpc_call_arena(call), data);
 
-        (void)data;
         s.n_ranges++;
+        *(request->key.data[1] == 'a' ? &s.asked_a : &s.asked_b) = request->revision;
         if (s.silent)
                 return;
         head.revision = 5;
@@ -326,7 +329,8 @@ static void run_for(struct owner *o, uint64_t ns) {
         loop_timer_clear(&o->timer);
 }
 
-static struct transfer *export_to_itself(struct owner *o) {
+/* compare: at this revision, and nothing is exported. */
+static struct transfer *export_to_itself(struct owner *o, int64_t compare) {
         const char *const endpoints[] = {s.url};
         const struct transfer_end end = {.endpoints = endpoints, .n_endpoints = 1};
         struct transfer_config config = {.tenant = "berlin",
@@ -341,7 +345,10 @@ static struct transfer *export_to_itself(struct owner *o) {
 
         assert_int_equal(loop_new("owner", &o->loop), 0);
         config.loop = o->loop;
-        assert_int_equal(export_start(&config, &end, false, &t, NULL), 0);
+        if (compare)
+                assert_int_equal(comparison_start(&config, &end, compare, &t, NULL), 0);
+        else
+                assert_int_equal(export_start(&config, &end, false, &t, NULL), 0);
         return t;
 }
 
@@ -352,7 +359,7 @@ static void test_stop_while_the_target_is_silent(void **state) {
 
         (void)state;
         s.silent = true;
-        t = export_to_itself(&o);
+        t = export_to_itself(&o, 0);
         while (!s.n_ranges)
                 usleep(1000);
         before = clock_now_ns();
@@ -373,7 +380,7 @@ static void test_no_end_without_a_watch(void **state) {
 
         (void)state;
         s.watching = WATCH_NEVER;
-        t = export_to_itself(&o);
+        t = export_to_itself(&o, 0);
         transfer_finish(t);
         while (s.n_watches < 2)
                 usleep(1000);
@@ -387,12 +394,30 @@ static void test_no_end_without_a_watch(void **state) {
         loop_free(o.loop);
 }
 
+/* What was imported is looked at as it was then, since it is served by now; its source as it is. */
+static void test_compared_as_it_was(void **state) {
+        struct owner o = {};
+        struct transfer *t;
+
+        (void)state;
+        s.asked_a = s.asked_b = -1;
+        t = export_to_itself(&o, 4);
+        while (!o.done)
+                run_for(&o, NSEC_PER_SEC);
+        assert_int_equal(o.result, 0);
+        assert_int_equal(s.asked_a, 0);
+        assert_int_equal(s.asked_b, 4);
+        transfer_free(t);
+        loop_free(o.loop);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_watch_out_of_order, start, stop),
                 cmocka_unit_test_setup_teardown(test_leases, start, stop),
                 cmocka_unit_test_setup_teardown(test_stop_while_the_target_is_silent, start, stop),
                 cmocka_unit_test_setup_teardown(test_no_end_without_a_watch, start, stop),
+                cmocka_unit_test_setup_teardown(test_compared_as_it_was, start, stop),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
