@@ -263,6 +263,26 @@ def test_a_tenant_is_exported_and_followed(daemon):
     assert pathlib.Path(daemon.root).exists()
 
 
+def test_leases_are_kept_alive_while_they_are_exported(daemon):
+    """As long as the tenant's clients keep them alive there; one that has ended there ends at the target, too."""
+    tenant = daemon.tenant("leased")
+    kept, ended = (etcdctl(tenant, "lease", "grant", seconds).stdout.split()[1] for seconds in ("4", "30"))
+    etcdctl(tenant, "put", "/registry/kept", "x", "--lease", kept)
+    with subprocess.Popen([program("etcdctl"), "--endpoints", tenant, "lease", "keep-alive", kept], stdout=subprocess.DEVNULL) as alive:
+        try:
+            etcdctl(tenant, "put", "/registry/ended", "y", "--lease", ended)
+            with real_etcd() as target:
+                daemon.stokectl("tenant", "export", "leased", "--to", target, "--detach")
+                wait_phase(daemon, "leased", "Following")
+                etcdctl(tenant, "lease", "revoke", ended)
+                time.sleep(9)
+                assert etcdctl(target, "get", "/registry/kept").stdout == "/registry/kept\nx\n"
+                daemon.stokectl("tenant", "export", "leased", "--finish")
+                assert etcdctl(target, "get", "", "--prefix", "--keys-only").stdout.split() == ["/registry/kept"]
+        finally:
+            alive.kill()
+
+
 def test_over_tls_with_client_certificates():
     """From a real etcd that wants certificates, and into one; and from another daemon's TLS port, as it tells its clients."""
     with running() as source, running() as target:
