@@ -109,6 +109,6 @@ struct etcd_span transfer_span(const struct buf *prefix, struct buf *end);
 int transfer_rename(struct transfer *t, struct bytes key, struct buf *buf, struct bytes *ret, struct error *reterr);
 /* A lease's time as granted, in seconds; 0: there is none. */
 int transfer_lease(struct transfer *t, int64_t id, int64_t *ret_ttl, struct error *reterr);
-/* All that the source tells of. */
+/* All that the source tells of; none if only some of its keys are carried: then those that keys have are asked for one by one. */
 int transfer_each_lease(struct transfer *t, int (*visit)(void *userdata, int64_t id, int64_t ttl, struct error *reterr),
         void *userdata, struct error *reterr);

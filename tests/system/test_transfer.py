@@ -112,14 +112,17 @@ def test_an_etcd_is_imported_and_followed(daemon, etcd):
 
 def test_one_of_several_prefixes_is_imported(daemon, etcd):
     """Kamaji's way: each tenant has a prefix in one etcd, whose other tenants go on writing."""
-    fill(etcd, "/berlin/")
-    etcdctl(etcd, "put", "/paris/a", "not ours")
+    lease, _ = fill(etcd, "/berlin/")
+    paris = etcdctl(etcd, "lease", "grant", "3600").stdout.split()[1]
+    etcdctl(etcd, "put", "/paris/a", "not ours", "--lease", paris)
     said = daemon.stokectl("tenant", "import", "berlin", "--from", etcd, "--prefix", "/berlin/", "--to-prefix", "/registry/",
                            "--finish").stdout
     assert "It is served." in said
     keys, revision = everything(etcd, "/berlin/")
     got, got_revision = everything(daemon.endpoint("berlin"))
     assert got == renamed(keys, b"/berlin/", b"/registry/")
+    # Nor are others' leases ours to know.
+    assert etcdctl(daemon.endpoint("berlin"), "lease", "list").stdout.split()[3:] == [lease]
     assert got_revision <= revision
     assert got_revision >= max(v[2] for v in keys.values())
 
