@@ -328,7 +328,8 @@ def test_a_snapshot_of_an_etcd_is_imported(daemon, etcd):
     lease, idle = fill(etcd, "/snap/")
     middle = everything(etcd)[1]
     etcdctl(etcd, "put", "/snap/a/002", "after")
-    etcdctl(etcd, "put", "/other/a", "not ours")
+    other = etcdctl(etcd, "lease", "grant", "3600").stdout.split()[1]
+    etcdctl(etcd, "put", "/other/a", "not ours", "--lease", other)
     with scratch() as folder:
         file = folder / "etcd.snapshot"
         etcdctl(etcd, "snapshot", "save", str(file))
@@ -340,6 +341,7 @@ def test_a_snapshot_of_an_etcd_is_imported(daemon, etcd):
         assert {lease, idle} <= set(etcdctl(tenant, "lease", "list").stdout.split()[3:])
         daemon.stokectl("tenant", "import", "part", "--from-snapshot", str(file), "--prefix", "/snap/", "--to-prefix", "/registry/")
         assert everything(daemon.endpoint("part"))[0] == renamed(everything(etcd, "/snap/")[0], b"/snap/", b"/registry/")
+        assert etcdctl(daemon.endpoint("part"), "lease", "list").stdout.split()[3:] == [lease]
         damaged = bytearray(file.read_bytes())
         damaged[len(damaged) // 2] ^= 1
         (folder / "damaged").write_bytes(damaged)
