@@ -15,10 +15,11 @@
 #define FIRST_PATIENCE_NS (5 * NSEC_PER_SEC)
 #define CALL_NS (20 * NSEC_PER_SEC)
 #define PAUSE_NS (200 * NSEC_PER_MSEC)
-/* Pages are asked for by number, and wanted of about this size. */
+/* Pages are asked for by number, and wanted of about this size. Small values may be followed by the largest there can be (roles by secrets), and a
+ * server in use must bear that page, too: API servers ask for no more at once either. */
 #define PAGE_BYTES ((size_t)2 * 1024 * 1024)
 #define PAGE_KEYS_FIRST 64
-#define PAGE_KEYS_MOST 10000
+#define PAGE_KEYS_MOST 500
 
 static int parse_endpoint(const char *text, char **ret, struct error *reterr) {
         static const struct {

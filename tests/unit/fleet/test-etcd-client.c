@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@ static struct {
         struct loop_task task;
         atomic_int watching, n_watches, n_ranges;
         atomic_llong asked_a, asked_b; /* the revisions that Range was asked for last, of "/a/" and "/b/" */
+        atomic_llong most_asked;       /* keys at once */
         atomic_bool silent;            /* Range does not answer */
         atomic_llong starts[8];        /* the revisions that watches began with */
 } s;
@@ -111,12 +113,44 @@ static void on_watch(struct grpc_call *call, struct bytes data) {
                 out_of_order(call, n);
 }
 
+#define N_SMALL 3000
+
+/* Keys "/small/NNNN" without values. */
+static void page_of(struct grpc_call *call, const Etcdserverpb__RangeRequest *request) {
+        Etcdserverpb__RangeResponse response = ETCDSERVERPB__RANGE_RESPONSE__INIT;
+        Etcdserverpb__ResponseHeader head = ETCDSERVERPB__RESPONSE_HEADER__INIT;
+        struct arena *arena = grpc_call_arena(call);
+        size_t from = request->key.len > 7 ? (size_t)atoi((const char *)request->key.data + 7) + 1 : 0;
+        size_t n = min_of((size_t)request->limit, N_SMALL - from);
+        Mvccpb__KeyValue **kvs = arena_alloc0(arena, n * sizeof(*kvs) + 1);
+
+        s.most_asked = max_of((int64_t)s.most_asked, request->limit);
+        for (size_t i = 0; i < n; i++) {
+                char *key = arena_alloc0(arena, 16);
+
+                kvs[i] = arena_alloc0(arena, sizeof(Mvccpb__KeyValue));
+                mvccpb__key_value__init(kvs[i]);
+                snprintf(key, 16, "/small/%04zu", from + i);
+                kvs[i]->key = (ProtobufCBinaryData){.len = strlen(key), .data = (uint8_t *)key};
+        }
+        head.revision = 5;
+        response.header = &head;
+        response.kvs = kvs;
+        response.n_kvs = n;
+        response.more = from + n < N_SMALL;
+        grpc_call_reply(call, protobuf_pack(&response.base));
+}
+
 static void on_range(struct grpc_call *call, struct bytes data) {
         Etcdserverpb__RangeResponse response = ETCDSERVERPB__RANGE_RESPONSE__INIT;
         Etcdserverpb__ResponseHeader head = ETCDSERVERPB__RESPONSE_HEADER__INIT;
         const Etcdserverpb__RangeRequest *request =
                 (const void *)protobuf_unpack(&etcdserverpb__range_request__descriptor, grpc_call_arena(call), data);
 
+        if (request->key.data[1] == 's') {
+                page_of(call, request);
+                return;
+        }
         s.n_ranges++;
         *(request->key.data[1] == 'a' ? &s.asked_a : &s.asked_b) = request->revision;
         if (s.silent)
@@ -276,6 +310,33 @@ static void test_watch_out_of_order(void **state) {
         loop_free(loop);
 }
 
+/* ---- lists */
+
+static int count(void *userdata, const Mvccpb__KeyValue *kv) {
+        char key[16];
+
+        snprintf(key, sizeof(key), "/small/%04d", (*(int *)userdata)++);
+        assert_true(bytes_equal(bytes_of(kv->key.data, kv->key.len), bytes_of_string(key)));
+        return 0;
+}
+
+/* However small they are, those that follow may be large. */
+static void test_pages(void **state) {
+        const struct etcd_span span = {.key = bytes_of_string("/small/"), .end = bytes_of_string("/small0")};
+        struct etcd_client *client;
+        struct loop *loop;
+        int n = 0;
+
+        (void)state;
+        assert_int_equal(loop_new("client", &loop), 0);
+        client = client_new(loop);
+        assert_int_equal(etcd_client_list(client, &span, 0, false, count, &n, NULL, NULL), 0);
+        assert_int_equal(n, N_SMALL);
+        assert_true(s.most_asked <= 500);
+        etcd_client_free(client);
+        loop_free(loop);
+}
+
 /* ---- leases */
 
 static void test_leases(void **state) {
@@ -414,6 +475,7 @@ static void test_compared_as_it_was(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_watch_out_of_order, start, stop),
+                cmocka_unit_test_setup_teardown(test_pages, start, stop),
                 cmocka_unit_test_setup_teardown(test_leases, start, stop),
                 cmocka_unit_test_setup_teardown(test_stop_while_the_target_is_silent, start, stop),
                 cmocka_unit_test_setup_teardown(test_no_end_without_a_watch, start, stop),
