@@ -10,8 +10,9 @@
 
 #define RUN_NS (100 * NSEC_PER_MSEC)
 #define ASK_NS (500 * NSEC_PER_MSEC)
-/* A source that is not written to any more has told all that it will after so long, whatever it says of its progress. */
-#define QUIET_NS NSEC_PER_SEC
+/* A source that is not written to any more has told all that it will after so long, whatever it says of its progress: kine tells of progress at once,
+ * and of what was written through another kine when it looks next, which it does every second. */
+#define QUIET_NS (1500 * NSEC_PER_MSEC)
 #define FINISH_NS (60 * NSEC_PER_SEC)
 #define LEASE_MOST INT64_C(9000000000) /* seconds, etcd's */
 #define KINE_PREFIX "/registry/"
