@@ -27,7 +27,7 @@ static void *take(struct arena *arena, size_t size) {
         return p;
 }
 
-static char *text(struct arena *arena, const char *s) {
+char *answer_text(struct arena *arena, const char *s) {
         char *copy = arena_string(arena, s ? s : "", s ? strlen(s) : 0);
 
         check(copy);
@@ -48,6 +48,14 @@ static char *joined(struct arena *arena, const char *a, const char *b) {
         memcpy(s, a, n);
         memcpy(s + n, b, m);
         return s;
+}
+
+char *answer_uuid(struct arena *arena, const uint8_t *uuid) {
+        char text[UUID_TEXT_SIZE] = "";
+
+        if (uuid)
+                uuid_print(uuid, text);
+        return answer_text(arena, text);
 }
 
 char *answer_time(struct arena *arena, int64_t seconds) {
@@ -77,7 +85,7 @@ static char **texts(struct arena *arena, const char *const *from, size_t n) {
         char **to = take(arena, n * sizeof(*to));
 
         for (size_t i = 0; i < n; i++)
-                to[i] = text(arena, from[i]);
+                to[i] = answer_text(arena, from[i]);
         return to;
 }
 
@@ -92,8 +100,8 @@ static void add_labels(struct list *labels, const struct definition_map *map) {
                 Stokehold__Control__V1__Datastore__LabelsEntry *entry = take(labels->arena, sizeof(*entry));
 
                 stokehold__control__v1__datastore__labels_entry__init(entry);
-                entry->key = text(labels->arena, map->pairs[i].name);
-                entry->value = text(labels->arena, map->pairs[i].value);
+                entry->key = answer_text(labels->arena, map->pairs[i].name);
+                entry->value = answer_text(labels->arena, map->pairs[i].value);
                 add(labels, entry);
         }
 }
@@ -115,10 +123,10 @@ static void add_conditions(
                 Stokehold__Control__V1__Condition *c = take(arena, sizeof(*c));
 
                 stokehold__control__v1__condition__init(c);
-                c->type = text(arena, view->conditions[i]->type);
-                c->status = text(arena, fleet_condition_status_name(view->conditions[i]->status));
-                c->reason = text(arena, view->conditions[i]->reason);
-                c->message = text(arena, view->conditions[i]->message);
+                c->type = answer_text(arena, view->conditions[i]->type);
+                c->status = answer_text(arena, fleet_condition_status_name(view->conditions[i]->status));
+                c->reason = answer_text(arena, view->conditions[i]->reason);
+                c->message = answer_text(arena, view->conditions[i]->message);
                 c->last_transition_time = answer_time(arena, view->conditions[i]->since);
                 d->conditions[i] = c;
                 conditions[i] = (struct definition_condition){
@@ -139,22 +147,22 @@ static void on_datastore(void *userdata, const struct fleet_datastore_view *view
                 return;
         d = take(arena, sizeof(*d));
         stokehold__control__v1__datastore__init(d);
-        d->name = text(arena, view->name);
-        d->driver = text(arena, view->driver);
+        d->name = answer_text(arena, view->name);
+        d->driver = answer_text(arena, view->driver);
         if (view->definition) {
                 d->n_endpoints = view->definition->n_endpoints;
                 d->endpoints = texts(arena, (const char *const *)view->definition->endpoints, d->n_endpoints);
                 add_labels(&labels, &view->definition->labels);
                 add_labels(&labels, &view->definition->spec_labels);
         }
-        d->path = text(arena, path_of(view->definition));
+        d->path = answer_text(arena, path_of(view->definition));
         d->default_ = view->is_default;
         d->system = view->is_system;
         d->ready = view->ready;
         d->n_used_by = view->n_used_by;
         d->used_by = texts(arena, view->used_by, view->n_used_by);
         d->observed_generation = view->generation;
-        d->source = text(arena, view->source);
+        d->source = answer_text(arena, view->source);
         d->n_labels = labels.n_items;
         d->labels = (Stokehold__Control__V1__Datastore__LabelsEntry **)labels.items;
         d->sessions = view->n_sessions;
@@ -208,7 +216,7 @@ static void add_manifest(struct arena *arena, Stokehold__Control__V1__Tenant *t,
                 made.n_client_names = view->n_client_names;
                 made.client_names = take(arena, view->n_client_names * sizeof(*made.client_names));
                 for (size_t i = 0; i < view->n_client_names; i++)
-                        made.client_names[i].name = text(arena, view->client_names[i]);
+                        made.client_names[i].name = answer_text(arena, view->client_names[i]);
                 definition = &made;
         }
         buf_init(&manifest, 0);
@@ -241,7 +249,7 @@ static void add_client_names(
         t->n_client_names = d->n_client_names;
         t->client_names = take(arena, d->n_client_names * sizeof(*t->client_names));
         for (size_t i = 0; i < d->n_client_names; i++)
-                t->client_names[i] = text(arena, d->client_names[i].name);
+                t->client_names[i] = answer_text(arena, d->client_names[i].name);
 }
 
 static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
@@ -254,20 +262,20 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t = take(arena, sizeof(*t));
         stokehold__control__v1__tenant__init(t);
         uuid_print(view->incarnation, incarnation);
-        t->name = text(arena, view->name);
-        t->datastore = text(arena, view->datastore);
-        t->phase = text(arena, view->phase);
-        t->reason = text(arena, view->reason[0] ? view->reason : f->reason);
-        t->condition = text(arena, tenant_condition_name(f->condition));
-        t->socket = text(arena, view->socket);
+        t->name = answer_text(arena, view->name);
+        t->datastore = answer_text(arena, view->datastore);
+        t->phase = answer_text(arena, view->phase);
+        t->reason = answer_text(arena, view->reason[0] ? view->reason : f->reason);
+        t->condition = answer_text(arena, tenant_condition_name(f->condition));
+        t->socket = answer_text(arena, view->socket);
         t->endpoints = take(arena, (2 + view->n_tls_urls) * sizeof(*t->endpoints));
         t->endpoints[t->n_endpoints++] = joined(arena, "unix://", view->socket);
         if (f->tcp[0])
                 t->endpoints[t->n_endpoints++] = joined(arena, "http://", f->tcp);
         for (size_t i = 0; i < view->n_tls_urls; i++)
-                t->endpoints[t->n_endpoints++] = text(arena, view->tls_urls[i]);
-        t->incarnation = text(arena, incarnation);
-        t->source = text(arena, view->source);
+                t->endpoints[t->n_endpoints++] = answer_text(arena, view->tls_urls[i]);
+        t->incarnation = answer_text(arena, incarnation);
+        t->source = answer_text(arena, view->source);
         t->revision = f->revision;
         t->compacted = f->compacted;
         t->n_keys = f->n_keys;
@@ -281,12 +289,12 @@ static void on_tenant(void *userdata, const struct fleet_tenant_view *view) {
         t->deletion_policy = (char *)(view->retain ? "Retain" : "Delete");
         t->created = answer_time(arena, view->created);
         t->uid_allow = peers_text(arena, view);
-        t->host = text(arena, view->host_name);
+        t->host = answer_text(arena, view->host_name);
         t->elsewhere = view->is_elsewhere;
         add_client_names(arena, t, view);
         t->last_backup = answer_time(arena, view->last_backup);
         t->last_backup_bytes = view->last_backup_bytes;
-        t->backup_failure = text(arena, view->backup_failure);
+        t->backup_failure = answer_text(arena, view->backup_failure);
         add_manifest(arena, t, view);
         add(list, t);
 }
@@ -329,14 +337,14 @@ Stokehold__Control__V1__ListDriversResponse *answer_drivers(struct fleet *fleet,
                 Stokehold__Control__V1__Driver *d = take(arena, sizeof(*d));
 
                 stokehold__control__v1__driver__init(d);
-                d->name = text(arena, driver->name);
+                d->name = answer_text(arena, driver->name);
                 for (const char *const *alias = driver->aliases; alias && *alias; alias++)
                         d->n_aliases++;
                 d->aliases = texts(arena, driver->aliases, d->n_aliases);
-                d->version = text(arena, driver->version);
-                d->maturity = text(arena, driver->maturity == STOKE_STABLE ? "stable" : "experimental");
+                d->version = answer_text(arena, driver->version);
+                d->maturity = answer_text(arena, driver->maturity == STOKE_STABLE ? "stable" : "experimental");
                 d->allowed = plugin->allowed;
-                d->path = text(arena, plugin->path);
+                d->path = answer_text(arena, plugin->path);
                 d->exclusive = driver->capabilities & STOKE_EXCLUSIVE;
                 d->notifies = driver->capabilities & STOKE_NOTIFIES;
                 response->drivers[response->n_drivers++] = d;
@@ -347,8 +355,8 @@ Stokehold__Control__V1__ListDriversResponse *answer_drivers(struct fleet *fleet,
                 Stokehold__Control__V1__RefusedPlugin *r = take(arena, sizeof(*r));
 
                 stokehold__control__v1__refused_plugin__init(r);
-                r->path = text(arena, refusal->path);
-                r->reason = text(arena, refusal->reason);
+                r->path = answer_text(arena, refusal->path);
+                r->reason = answer_text(arena, refusal->reason);
                 response->refused[response->n_refused++] = r;
         }
         return response;
@@ -359,7 +367,7 @@ Stokehold__Control__V1__ListDriversResponse *answer_drivers(struct fleet *fleet,
 static void on_problem(void *userdata, const char *line) {
         struct list *list = userdata;
 
-        add(list, text(list->arena, line));
+        add(list, answer_text(list->arena, line));
 }
 
 static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
@@ -367,10 +375,10 @@ static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
         Stokehold__Control__V1__Daemon *d = take(list->arena, sizeof(*d));
 
         stokehold__control__v1__daemon__init(d);
-        d->host_id = text(list->arena, view->host);
-        d->host = text(list->arena, view->name);
-        d->daemon = text(list->arena, view->daemon);
-        d->version = text(list->arena, view->version);
+        d->host_id = answer_text(list->arena, view->host);
+        d->host = answer_text(list->arena, view->name);
+        d->daemon = answer_text(list->arena, view->daemon);
+        d->version = answer_text(list->arena, view->version);
         d->oldest_format = view->formats.oldest;
         d->current_format = view->formats.current;
         d->since = answer_time(list->arena, view->since);
@@ -396,10 +404,10 @@ void answer_status(struct fleet *fleet, Stokehold__Control__V1__StatusResponse *
         response->memory_max_bytes = summary.memory_max_bytes;
         response->keyspace_bytes = summary.keyspace_bytes;
         response->n_tenants_quarantined = (uint32_t)summary.n_quarantined;
-        response->registry_datastore = text(arena, summary.registry_datastore);
-        response->registry = text(arena, summary.registry_id);
+        response->registry_datastore = answer_text(arena, summary.registry_datastore);
+        response->registry = answer_text(arena, summary.registry_id);
         response->registry_shared = summary.registry_shared;
-        response->tls_address = text(arena, summary.tls_address ? summary.tls_address : "");
+        response->tls_address = answer_text(arena, summary.tls_address ? summary.tls_address : "");
         response->format = summary.format;
         response->oldest_format = summary.formats.oldest;
         response->current_format = summary.formats.current;

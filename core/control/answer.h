@@ -16,6 +16,10 @@ Stokehold__Control__V1__ListTenantsResponse *answer_tenants(struct fleet *fleet,
 /* NULL: there is none of this name. */
 Stokehold__Control__V1__Tenant *answer_tenant(struct fleet *fleet, const char *name, struct arena *arena);
 Stokehold__Control__V1__ListDriversResponse *answer_drivers(struct fleet *fleet, struct arena *arena);
+/* A copy; NULL: "". */
+char *answer_text(struct arena *arena, const char *s);
+/* NULL: "". */
+char *answer_uuid(struct arena *arena, const uint8_t *uuid);
 /* Seconds since 1970 as RFC 3339; "" for 0. */
 char *answer_time(struct arena *arena, int64_t seconds);
 /* All but version, daemon, uptime and pid, which the service knows. */

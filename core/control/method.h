@@ -20,33 +20,18 @@ struct fleet *method_fleet(struct grpc_call *call);
 enum grpc_code method_code(int result);
 
 /* migration.c */
-/* A call's user memory: what is streamed until the operation ends. */
-struct moving {
-        struct operation_request request;
-        struct loop_timer timer;
-        struct grpc_call *call; /* borrowed */
-        const char *name;       /* in the call's arena */
-};
 void method_migrate_tenant(struct grpc_call *call, struct bytes data);
-void method_migrate_free(struct grpc_call *call);
 void method_list_migrations(struct grpc_call *call, struct bytes data);
 void method_show_migration(struct grpc_call *call, struct bytes data);
 void method_abort_migration(struct grpc_call *call, struct bytes data);
 void method_undo_migration(struct grpc_call *call, struct bytes data);
 
 /* transfer.c */
-struct transferring {
-        struct operation_request request;
-        struct loop_timer timer;
-        struct grpc_call *call; /* borrowed */
-        const char *name;       /* in the call's arena */
-};
 void method_import_tenant(struct grpc_call *call, struct bytes data);
 void method_export_tenant(struct grpc_call *call, struct bytes data);
 void method_finish_transfer(struct grpc_call *call, struct bytes data);
 void method_abort_transfer(struct grpc_call *call, struct bytes data);
 void method_list_transfers(struct grpc_call *call, struct bytes data);
-void method_transfer_free(struct grpc_call *call);
 
 /* credentials.c */
 void method_issue_credentials(struct grpc_call *call, struct bytes data);

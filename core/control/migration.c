@@ -1,47 +1,19 @@
 #include "control/method.h"
 
 /*
- * Moving tenants. MigrateTenant streams: each call that waits is told twice a second how far it has come, and gets the operation's answer as its last
- * message, whichever call began it.
+ * Moving tenants. MigrateTenant streams how far it has come (telling.h).
  */
 
 #include <stokehold/control.pb-c.h>
 #include <string.h>
-#include <time.h>
 
-#include "fleet/uuid.h"
+#include "control/answer.h"
+#include "control/telling.h"
 #include "rpc/protobuf.h"
-
-#define TELL_NS (500 * NSEC_PER_MSEC)
 
 typedef Stokehold__Control__V1__Migration Migration;
 
 /* ---- as messages */
-
-static char *copy(struct arena *arena, const char *s) {
-        char *p = arena_string(arena, s ? s : "", s ? strlen(s) : 0);
-
-        check(p);
-        return p;
-}
-
-static char *uuid_text(struct arena *arena, const uint8_t *id) {
-        char text[UUID_TEXT_SIZE] = "";
-
-        if (id)
-                uuid_print(id, text);
-        return copy(arena, text);
-}
-
-static char *time_text(struct arena *arena, int64_t seconds) {
-        time_t t = (time_t)seconds;
-        char text[32] = "";
-        struct tm tm;
-
-        if (seconds && gmtime_r(&t, &tm))
-                (void)strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
-        return copy(arena, text);
-}
 
 struct list {
         struct arena *arena;
@@ -63,18 +35,18 @@ static void on_view(void *userdata, const struct fleet_migration_view *view) {
                 list->n_allocated = list->n_allocated * 2 + 4;
         }
         stokehold__control__v1__migration__init(m);
-        m->id = uuid_text(list->arena, view->id);
-        m->tenant = copy(list->arena, view->tenant);
-        m->from = copy(list->arena, view->from);
-        m->to = copy(list->arena, view->to);
-        m->phase = copy(list->arena, view->phase);
-        m->step = copy(list->arena, view->step);
-        m->reason = copy(list->arena, view->reason);
+        m->id = answer_uuid(list->arena, view->id);
+        m->tenant = answer_text(list->arena, view->tenant);
+        m->from = answer_text(list->arena, view->from);
+        m->to = answer_text(list->arena, view->to);
+        m->phase = answer_text(list->arena, view->phase);
+        m->step = answer_text(list->arena, view->step);
+        m->reason = answer_text(list->arena, view->reason);
         m->ended = !view->is_running;
         m->back = view->back;
-        m->owner = uuid_text(list->arena, view->owner);
-        m->started = time_text(list->arena, view->started);
-        m->finished = time_text(list->arena, view->finished);
+        m->owner = answer_uuid(list->arena, view->owner);
+        m->started = answer_time(list->arena, view->started);
+        m->finished = answer_time(list->arena, view->finished);
         m->bytes = view->bytes;
         m->bytes_all = view->bytes_all;
         m->records = view->records;
@@ -82,8 +54,8 @@ static void on_view(void *userdata, const struct fleet_migration_view *view) {
         m->bytes_per_second = view->rate;
         m->seconds_to_go = view->seconds_to_go;
         m->hold_ms = (double)view->hold_ns / 1e6;
-        m->former = copy(list->arena, view->former);
-        m->former_until = time_text(list->arena, view->former_until);
+        m->former = answer_text(list->arena, view->former);
+        m->former_until = answer_time(list->arena, view->former_until);
         list->items[list->n_items++] = m;
 }
 
@@ -132,38 +104,19 @@ static void on_ended(void *userdata, int result, const char *reason) {
 
 /* ---- methods */
 
-static void tell_later(struct moving *moving) {
-        loop_timer_set(grpc_call_loop(moving->call), &moving->timer, clock_now_ns() + TELL_NS);
-}
-
-static void on_time(struct loop_timer *timer) {
-        struct moving *moving = container_of(timer, struct moving, timer);
+static struct blob *pack_running(struct fleet *fleet, const char *name) {
         struct blob *packed;
         struct arena arena;
         Migration *m;
 
-        if (grpc_call_ended(moving->call))
-                return;
         arena_init(&arena, 0);
-        m = migration_of(method_fleet(moving->call), moving->name, &arena);
+        m = migration_of(fleet, name, &arena);
         packed = m && !m->ended ? protobuf_pack(&m->base) : NULL;
         arena_done(&arena);
-        /* Who does not read need not be told everything. */
-        if (packed && grpc_call_pending(moving->call) < 16384)
-                grpc_call_send(moving->call, &packed, 1);
-        else
-                blob_unref(packed);
-        tell_later(moving);
-}
-
-void method_migrate_free(struct grpc_call *call) {
-        struct moving *moving = grpc_call_user(call);
-
-        loop_timer_clear(&moving->timer);
+        return packed;
 }
 
 void method_migrate_tenant(struct grpc_call *call, struct bytes data) {
-        struct moving *moving = grpc_call_user(call);
         Stokehold__Control__V1__MigrateTenantRequest *request;
         struct fleet_migrate migrate;
         struct operation *op;
@@ -172,12 +125,8 @@ void method_migrate_tenant(struct grpc_call *call, struct bytes data) {
         if (!request)
                 return;
         op = method_begin(call, request->idempotency_key, data);
-        if (!grpc_call_ended(call) && !request->detach) {
-                moving->call = call;
-                moving->name = request->name;
-                moving->timer.on_time = on_time;
-                tell_later(moving);
-        }
+        if (!request->detach)
+                telling_begin(call, request->name, pack_running);
         if (!op)
                 return;
         operation_audit(op, "migrate tenant \"%.63s\" to %.253s", request->name, request->datastore);

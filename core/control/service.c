@@ -17,6 +17,7 @@
 #include "control/method.h"
 #include "control/operation.h"
 #include "control/peer.h"
+#include "control/telling.h"
 #include "fleet/uuid.h"
 #include "rpc/listener.h"
 #include "rpc/protobuf.h"
@@ -574,27 +575,22 @@ static void set_log_level(struct grpc_call *call, struct bytes data) {
                 .on_message = function, .on_cancel = on_cancel                                                         \
         }
 
-#define TRANSFER(name, function)                                                                                       \
+#define TELLING(name, function)                                                                                        \
         {                                                                                                              \
                 .path = "/stokehold.control.v1.Control/" name, .server_streaming = true,                               \
-                .user_size = sizeof(struct transferring), .on_message = function, .on_cancel = on_cancel,              \
-                .on_free = method_transfer_free                                                                        \
+                .user_size = sizeof(struct telling), .on_message = function, .on_cancel = on_cancel,                   \
+                .on_free = telling_free                                                                                \
         }
 
 static const struct grpc_method methods[] = {
-        {.path = "/stokehold.control.v1.Control/MigrateTenant",
-                .server_streaming = true,
-                .user_size = sizeof(struct moving),
-                .on_message = method_migrate_tenant,
-                .on_cancel = on_cancel,
-                .on_free = method_migrate_free},
+        TELLING("MigrateTenant", method_migrate_tenant),
         METHOD("ListMigrations", method_list_migrations),
         METHOD("ShowMigration", method_show_migration),
         METHOD("AbortMigration", method_abort_migration),
         METHOD("UndoMigration", method_undo_migration),
-        TRANSFER("ImportTenant", method_import_tenant),
-        TRANSFER("ExportTenant", method_export_tenant),
-        TRANSFER("FinishTransfer", method_finish_transfer),
+        TELLING("ImportTenant", method_import_tenant),
+        TELLING("ExportTenant", method_export_tenant),
+        TELLING("FinishTransfer", method_finish_transfer),
         METHOD("AbortTransfer", method_abort_transfer),
         METHOD("ListTransfers", method_list_transfers),
         CONTROL_FILES_METHODS,

@@ -1,38 +1,20 @@
 #include "fleet/transfers.h"
 
 /*
- * Imports and exports, finishing and aborting them. A call that waits is told twice a second how far it has come; it goes on without the call.
+ * Imports and exports, finishing and aborting them. A call that waits is told how far it has come (telling.h); it goes on without the call.
  */
 
 #include <stokehold/control.pb-c.h>
 #include <string.h>
-#include <time.h>
 
+#include "control/answer.h"
 #include "control/method.h"
+#include "control/telling.h"
 #include "rpc/protobuf.h"
-
-#define TELL_NS (500 * NSEC_PER_MSEC)
 
 typedef Stokehold__Control__V1__Transfer Transfer;
 
 /* ---- as messages */
-
-static char *copy(struct arena *arena, const char *s) {
-        char *p = arena_string(arena, s ? s : "", s ? strlen(s) : 0);
-
-        check(p);
-        return p;
-}
-
-static char *time_text(struct arena *arena, int64_t seconds) {
-        time_t t = (time_t)seconds;
-        char text[32] = "";
-        struct tm tm;
-
-        if (seconds && gmtime_r(&t, &tm))
-                (void)strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
-        return copy(arena, text);
-}
 
 struct list {
         struct arena *arena;
@@ -54,15 +36,15 @@ static void on_view(void *userdata, const struct fleet_transfer_view *view) {
                 list->n_allocated = list->n_allocated * 2 + 4;
         }
         stokehold__control__v1__transfer__init(t);
-        t->tenant = copy(list->arena, view->tenant);
+        t->tenant = answer_text(list->arena, view->tenant);
         t->direction = view->is_import ? "import" : "export";
-        t->from = copy(list->arena, view->status->from);
-        t->to = copy(list->arena, view->status->to);
-        t->phase = copy(list->arena, view->phase);
-        t->reason = copy(list->arena, view->reason);
+        t->from = answer_text(list->arena, view->status->from);
+        t->to = answer_text(list->arena, view->status->to);
+        t->phase = answer_text(list->arena, view->phase);
+        t->reason = answer_text(list->arena, view->reason);
         t->ended = view->ended;
-        t->started = time_text(list->arena, view->started);
-        t->finished = time_text(list->arena, view->finished);
+        t->started = answer_time(list->arena, view->started);
+        t->finished = answer_time(list->arena, view->finished);
         t->keys = view->status->n_keys;
         t->bytes = view->status->bytes;
         t->carried = view->status->n_carried;
@@ -72,19 +54,20 @@ static void on_view(void *userdata, const struct fleet_transfer_view *view) {
         list->items[list->n_items++] = t;
 }
 
-static struct blob *pack_transfer(struct fleet *fleet, const char *name, bool *ret_ended) {
+static struct blob *pack(struct fleet *fleet, const char *name, bool running) {
         struct blob *packed = NULL;
         struct arena arena;
         struct list list = {.arena = &arena};
 
         arena_init(&arena, 0);
-        if (fleet_find_transfer(fleet, name, on_view, &list)) {
+        if (fleet_find_transfer(fleet, name, on_view, &list) && !(running && list.items[0]->ended))
                 packed = protobuf_pack(&list.items[0]->base);
-                if (ret_ended)
-                        *ret_ended = list.items[0]->ended;
-        }
         arena_done(&arena);
         return packed;
+}
+
+static struct blob *pack_running(struct fleet *fleet, const char *name) {
+        return pack(fleet, name, true);
 }
 
 /* ---- answering */
@@ -110,7 +93,7 @@ static struct answer *answer_new(struct grpc_call *call, struct operation *op, c
 /* The fleet's last word for it. */
 static void on_ended(void *userdata, int result, const char *reason) {
         struct answer *answer = userdata;
-        struct blob *packed = result < 0 ? NULL : pack_transfer(answer->fleet, answer->name, NULL);
+        struct blob *packed = result < 0 ? NULL : pack(answer->fleet, answer->name, false);
 
         if (packed)
                 operation_finish(answer->op, packed);
@@ -129,45 +112,6 @@ static void on_begun(void *userdata, int result, const char *reason) {
                 on_ended(answer, result, reason);
         else
                 fleet_wait_for_transfer(answer->fleet, answer->name, on_ended, answer);
-}
-
-/* ---- what is streamed until then */
-
-static void tell_later(struct transferring *t) {
-        loop_timer_set(grpc_call_loop(t->call), &t->timer, clock_now_ns() + TELL_NS);
-}
-
-static void on_time(struct loop_timer *timer) {
-        struct transferring *t = container_of(timer, struct transferring, timer);
-        struct blob *packed;
-        bool ended = false;
-
-        if (grpc_call_ended(t->call))
-                return;
-        packed = pack_transfer(method_fleet(t->call), t->name, &ended);
-        /* Who does not read need not be told everything. */
-        if (packed && !ended && grpc_call_pending(t->call) < 16384)
-                grpc_call_send(t->call, &packed, 1);
-        else
-                blob_unref(packed);
-        tell_later(t);
-}
-
-static void tell(struct grpc_call *call, const char *name) {
-        struct transferring *t = grpc_call_user(call);
-
-        if (grpc_call_ended(call))
-                return;
-        t->call = call;
-        t->name = name;
-        t->timer.on_time = on_time;
-        tell_later(t);
-}
-
-void method_transfer_free(struct grpc_call *call) {
-        struct transferring *t = grpc_call_user(call);
-
-        loop_timer_clear(&t->timer);
 }
 
 /* ---- methods */
@@ -242,7 +186,7 @@ void method_import_tenant(struct grpc_call *call, struct bytes data) {
         transfer.finish = request->finish;
         transfer.create = &create;
         if (!request->detach)
-                tell(call, request->name);
+                telling_begin(call, request->name, pack_running);
         fleet_import_tenant(
                 method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
         forget_key(request->from, data);
@@ -267,7 +211,7 @@ void method_export_tenant(struct grpc_call *call, struct bytes data) {
         transfer.finish = request->finish;
         transfer.overwrite = request->overwrite;
         if (!request->detach)
-                tell(call, request->name);
+                telling_begin(call, request->name, pack_running);
         fleet_export_tenant(
                 method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
         forget_key(request->to, data);
@@ -282,7 +226,7 @@ void method_finish_transfer(struct grpc_call *call, struct bytes data) {
                 return;
         op = method_begin(call, "", data);
         operation_audit(op, "finish the transfer of tenant \"%.63s\"", request->name);
-        tell(call, request->name);
+        telling_begin(call, request->name, pack_running);
         fleet_finish_transfer(method_fleet(call), request->name, on_ended, answer_new(call, op, request->name, false));
 }
 

@@ -154,7 +154,7 @@ static void on_progress(struct ctl_stream *s, struct bytes data) {
         const Stokehold__Control__V1__CloneTenantResponse *m = (const void *)protobuf_unpack(
                 &stokehold__control__v1__clone_tenant_response__descriptor, &s->ctl->arena, data);
 
-        if (m)
+        if (m && !m->tenant)
                 progress_show(&c->progress, m->bytes, m->bytes_all);
         if (m && m->tenant)
                 c->tenant = m->tenant;

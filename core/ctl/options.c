@@ -180,9 +180,9 @@ static int take(struct ctl *ctl, const struct row *row, char *value, int argc) {
                 break;
         case KIND_RETENTION:
                 ctl->has_retention = true;
-                if (strcmp(value, "0") != 0 && strcmp(value, "0s") != 0 && ctl_parse_time(value, member) < 0)
-                        return ctl_fail(CTL_USAGE, "--%s: '%s' is no time such as 0s, 90s, 24h (up to a day)",
-                                row->name, value);
+                if (ctl_parse_retention(value, member) < 0)
+                        return ctl_fail(
+                                CTL_USAGE, "--%s: '%s' is no time such as 0s, 1h, 7d (up to a year)", row->name, value);
                 break;
         case KIND_DAYS:
                 if (ctl_parse_days(value, member) < 0)

@@ -10,24 +10,41 @@
 
 #include "base/macro.h"
 
-int ctl_parse_time(const char *text, uint64_t *ret_ns) {
-        double value, unit = 1;
+/* Seconds; negative: no time. */
+static double seconds_of(const char *text) {
+        static const struct {
+                const char *name;
+                double seconds;
+        } units[] = {{"ms", 1e-3}, {"s", 1}, {"", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
+        double value;
         char *end;
 
         errno = 0;
         value = strtod(text, &end);
         if (errno || end == text)
-                return -EINVAL;
-        if (strcmp(end, "ms") == 0)
-                unit = 1e-3;
-        else if (strcmp(end, "m") == 0)
-                unit = 60;
-        else if (*end && strcmp(end, "s") != 0)
-                return -EINVAL;
+                return -1;
+        for (size_t i = 0; i < n_elements(units); i++)
+                if (strcmp(end, units[i].name) == 0)
+                        return value * units[i].seconds;
+        return -1;
+}
+
+int ctl_parse_time(const char *text, uint64_t *ret_ns) {
+        double seconds = seconds_of(text);
+
         /* Written so that NaN fails. */
-        if (!(value * unit >= 1e-3 && value * unit <= 86400))
+        if (!(seconds >= 1e-3 && seconds <= 86400))
                 return -EINVAL;
-        *ret_ns = (uint64_t)(value * unit * 1e9);
+        *ret_ns = (uint64_t)(seconds * 1e9);
+        return 0;
+}
+
+int ctl_parse_retention(const char *text, uint64_t *ret_ns) {
+        double seconds = seconds_of(text);
+
+        if (!(seconds >= 0 && seconds <= 366.0 * 86400))
+                return -EINVAL;
+        *ret_ns = (uint64_t)seconds * NSEC_PER_SEC;
         return 0;
 }
 

@@ -111,7 +111,7 @@ struct tenant_definition {
         unsigned tcp_line;
         uint64_t backup_every_ns; /* 0: none are made */
         unsigned backup_keep;
-        char *backup_directory; /* absolute */
+        char *backup_directory;           /* absolute */
         struct client_name *client_names; /* in certificates, at the port that all tenants share */
         size_t n_client_names;
         struct content_ref client_ca, client_revocations; /* not present: as the settings say */

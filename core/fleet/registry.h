@@ -105,7 +105,7 @@ struct registry_record {
         struct registry_migration *migration; /* owned; NULL: none is under way */
         struct registry_previous *previous;   /* owned; NULL: there is none */
         struct registry_moved *moved;         /* owned; NULL: it was never moved */
-        char **client_names;   /* fleet/client_name.h; of a tenant that no file declares */
+        char **client_names;                  /* fleet/client_name.h; of a tenant that no file declares */
         size_t n_client_names;
         uint32_t format;      /* it was read in; 0: not read */
         int64_t mod_revision; /* the registry's; 0: not written yet */

@@ -288,7 +288,7 @@ static int follow(struct transfer *t, const struct etcd_span *span, struct error
 /* All that the source has acknowledged by now is carried. -EBUSY: it is still being written to. */
 static int catch_up(struct transfer *t, const struct etcd_span *span, int64_t *ret_last, struct error *reterr) {
         uint64_t until = clock_now_ns() + FINISH_NS;
-        int64_t last;
+        int64_t last = 0;
         int r;
 
         r = ask_revision(t, span, &last, reterr);
@@ -322,7 +322,7 @@ static int catch_up(struct transfer *t, const struct etcd_span *span, int64_t *r
 /* 0; 1: not now, it goes on following. */
 static int try_to_finish(struct transfer *t, const struct etcd_span *span, struct error *reterr) {
         cleanup(error_done) struct error err = {};
-        int64_t last;
+        int64_t last = 0;
         int r;
 
         transfer_set_phase(t, TRANSFER_FINISHING);

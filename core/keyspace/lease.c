@@ -536,4 +536,3 @@ void keyspace_leases(struct keyspace *ks, struct lease_call *c) {
         if (keyspace_enter(ks, &c->call, on_leases))
                 barrier_wait(ks, &c->call);
 }
-

@@ -9,9 +9,11 @@
 #include <string.h>
 
 #include "keyspace/install.h"
+#include "keyspace/stream_piece.h"
 
 #define PROGRESS_NS (200 * NSEC_PER_MSEC)
-#define MOST_LOSSES 5 /* of the target, in one life of a pump */
+#define FEED_BYTES ((size_t)2 * 1024 * 1024) /* at a time, if so much waits */
+#define MOST_LOSSES 5                        /* of the target, in one life of a pump */
 
 struct pump {
         struct pump_config config;
@@ -86,7 +88,7 @@ static void feed(struct pump *p, struct stream_piece *piece) {
 
 static void on_task(struct loop_task *task) {
         struct pump *p = container_of(task, struct pump, task);
-        struct stream_piece *piece;
+        struct stream_piece *piece, *more;
         struct stream_status status;
         int r;
 
@@ -94,6 +96,9 @@ static void on_task(struct loop_task *task) {
                 return;
         r = stream_next(p->stream, &piece);
         if (r == STREAM_PIECE) {
+                /* With what else has been read meanwhile. */
+                while (piece->bytes < FEED_BYTES && stream_next(p->stream, &more) == STREAM_PIECE)
+                        check(stream_piece_join(piece, more) == 0);
                 feed(p, piece);
                 return;
         }

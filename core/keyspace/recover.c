@@ -59,7 +59,8 @@ void recover_lose_forked(struct keyspace *ks) {
 }
 
 bool recover_is_due(const struct keyspace *ks) {
-        return uuid_is_set(ks->config.recovery) &&
+        /* Behind a seal nothing is appended: it may go on elsewhere. */
+        return uuid_is_set(ks->config.recovery) && !ks->moving.sealed &&
                 memcmp(ks->recovered, ks->config.recovery, sizeof(ks->recovered)) != 0;
 }
 

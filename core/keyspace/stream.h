@@ -47,6 +47,7 @@ struct stream_piece {
         struct stream_piece *next;
         size_t capacity;
         struct arena *arena;
+        struct stream_piece *joined; /* owned: whose records are in here too */
 };
 /* Any thread; takes NULL. */
 void stream_piece_free(struct stream_piece *piece);

@@ -18,12 +18,36 @@ struct stream_piece *stream_piece_new(void) {
 }
 
 void stream_piece_free(struct stream_piece *p) {
-        if (!p)
-                return;
-        arena_done(p->arena);
-        free(p->arena);
-        free(p->records);
-        free(p);
+        struct stream_piece *next;
+
+        for (; p; p = next) {
+                next = p->joined;
+                arena_done(p->arena);
+                free(p->arena);
+                free(p->records);
+                free(p);
+        }
+}
+
+int stream_piece_join(struct stream_piece *p, struct stream_piece *other) {
+        struct stoke_record *r;
+
+        if (p->n + other->n > p->capacity) {
+                r = realloc(p->records, (p->n + other->n) * sizeof(*r));
+                if (!r)
+                        return -ENOMEM;
+                p->records = r;
+                p->capacity = p->n + other->n;
+        }
+        memcpy(&p->records[p->n], other->records, other->n * sizeof(*other->records));
+        p->n += other->n;
+        p->bytes += other->bytes;
+        free(steal(other->records));
+        other->capacity = other->n = 0;
+        check(!other->joined);
+        other->joined = p->joined;
+        p->joined = other;
+        return 0;
 }
 
 int stream_piece_add(struct stream_piece *p, const struct stoke_record *record) {

@@ -173,6 +173,7 @@ static void admit(struct door_knock *k) {
         cleanup(error_done) struct error err = {};
         cleanup(tls_server_unrefp) struct tls_server *now = door_policy(door);
         struct transport *transport;
+        int one = 1;
 
         if (now != k->policy && (!now || tls_transport_check(k->transport, now, &err) < 0)) {
                 knock_drop(k, now ? TLS_REFUSAL_UNTRUSTED : DOOR_CLOSED, now ? error_text(&err) : "no policy");
@@ -181,6 +182,9 @@ static void admit(struct door_knock *k) {
         report_result(lane, TLS_REFUSAL_NONE, k->peer, NULL);
         metric_observe(door->seconds, (double)(clock_now_ns() - k->came_ns) / 1e9);
         loop_io_stop(&k->io);
+        /* We have nothing to say at the end of a handshake, and a client that has not set TCP_NODELAY waits with its first request until
+         * its last words are acknowledged. */
+        (void)setsockopt(k->transport->fd, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof(one));
         transport = steal(k->transport);
         k->fd = -EBADF;
         knock_free(k);

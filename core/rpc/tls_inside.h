@@ -2,7 +2,7 @@
 
 /*
  * The inside of TLS, shared by tls_server.c and tls_client.c (policies), tls_pem.c (what they are read from), tls_verify.c (whether a chain is let
- * in, and as whom), tls_peer.c (who was) and tls_transport.c and tls_handshake.c (connections). Nobody else includes it, nor OpenSSL.
+ * in, and as whom), tls_peer.c (who was) and tls_transport.c and tls_handshake.c (connections), and tls_memory.c. Nobody else includes it, nor OpenSSL.
  */
 
 #include <openssl/bio.h>
@@ -68,6 +68,8 @@ struct tls_client {
         char *server_name; /* owned; NULL: the host */
 };
 
+/* Makes sure that OpenSSL's memory is as tls_memory.c says. */
+void tls_memory(void);
 /* What both sides want of a context. */
 int tls_context(const SSL_METHOD *method, SSL_CTX **ret, struct error *reterr);
 

@@ -23,6 +23,7 @@
 int tls_context(const SSL_METHOD *method, SSL_CTX **ret, struct error *reterr) {
         SSL_CTX *ctx = SSL_CTX_new(method);
 
+        tls_memory();
         if (!ctx)
                 return error_set(reterr, -ENOMEM, "TLS: %s", tls_reason());
         SSL_CTX_set_security_level(ctx, 2);

@@ -142,13 +142,15 @@ int pg_read(struct stoke_session *session, const struct stoke_keyspace *keyspace
                         "AND install_id = '%s') AND ",
                         incarnation, keyspace->name, SQL_INSTALLING, id);
         }
+        /* The end is looked at outside: with both inside, a table without statistics is taken to have few rows between them, all of which are then
+         * read and sorted for each part. */
         r = asprintf(&sql,
-                    "COPY (SELECT seq, revision, kind, create_revision, version, lease, origin, hash, \"key\", %s FROM %s "
-                    "WHERE %sseq > %" PRIu64 " AND seq <= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq LIMIT %" PRIu32
-                    ") TO STDOUT (FORMAT binary)",
-                    l.with_values ? "value" : "octet_length(value)::int8", table, only,
-                    read->after < INT64_MAX ? read->after : INT64_MAX, read->upto < INT64_MAX ? read->upto : INT64_MAX,
-                    read->n_most) > 0
+                    "COPY (SELECT seq, revision, kind, create_revision, version, lease, origin, hash, \"key\", %s FROM "
+                    "(SELECT * FROM %s WHERE seq > %" PRIu64 " ORDER BY seq LIMIT %" PRIu32 ") AS part "
+                    "WHERE %sseq <= %" PRIu64 " AND " PG_ON_PRIMARY " ORDER BY seq) TO STDOUT (FORMAT binary)",
+                    l.with_values ? "value" : "octet_length(value)::int8", table,
+                    read->after < INT64_MAX ? read->after : INT64_MAX, read->n_most, only,
+                    read->upto < INT64_MAX ? read->upto : INT64_MAX) > 0
                 ? pg_place(session, keyspace, call, &pg)
                 : -ENOMEM;
         if (r == 0)

@@ -272,11 +272,12 @@ def test_a_restore_reaches_the_clients_of_every_daemon(pool, driver):
         etcdctl(ends[1], "put", "/fill/new", "goes away")
         served = revision(ends[1])
         with informers(*((e, "/") for e in ends)) as readers:
-            with load(ends[0], ["w1"]), load(ends[1], ["w2"]):
-                wait_for("writers write", lambda: revision(ends[1]) > served + 20)
+            with load(ends[0], ["w1"]) as one, load(ends[1], ["w2"]) as two:
+                wait_for("writers write", lambda: revision(ends[1]) > served + 20, timeout=60)
                 found[0].stokectl("tenant", "restore", "demo", str(found[0].root / "file"), "--over", "--yes")
                 wait_for("writers of both go on", lambda: all(
-                    etcdctl(e, "get", f"/loop/w{i}/", "--prefix", "--keys-only").stdout for e in ends for i in (1, 2)))
+                    etcdctl(e, "get", f"/loop/w{i}/", "--prefix", "--keys-only").stdout for e in ends for i in (1, 2)), timeout=60)
+                assert all(w.poll() is None for w in one + two), [w.stderr.read() for w in one + two if w.poll() is not None]
             figures = [r.end() for r in readers]
         assert all(f["lists"] >= 2 and f["revision"] > served for f in figures), figures
         assert figures[0]["keys"] == figures[1]["keys"]
@@ -293,7 +294,7 @@ def test_a_restore_reaches_the_clients_of_every_daemon(pool, driver):
                 gone.wait(90)
             answers = c.restore(requests())
             try:
-                wait_for("it has begun", lambda: found[1].ask("migration", "show", "demo")["phase"] == "Copying")
+                wait_for("it has begun", lambda: found[1].ask("migration", "show", "demo")["phase"] == "Copying", timeout=60)
                 found[0].kill()
             finally:
                 gone.set()

@@ -41,6 +41,13 @@ static void times_have_units(void **state) {
         uint64_t ns;
 
         (void)state;
+        assert_int_equal(ctl_parse_time("1.5h", &ns), 0);
+        assert_int_equal(ns, UINT64_C(5400000000000));
+        assert_int_equal(ctl_parse_retention("7d", &ns), 0);
+        assert_int_equal(ns, UINT64_C(604800000000000));
+        assert_int_equal(ctl_parse_retention("0", &ns), 0);
+        assert_int_equal(ns, 0);
+        assert_true(ctl_parse_retention("2y", &ns) < 0 && ctl_parse_retention("400d", &ns) < 0);
         assert_int_equal(ctl_parse_time("500ms", &ns), 0);
         assert_int_equal(ns, UINT64_C(500000000));
         assert_int_equal(ctl_parse_time("3", &ns), 0);

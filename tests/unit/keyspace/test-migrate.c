@@ -641,7 +641,7 @@ static void check_state(struct world *w, const struct seen *all, struct keyspace
         assert_int_equal(hash_of(e, ks), hash);
 }
 
-static void run(const struct memory_faults *faults, bool kills, uint64_t patience_ms) {
+static void run(const struct memory_faults *faults, bool kills, uint64_t patience_ms, size_t cache_bytes) {
         struct world *w = new0(struct world);
         struct keyspace *fresh;
         const struct seen *all;
@@ -668,7 +668,7 @@ static void run(const struct memory_faults *faults, bool kills, uint64_t patienc
                         const char *settings[] = {"instance", instances[p], NULL};
 
                         if (p == 0)
-                                engine_open(&d->e, &stoke_driver, settings, 1 << 20);
+                                engine_open(&d->e, &stoke_driver, settings, cache_bytes);
                         d->places[p] = p ? engine_datastore(&d->e, NULL, settings) : d->e.datastore;
                 }
                 d->ks = new_keyspace(d, (uint8_t)(1 + i));
@@ -752,14 +752,14 @@ static void migrations(void **state) {
         struct memory_faults f = {.delay_us = 1000};
 
         (void)state;
-        run(&f, false, 20000);
+        run(&f, false, 20000, 1 << 20);
 }
 
 static void migrations_with_refusals(void **state) {
         struct memory_faults f = {.stale = 0.1, .fail_load = 0.05, .fail_connect = 0.05, .delay_us = 1000};
 
         (void)state;
-        run(&f, false, 20000);
+        run(&f, false, 20000, 1 << 20);
 }
 
 static void migrations_with_unknown_outcomes(void **state) {
@@ -767,14 +767,22 @@ static void migrations_with_unknown_outcomes(void **state) {
                 .unknown_landed = 0.05, .unknown_lost = 0.05, .unknown_late = 0.05, .late_after = 2, .delay_us = 1000};
 
         (void)state;
-        run(&f, false, 20000);
+        run(&f, false, 20000, 1 << 20);
+}
+
+/* No value is in memory: each is read from where the log is. */
+static void migrations_without_a_cache(void **state) {
+        struct memory_faults f = {.delay_us = 500, .fail_load = 0.02};
+
+        (void)state;
+        run(&f, false, 20000, 1);
 }
 
 static void migrations_with_deaths(void **state) {
         struct memory_faults f = {.delay_us = 1000};
 
         (void)state;
-        run(&f, true, 20000);
+        run(&f, true, 20000, 1 << 20);
 }
 
 static void migrations_with_everything(void **state) {
@@ -787,7 +795,7 @@ static void migrations_with_everything(void **state) {
                 .delay_us = 1000};
 
         (void)state;
-        run(&f, true, 1000);
+        run(&f, true, 1000, 4000);
 }
 
 int main(void) {
@@ -795,6 +803,7 @@ int main(void) {
                 cmocka_unit_test(migrations),
                 cmocka_unit_test(migrations_with_refusals),
                 cmocka_unit_test(migrations_with_unknown_outcomes),
+                cmocka_unit_test(migrations_without_a_cache),
                 cmocka_unit_test(migrations_with_deaths),
                 cmocka_unit_test(migrations_with_everything),
         };

@@ -134,6 +134,8 @@ static void move(struct world *w, unsigned to, const char *key) {
         w->result = 0;
         keyspace_pin(w->ks, &pc, &pin);
         wait_flag(w);
+        if (number == 1)
+                engine_run(&w->e, 500, NULL); /* it stands, whether or not it is written anywhere */
         assert_int_equal(pump_new(&c, &pump), 0);
         do {
                 engine_run(&w->e, 5, NULL);

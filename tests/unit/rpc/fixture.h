@@ -25,8 +25,8 @@ struct fixture {
         atomic_int n_frees_when_freed;
         atomic_long pending_most, n_sunk;
         struct grpc_call *sink; /* the server's thread */
-        atomic_int n_later; /* answers given to /later over HTTP */
-        atomic_int done; /* drained */
+        atomic_int n_later;     /* answers given to /later over HTTP */
+        atomic_int done;        /* drained */
         uint64_t drain_ns;
         struct loop_task task;
         atomic_int task_done;

@@ -19,7 +19,8 @@ type informer struct {
 	prefix   string
 	copy     map[string]string
 	revision int64 // all up to it is in the copy
-	highest  int64 // seen in any header
+	highest  int64 // seen in any header; a list must be of this one at least
+	watched  int64 // seen in the watch's last header; what was under way beside a list may be older than that
 	lists    int
 	events   int
 }
@@ -66,9 +67,11 @@ func (i *informer) list(ctx context.Context) error {
 }
 
 func (i *informer) apply(r clientv3.WatchResponse) error {
-	if err := i.see(r.Header.Revision); err != nil {
-		return err
+	if r.Header.Revision < i.watched {
+		return fmt.Errorf("a watch's revision %d after %d", r.Header.Revision, i.watched)
 	}
+	i.watched = r.Header.Revision
+	i.highest = max(i.highest, i.watched)
 	for _, e := range r.Events {
 		if e.Kv.ModRevision <= i.revision {
 			return fmt.Errorf("an event of revision %d, where %d was known", e.Kv.ModRevision, i.revision)
