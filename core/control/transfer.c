@@ -143,6 +143,18 @@ static bool fill(
         return true;
 }
 
+/* Whoever needs the key has it; the call, which has the request as it came and as it was unpacked, may last for days. */
+static void forget_key(Stokehold__Control__V1__Endpoint *endpoint, struct bytes data) {
+        void *came;
+
+        if (!endpoint->key.len)
+                return;
+        came = memmem(data.data, data.size, endpoint->key.data, endpoint->key.len);
+        if (came && came != endpoint->key.data)
+                explicit_bzero(came, endpoint->key.len);
+        explicit_bzero(endpoint->key.data, endpoint->key.len);
+}
+
 void method_import_tenant(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ImportTenantRequest *request;
         struct fleet_transfer_request transfer = {};
@@ -177,6 +189,7 @@ void method_import_tenant(struct grpc_call *call, struct bytes data) {
                 telling_begin(call, request->name, pack_running);
         fleet_import_tenant(
                 method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
+        forget_key(request->from, data);
 }
 
 void method_export_tenant(struct grpc_call *call, struct bytes data) {
@@ -201,6 +214,7 @@ void method_export_tenant(struct grpc_call *call, struct bytes data) {
                 telling_begin(call, request->name, pack_running);
         fleet_export_tenant(
                 method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
+        forget_key(request->to, data);
 }
 
 void method_finish_transfer(struct grpc_call *call, struct bytes data) {

@@ -44,7 +44,7 @@ static int add_to_sum(void *userdata, const Mvccpb__KeyValue *kv) {
 }
 
 static int sum_of(struct etcd_client *client, struct transfer *renames, bool with_revisions, const struct buf *prefix,
-        uint8_t ret[DIGEST_SIZE], uint64_t *ret_n, struct error *reterr) {
+        int64_t revision, uint8_t ret[DIGEST_SIZE], uint64_t *ret_n, struct error *reterr) {
         cleanup(digest_freep) struct digest *digest = NULL;
         cleanup(buf_done) struct buf end = {};
         struct sum sum = {.renames = renames, .with_revisions = with_revisions};
@@ -55,21 +55,22 @@ static int sum_of(struct etcd_client *client, struct transfer *renames, bool wit
         if (r < 0)
                 return error_set(reterr, r, "SHA-256: %s", strerror(-r));
         sum.digest = digest;
-        r = etcd_client_list(client, &span, 0, false, add_to_sum, &sum, NULL, reterr);
+        r = etcd_client_list(client, &span, revision, false, add_to_sum, &sum, NULL, reterr);
         digest_finish(digest, ret);
         buf_done(&sum.key);
         *ret_n = sum.n;
         return r;
 }
 
-int transfer_compare(struct transfer *t, struct etcd_client *target, bool with_revisions, struct error *reterr) {
+int transfer_compare(
+        struct transfer *t, struct etcd_client *target, bool with_revisions, int64_t revision, struct error *reterr) {
         uint8_t here[DIGEST_SIZE], there[DIGEST_SIZE];
         uint64_t n_here, n_there;
         int r;
 
-        r = sum_of(t->client, t, with_revisions, &t->prefix, here, &n_here, reterr);
+        r = sum_of(t->client, t, with_revisions, &t->prefix, 0, here, &n_here, reterr);
         if (r >= 0)
-                r = sum_of(target, NULL, with_revisions, &t->new_prefix, there, &n_there, reterr);
+                r = sum_of(target, NULL, with_revisions, &t->new_prefix, revision, there, &n_there, reterr);
         if (r < 0)
                 return r;
         if (n_here != n_there || memcmp(here, there, sizeof(here)) != 0)
@@ -84,6 +85,7 @@ int transfer_compare(struct transfer *t, struct etcd_client *target, bool with_r
 
 struct comparison {
         struct transfer_endpoints target;
+        int64_t revision;
 };
 
 static int comparison_work(struct transfer *t, struct error *reterr) {
@@ -101,7 +103,7 @@ static int comparison_work(struct transfer *t, struct error *reterr) {
         r = etcd_client_new(&config, &target, reterr);
         if (r >= 0)
                 r = transfer_look(t, reterr);
-        return r < 0 ? r : transfer_compare(t, target, true, reterr);
+        return r < 0 ? r : transfer_compare(t, target, true, c->revision, reterr);
 }
 
 static void comparison_close(struct transfer *t) {
@@ -113,8 +115,8 @@ static void comparison_close(struct transfer *t) {
 
 static const struct transfer_sink comparison_sink = {.work = comparison_work, .close = comparison_close};
 
-int comparison_start(const struct transfer_config *config, const struct transfer_end *target, struct transfer **ret,
-        struct error *reterr) {
+int comparison_start(const struct transfer_config *config, const struct transfer_end *target, int64_t revision,
+        struct transfer **ret, struct error *reterr) {
         cleanup(transfer_freep) struct transfer *t = NULL;
         struct comparison *c;
         int r;
@@ -123,6 +125,7 @@ int comparison_start(const struct transfer_config *config, const struct transfer
         if (r < 0)
                 return r;
         c = new0(struct comparison);
+        c->revision = revision;
         t->sink_state = c;
         r = transfer_endpoints_copy(&c->target, t->sink_loop, target, reterr);
         if (r >= 0)

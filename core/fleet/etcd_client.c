@@ -15,10 +15,11 @@
 #define FIRST_PATIENCE_NS (5 * NSEC_PER_SEC)
 #define CALL_NS (20 * NSEC_PER_SEC)
 #define PAUSE_NS (200 * NSEC_PER_MSEC)
-/* Pages are asked for by number, and wanted of about this size. */
+/* Pages are asked for by number, and wanted of about this size. Small values may be followed by the largest there can be (roles by secrets), and a
+ * server in use must bear that page, too: API servers ask for no more at once either. */
 #define PAGE_BYTES ((size_t)2 * 1024 * 1024)
 #define PAGE_KEYS_FIRST 64
-#define PAGE_KEYS_MOST 10000
+#define PAGE_KEYS_MOST 500
 
 static int parse_endpoint(const char *text, char **ret, struct error *reterr) {
         static const struct {
@@ -297,6 +298,11 @@ int etcd_client_revision(
 
 /* ---- leases */
 
+/* kine answers so. Who may not know, or is not told for the moment, must not take it for that. */
+static bool does_not_tell(int r, enum grpc_code code) {
+        return r == -EREMOTEIO && (code == GRPC_UNIMPLEMENTED || code == GRPC_UNKNOWN);
+}
+
 int etcd_client_lease(
         struct etcd_client *c, int64_t id, int64_t *ret_granted, int64_t *ret_left, struct error *reterr) {
         Etcdserverpb__LeaseTimeToLiveRequest request = ETCDSERVERPB__LEASE_TIME_TO_LIVE_REQUEST__INIT;
@@ -313,11 +319,12 @@ int etcd_client_lease(
                 &etcdserverpb__lease_time_to_live_response__descriptor, &arena, &response, &code, &err);
         if (r == -EREMOTEIO && code == GRPC_NOT_FOUND)
                 return 0;
-        if (r == -EREMOTEIO && code != GRPC_OK)
+        if (does_not_tell(r, code))
                 return -EOPNOTSUPP;
         if (r < 0)
                 return error_set(reterr, r, "%s", error_text(&err));
-        if (response->ttl > 0) {
+        /* One without a whole second left is there still, and may be kept alive yet; one that is not has -1. */
+        if (response->ttl >= 0) {
                 *ret_granted = response->grantedttl;
                 *ret_left = response->ttl;
         }
@@ -336,7 +343,7 @@ int etcd_client_leases(
         arena_init(&arena, 0);
         r = etcd_client_call(c, "/etcdserverpb.Lease/LeaseLeases", &request.base,
                 &etcdserverpb__lease_leases_response__descriptor, &arena, &response, &code, &err);
-        if (r == -EREMOTEIO && code != GRPC_OK)
+        if (does_not_tell(r, code))
                 return -EOPNOTSUPP;
         if (r < 0)
                 return error_set(reterr, r, "%s", error_text(&err));

@@ -75,7 +75,7 @@ struct etcd_watch;
 struct etcd_watch_handler {
         /* In order; all events of a revision come in one call of etcd_watch_run(). Valid during the function only. Negative: ends the run. */
         int (*on_event)(void *userdata, const Mvccpb__Event *event);
-        /* All events up to this revision have been told. */
+        /* All events of this revision have been told; and all before it, unless the server was wrong: then those that it forgot follow. */
         int (*on_revision)(void *userdata, int64_t revision);
 };
 int etcd_watch_new(struct etcd_client *client, const struct etcd_span *span, int64_t from_revision,
@@ -87,5 +87,7 @@ DEFINE_FREEP(etcd_watch)
  * as long as the client's patience lasts. -ESTALE: the server has compacted what comes next; -EHOSTUNREACH, -ECANCELED, -EREMOTEIO, or what the
  * handler gave. */
 int etcd_watch_run(struct etcd_watch *watch, uint64_t timeout_ns, struct error *reterr);
-/* Asks for on_revision() to be told, soon. A server that does not know the question is not asked again. */
+/* Asks for on_revision() to be told, soon. A server that does not answer is asked again, once a second at most. */
 void etcd_watch_ask_progress(struct etcd_watch *watch);
+/* The server has said that it watches, and the connection is there as far as anybody knows. */
+bool etcd_watch_is_open(const struct etcd_watch *watch);

@@ -7,6 +7,9 @@
  * All events of one revision are handed out together: etcd never splits a revision between two responses of a watch that did not ask for
  * fragments. A response whose events end with revision R says nothing about R being complete for other responses; its header does not either, being
  * the server's. So what is complete is told by the next revision's events, or by progress.
+ *
+ * Progress may be told too early, as etcd before 3.4.31 and 3.5.13 does: what is below it may still come, and so a stream that is made again begins
+ * behind the last event, not behind the progress, unless the server has compacted what is between.
  */
 
 #include <string.h>
@@ -16,6 +19,8 @@
 #include "rpc/protobuf.h"
 
 #define PAUSE_NS (200 * NSEC_PER_MSEC)
+/* etcd does not answer while a watcher lags behind. */
+#define ASK_AGAIN_NS NSEC_PER_SEC
 #define WAITING_MOST ((size_t)8 * 1024 * 1024)
 
 struct waiting_message {
@@ -27,19 +32,19 @@ struct waiting_message {
 struct etcd_watch {
         struct etcd_client *client; /* borrowed */
         struct buf key, end;
-        int64_t next; /* the revision that it goes on from */
-        int64_t told; /* of the last event that was handed out */
+        int64_t next; /* all before this revision was told, says the server */
+        int64_t told; /* of the last event that was handed out: what a new stream goes on behind */
         struct etcd_watch_handler handler;
         void *userdata;
         struct grpc_client_call *call; /* the client's; NULL: none */
         STAILQ_HEAD(, waiting_message) waiting;
         size_t waiting_bytes;
         bool paused, running, opened;
+        bool again;       /* the stream is to be made again, at once */
         uint64_t lost_ns; /* since when there is no connection; 0: there is */
         enum grpc_code end_code;
-        char *end_reason; /* owned */
-        bool no_progress; /* the server does not know the question */
-        bool asked;       /* on this stream, not answered yet */
+        char *end_reason;  /* owned */
+        uint64_t asked_ns; /* on this stream, not answered yet; 0: it was */
 };
 
 static void on_message(void *userdata, struct bytes data) {
@@ -135,30 +140,57 @@ static int open_watch(struct etcd_watch *w, struct error *reterr) {
                 return error_set(reterr, r, "watch: %s", strerror(-r));
         create.key = (ProtobufCBinaryData){.len = w->key.size, .data = w->key.data};
         create.range_end = (ProtobufCBinaryData){.len = w->end.size, .data = w->end.data};
-        create.start_revision = w->next;
+        create.start_revision = w->told + 1;
         create.progress_notify = true;
         request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_CREATE_REQUEST;
         request.create_request = &create;
-        w->opened = w->asked = false;
+        w->opened = w->again = false;
+        w->asked_ns = 0;
         return send_request(w, &request);
+}
+
+bool etcd_watch_is_open(const struct etcd_watch *w) {
+        return w->call && w->opened;
 }
 
 void etcd_watch_ask_progress(struct etcd_watch *w) {
         Etcdserverpb__WatchRequest request = ETCDSERVERPB__WATCH_REQUEST__INIT;
         Etcdserverpb__WatchProgressRequest progress = ETCDSERVERPB__WATCH_PROGRESS_REQUEST__INIT;
+        uint64_t now = clock_now_ns();
 
-        if (!w->call || w->no_progress || w->asked || !w->opened)
+        if (!w->call || !w->opened || (w->asked_ns && now - w->asked_ns < ASK_AGAIN_NS))
                 return;
         request.request_union_case = ETCDSERVERPB__WATCH_REQUEST__REQUEST_UNION_PROGRESS_REQUEST;
         request.progress_request = &progress;
-        w->asked = send_request(w, &request) >= 0;
+        if (send_request(w, &request) >= 0)
+                w->asked_ns = now;
 }
 
-static int tell_revision(struct etcd_watch *w, int64_t revision) {
+/* The events of this revision have been handed out. It may be one before w->next. */
+static int tell_events(struct etcd_watch *w, int64_t revision) {
+        w->told = revision;
+        w->next = max_of(w->next, revision + 1);
+        return w->handler.on_revision(w->userdata, revision);
+}
+
+static int tell_progress(struct etcd_watch *w, int64_t revision) {
         if (revision < w->next - 1)
                 return 0;
         w->next = revision + 1;
         return w->handler.on_revision(w->userdata, revision);
+}
+
+/* What comes next was compacted. Where the server said that there is nothing up to some revision, the watch goes on from there. */
+static int take_compacted(struct etcd_watch *w, int64_t compacted, struct error *reterr) {
+        if (w->told + 1 == w->next)
+                return error_set(reterr, -ESTALE,
+                        "%s: the history behind revision %lld was compacted (up to %lld) before it was read",
+                        etcd_client_endpoint(w->client), (long long)w->next - 1, (long long)compacted);
+        w->told = w->next - 1;
+        w->again = true;
+        if (w->call)
+                grpc_client_cancel(steal(w->call));
+        return 0;
 }
 
 static int take_response(struct etcd_watch *w, const Etcdserverpb__WatchResponse *response, struct error *reterr) {
@@ -167,10 +199,7 @@ static int take_response(struct etcd_watch *w, const Etcdserverpb__WatchResponse
 
         if (response->canceled) {
                 if (response->compact_revision)
-                        return error_set(reterr, -ESTALE,
-                                "%s: the history behind revision %lld was compacted (up to %lld) before it was read",
-                                etcd_client_endpoint(w->client), (long long)w->next - 1,
-                                (long long)response->compact_revision);
+                        return take_compacted(w, response->compact_revision, reterr);
                 return error_set(reterr, -EREMOTEIO, "%s: the watch was refused: %s", etcd_client_endpoint(w->client),
                         response->cancel_reason);
         }
@@ -184,29 +213,24 @@ static int take_response(struct etcd_watch *w, const Etcdserverpb__WatchResponse
                 if (!event->kv)
                         return error_set(
                                 reterr, -EREMOTEIO, "%s: an event without a key", etcd_client_endpoint(w->client));
-                /* Known, from before the stream was made again. Not what is below w->next: progress may have been told too early, as etcd
-                 * before 3.4.31 and 3.5.13 does. */
+                /* Known, from before the stream was made again. Not what is below w->next, of which there may be more. */
                 if (event->kv->mod_revision <= w->told)
                         continue;
                 if (revision && event->kv->mod_revision > revision) {
-                        r = tell_revision(w, revision);
+                        r = tell_events(w, revision);
                         if (r < 0)
                                 return r;
-                        w->told = revision;
                 }
                 revision = event->kv->mod_revision;
                 r = w->handler.on_event(w->userdata, event);
                 if (r < 0)
                         return r;
         }
-        if (revision) {
-                r = tell_revision(w, revision);
-                w->told = revision;
-                return r;
-        }
+        if (revision)
+                return tell_events(w, revision);
         if (!response->n_events && response->header) {
-                w->asked = false;
-                return tell_revision(w, response->header->revision);
+                w->asked_ns = 0;
+                return tell_progress(w, response->header->revision);
         }
         return 0;
 }
@@ -249,7 +273,7 @@ static int lose(struct etcd_watch *w, const char *why, struct error *reterr) {
                 w->lost_ns = now;
         if (now - w->lost_ns > w->client->patience_ns)
                 return error_set(reterr, -EHOSTUNREACH, "%s: %s", etcd_client_endpoint(w->client), why);
-        drop_waiting(w); /* told again, from w->next on */
+        drop_waiting(w); /* told again, from behind w->told on */
         etcd_client_drop(w->client);
         if (!etcd_client_sleep(w->client, PAUSE_NS))
                 return error_set(reterr, -ECANCELED, "it was stopped");
@@ -291,7 +315,7 @@ int etcd_watch_run(struct etcd_watch *w, uint64_t timeout_ns, struct error *rete
                 if (r < 0)
                         return r;
         }
-        if (w->call)
+        if (w->call || w->again)
                 return 0;
         if (w->end_code == GRPC_UNIMPLEMENTED || w->end_code == GRPC_UNAUTHENTICATED ||
                 w->end_code == GRPC_PERMISSION_DENIED)

@@ -3,7 +3,7 @@
 /*
  * The sink of an export: another etcd. The keys of the first reading are put there many in a transaction, in order of their revisions; from
  * then on each revision is a transaction of its own, so that what was one step at the source is one step there. Leases are granted under their
- * own ids first. The revisions are the other etcd's own: who needs ours takes a snapshot. The transfer's thread.
+ * own ids before the first key that has them, and kept alive as long as the source has them: nobody else does so yet. The revisions are the other etcd's own: who needs ours takes a snapshot. The transfer's thread.
  *
  * In the end both are listed and compared, key for key.
  */
@@ -14,9 +14,12 @@
 /* etcd's --max-txn-ops and --max-request-bytes, with room to spare. */
 #define MOST_OPERATIONS 100
 #define MOST_BYTES ((size_t)1024 * 1024)
+/* Seconds: a longer lease is kept alive as often as one of these. */
+#define RENEW_MOST 3600
 
 struct export_lease {
         int64_t id;
+        uint64_t renew_ns;
         UT_hash_handle hh;
 };
 
@@ -26,12 +29,113 @@ struct export {
         bool overwrite;
         struct etcd_client *client;  /* owned, as all here */
         struct export_lease *leases; /* uthash: granted */
+        uint64_t renew_ns;           /* the first of them is to be kept alive then */
         struct arena arena;          /* of what waits: */
         Etcdserverpb__RequestOp *ops[MOST_OPERATIONS];
         size_t n_ops, bytes;
         int64_t revision; /* of it */
         struct buf key, end;
 };
+
+/* ---- leases */
+
+static void set_renewal(struct export *e, struct export_lease *lease, int64_t ttl) {
+        lease->renew_ns = clock_now_ns() + (uint64_t)min_of(ttl, RENEW_MOST) * NSEC_PER_SEC / 3;
+        e->renew_ns = min_of(e->renew_ns, lease->renew_ns);
+}
+
+static int grant(void *userdata, int64_t id, int64_t ttl, struct error *reterr) {
+        struct export *e = userdata;
+        Etcdserverpb__LeaseGrantRequest request = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
+        Etcdserverpb__LeaseGrantResponse *response;
+        cleanup(error_done) struct error err = {};
+        cleanup(arena_done) struct arena arena = {};
+        struct export_lease *lease;
+        enum grpc_code code = GRPC_OK;
+        int r;
+
+        HASH_FIND(hh, e->leases, &id, sizeof(id), lease);
+        if (lease)
+                return 0;
+        arena_init(&arena, 0);
+        request.id = id;
+        request.ttl = ttl;
+        r = etcd_client_call(e->client, "/etcdserverpb.Lease/LeaseGrant", &request.base,
+                &etcdserverpb__lease_grant_response__descriptor, &arena, &response, &code, &err);
+        /* There already: from a call of ours whose answer was lost, or from an export before. */
+        if (r < 0 && (r != -EREMOTEIO || code != GRPC_FAILED_PRECONDITION))
+                return error_set(reterr, r, "granting a lease at the target: %s", error_text(&err));
+        lease = new0(struct export_lease);
+        lease->id = id;
+        HASH_ADD(hh, e->leases, id, sizeof(id), lease);
+        set_renewal(e, lease, ttl);
+        return 0;
+}
+
+/* The key's lease is at the target; one that has ended is none. */
+static int need_lease(struct export *e, struct spool_key *kv, struct error *reterr) {
+        struct export_lease *lease;
+        int64_t ttl;
+        int r;
+
+        if (!kv->lease)
+                return 0;
+        HASH_FIND(hh, e->leases, &kv->lease, sizeof(kv->lease), lease);
+        if (lease)
+                return 0;
+        r = transfer_lease(e->transfer, kv->lease, &ttl, reterr);
+        if (r >= 0 && ttl > 0)
+                return grant(e, kv->lease, ttl, reterr);
+        kv->lease = 0;
+        return r;
+}
+
+/* One that the source has no more is let go; so is one that the target has no more, which is granted again for the next key. */
+static int renew(struct export *e, struct export_lease *lease, struct error *reterr) {
+        Etcdserverpb__LeaseKeepAliveRequest request = ETCDSERVERPB__LEASE_KEEP_ALIVE_REQUEST__INIT;
+        Etcdserverpb__LeaseKeepAliveResponse *response;
+        cleanup(error_done) struct error err = {};
+        cleanup(arena_done) struct arena arena = {};
+        enum grpc_code code = GRPC_OK;
+        int64_t ttl;
+        int r;
+
+        r = transfer_lease(e->transfer, lease->id, &ttl, reterr);
+        if (r < 0)
+                return r;
+        if (ttl > 0) {
+                arena_init(&arena, 0);
+                request.id = lease->id;
+                r = etcd_client_call(e->client, "/etcdserverpb.Lease/LeaseKeepAlive", &request.base,
+                        &etcdserverpb__lease_keep_alive_response__descriptor, &arena, &response, &code, &err);
+                if (r < 0 && (r != -EREMOTEIO || code == GRPC_OK))
+                        return error_set(reterr, r, "keeping a lease alive at the target: %s", error_text(&err));
+                if (r >= 0 && response->ttl > 0) {
+                        set_renewal(e, lease, response->ttl);
+                        return 0;
+                }
+        }
+        HASH_DEL(e->leases, lease);
+        free(lease);
+        return 0;
+}
+
+static int keep_alive(struct export *e, struct error *reterr) {
+        uint64_t now = clock_now_ns();
+        struct export_lease *lease, *next;
+        int r = 0;
+
+        if (now < e->renew_ns)
+                return 0;
+        e->renew_ns = UINT64_MAX;
+        HASH_ITER(hh, e->leases, lease, next) {
+                if (r >= 0 && lease->renew_ns <= now)
+                        r = renew(e, lease, reterr);
+                else
+                        e->renew_ns = min_of(e->renew_ns, lease->renew_ns);
+        }
+        return r;
+}
 
 /* ---- what waits */
 
@@ -51,7 +155,7 @@ static int send_ops(struct export *e, struct error *reterr) {
         transfer_tell(e->transfer, e->n_ops, e->revision, etcd_client_endpoint(e->client));
         e->n_ops = e->bytes = 0;
         arena_done(&e->arena);
-        return 0;
+        return keep_alive(e, reterr);
 }
 
 static int add_op(struct export *e, struct bytes key, const struct spool_key *kv, struct error *reterr) {
@@ -94,53 +198,6 @@ static int add_op(struct export *e, struct bytes key, const struct spool_key *kv
         e->bytes += key.size;
         e->ops[e->n_ops++] = op;
         return 0;
-}
-
-/* ---- leases */
-
-static int grant(void *userdata, int64_t id, int64_t ttl, struct error *reterr) {
-        struct export *e = userdata;
-        Etcdserverpb__LeaseGrantRequest request = ETCDSERVERPB__LEASE_GRANT_REQUEST__INIT;
-        Etcdserverpb__LeaseGrantResponse *response;
-        cleanup(error_done) struct error err = {};
-        cleanup(arena_done) struct arena arena = {};
-        struct export_lease *lease;
-        enum grpc_code code = GRPC_OK;
-        int r;
-
-        HASH_FIND(hh, e->leases, &id, sizeof(id), lease);
-        if (lease)
-                return 0;
-        arena_init(&arena, 0);
-        request.id = id;
-        request.ttl = ttl;
-        r = etcd_client_call(e->client, "/etcdserverpb.Lease/LeaseGrant", &request.base,
-                &etcdserverpb__lease_grant_response__descriptor, &arena, &response, &code, &err);
-        /* There already: from a call of ours whose answer was lost, or from an export before. */
-        if (r < 0 && (r != -EREMOTEIO || code != GRPC_FAILED_PRECONDITION))
-                return error_set(reterr, r, "granting a lease at the target: %s", error_text(&err));
-        lease = new0(struct export_lease);
-        lease->id = id;
-        HASH_ADD(hh, e->leases, id, sizeof(id), lease);
-        return 0;
-}
-
-/* The key's lease is at the target; one that has ended is none. */
-static int need_lease(struct export *e, struct spool_key *kv, struct error *reterr) {
-        struct export_lease *lease;
-        int64_t ttl;
-        int r;
-
-        if (!kv->lease)
-                return 0;
-        HASH_FIND(hh, e->leases, &kv->lease, sizeof(kv->lease), lease);
-        if (lease)
-                return 0;
-        r = transfer_lease(e->transfer, kv->lease, &ttl, reterr);
-        if (r >= 0 && ttl > 0)
-                return grant(e, kv->lease, ttl, reterr);
-        kv->lease = 0;
-        return r;
 }
 
 /* ---- the sink */
@@ -199,7 +256,7 @@ static int export_open(struct transfer *t, struct error *reterr) {
         if (r < 0)
                 return r;
         transfer_tell(t, 0, 0, etcd_client_endpoint(e->client));
-        return transfer_each_lease(t, grant, e, reterr);
+        return 0;
 }
 
 static int export_key(struct transfer *t, const struct spool_key *key, struct error *reterr) {
@@ -217,7 +274,9 @@ static int export_key(struct transfer *t, const struct spool_key *key, struct er
 }
 
 static int export_flush(struct transfer *t, struct error *reterr) {
-        return send_ops(t->sink_state, reterr);
+        int r = send_ops(t->sink_state, reterr);
+
+        return r < 0 ? r : keep_alive(t->sink_state, reterr);
 }
 
 static int export_read(struct transfer *t, int64_t revision, struct error *reterr) {
@@ -250,7 +309,9 @@ static int export_finish(struct transfer *t, int64_t revision, struct error *ret
 
         e->revision = revision;
         r = send_ops(e, reterr);
-        return r < 0 ? r : transfer_compare(t, e->client, false, reterr);
+        if (r >= 0)
+                r = transfer_each_lease(t, grant, e, reterr); /* those that no key has */
+        return r < 0 ? r : transfer_compare(t, e->client, false, 0, reterr);
 }
 
 static void export_close(struct transfer *t) {
@@ -291,6 +352,7 @@ int export_start(const struct transfer_config *config, const struct transfer_end
         e = new0(struct export);
         e->transfer = t;
         e->overwrite = overwrite;
+        e->renew_ns = UINT64_MAX;
         arena_init(&e->arena, 0);
         t->sink_state = e;
         r = transfer_endpoints_copy(&e->target, t->sink_loop, target, reterr);

@@ -188,7 +188,14 @@ static int import_finish(struct transfer *t, int64_t revision, struct error *ret
         if (r < 0)
                 return r;
         install_commit(i->install, import_log_seq(i->log), import_log_revision(i->log), on_answer);
-        return wait_for_answer(i, reterr);
+        r = wait_for_answer(i, reterr);
+        if (r < 0)
+                return r;
+        pthread_mutex_lock(&t->mutex);
+        t->status.revision =
+                import_log_revision(i->log); /* what was told of may be the source's, which others move on */
+        pthread_mutex_unlock(&t->mutex);
+        return 0;
 }
 
 static void import_close(struct transfer *t) {

@@ -176,15 +176,17 @@ void transfer_get_status(struct transfer *t, struct transfer_status *ret) {
 void transfer_finish(struct transfer *t) {
         pthread_mutex_lock(&t->mutex);
         t->status.trouble[0] = '\0';
-        pthread_mutex_unlock(&t->mutex);
         atomic_store(&t->finishing, true);
+        pthread_mutex_unlock(&t->mutex);
 }
 
 void transfer_stop(struct transfer *t) {
         atomic_store(&t->stopped, true);
         pthread_mutex_lock(&t->mutex);
-        if (t->running)
+        if (t->running) {
                 loop_stop(t->source_loop);
+                loop_stop(t->sink_loop); /* an export's target may be what does not answer */
+        }
         pthread_mutex_unlock(&t->mutex);
 }
 

@@ -41,7 +41,7 @@ struct transfer_status {
         uint64_t n_keys, bytes;  /* of the first reading */
         uint64_t n_carried;      /* keys of it that are there */
         uint64_t n_events;       /* carried since */
-        int64_t revision;        /* carried up to; 0: nothing yet */
+        int64_t revision;        /* carried up to; 0: nothing yet. Of an import that is done: its log's */
         int64_t source_revision; /* as last known */
         int64_t compacted;       /* the first reading's: there is no history below it */
         char trouble[256];       /* why it did not finish when it was told to; "" */
@@ -74,9 +74,9 @@ int import_start(const struct transfer_config *config, const struct import_targe
 int export_start(const struct transfer_config *config, const struct transfer_end *target, bool overwrite,
         struct transfer **ret, struct error *reterr);
 
-/* Carries nothing: whether another etcd has the same keys, values and revisions. -EBADMSG: it has not. */
-int comparison_start(const struct transfer_config *config, const struct transfer_end *target, struct transfer **ret,
-        struct error *reterr);
+/* Carries nothing: whether another etcd has, or had at this revision of its own (0: now), the same keys, values and revisions. -EBADMSG: it has not. */
+int comparison_start(const struct transfer_config *config, const struct transfer_end *target, int64_t revision,
+        struct transfer **ret, struct error *reterr);
 
 /* The owner's thread, all of these. */
 void transfer_get_status(struct transfer *transfer, struct transfer_status *ret);

@@ -10,9 +10,11 @@
 
 #define RUN_NS (100 * NSEC_PER_MSEC)
 #define ASK_NS (500 * NSEC_PER_MSEC)
-/* A source that is not written to any more has told all that it will after so long, whatever it says of its progress. */
-#define QUIET_NS NSEC_PER_SEC
+/* A source that is not written to any more has told all that it will after so long, whatever it says of its progress: kine tells of progress at once,
+ * and of what was written through another kine when it looks next, which it does every second. */
+#define QUIET_NS (1500 * NSEC_PER_MSEC)
 #define FINISH_NS (60 * NSEC_PER_SEC)
+#define LEASE_MOST INT64_C(9000000000) /* seconds, etcd's */
 #define KINE_PREFIX "/registry/"
 
 struct etcd_span transfer_span(const struct buf *prefix, struct buf *end) {
@@ -60,6 +62,9 @@ int transfer_lease(struct transfer *t, int64_t id, int64_t *ret_ttl, struct erro
         r = etcd_client_lease(t->client, id, ret_ttl, &left, reterr);
         if (r != -EOPNOTSUPP)
                 return r;
+        if (id < 0 || id > LEASE_MOST)
+                return error_set(reterr, -EREMOTEIO, "%s does not tell the time of lease %llx",
+                        etcd_client_endpoint(t->client), (unsigned long long)id);
         *ret_ttl = id; /* kine: a lease is its time */
         return 0;
 }
@@ -83,6 +88,8 @@ int transfer_each_lease(struct transfer *t, int (*visit)(void *userdata, int64_t
         struct lease_list list = {};
         int r;
 
+        if (t->prefix.size) /* of an etcd that others share, those that keys here have are all that is ours to know */
+                return 0;
         r = etcd_client_leases(t->client, add_lease, &list, &err);
         for (size_t i = 0; r >= 0 && i < list.n; i++) {
                 int64_t granted, left;
@@ -236,11 +243,15 @@ static int on_revision(void *userdata, int64_t revision) {
 }
 
 static int run_watch(struct transfer *t, struct error *reterr) {
+        uint64_t before = clock_now_ns();
         int r = etcd_watch_run(t->watch, RUN_NS, reterr);
 
         if (r < 0)
                 return error_set(reterr, r, "%s", t->reason[0] ? t->reason : strerror(-r));
-        return t->sink->flush(t, reterr);
+        r = t->sink->flush(t, reterr);
+        if (t->heard_ns >= before) /* what came while the sink was slow has not been heard yet */
+                t->heard_ns = clock_now_ns();
+        return r;
 }
 
 static int ask_revision(struct transfer *t, const struct etcd_span *span, int64_t *ret_revision, struct error *reterr) {
@@ -286,8 +297,12 @@ static int catch_up(struct transfer *t, const struct etcd_span *span, int64_t *r
         t->heard_ns = clock_now_ns();
         for (;;) {
                 uint64_t now = clock_now_ns();
-                bool quiet = now - t->heard_ns > QUIET_NS;
+                bool quiet;
 
+                /* Of a source that is not heard nothing is known, however long it is silent. */
+                if (!etcd_watch_is_open(t->watch))
+                        t->heard_ns = now;
+                quiet = now - t->heard_ns > QUIET_NS;
                 if (quiet && (t->progress >= last || now - t->heard_ns > 3 * QUIET_NS))
                         break;
                 if (now > until)
@@ -319,8 +334,8 @@ static int try_to_finish(struct transfer *t, const struct etcd_span *span, struc
         log_warning("%s: not finished: %s", t->tenant, error_text(&err));
         pthread_mutex_lock(&t->mutex);
         (void)snprintf(t->status.trouble, sizeof(t->status.trouble), "%s", error_text(&err));
+        atomic_store(&t->finishing, false); /* under the lock: whoever tells it to finish again clears the trouble */
         pthread_mutex_unlock(&t->mutex);
-        atomic_store(&t->finishing, false);
         transfer_set_phase(t, TRANSFER_FOLLOWING);
         return 1;
 }

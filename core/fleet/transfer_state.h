@@ -96,8 +96,9 @@ int transfer_check_stopped(const struct transfer *t, struct error *reterr);
 void transfer_set_phase(struct transfer *t, enum transfer_phase phase);
 /* For what people see: revision: carried up to. */
 void transfer_tell(struct transfer *t, uint64_t n_carried, int64_t revision, const char *to);
-/* Whether the target has what the source has: -EBADMSG. with_revisions: those too. */
-int transfer_compare(struct transfer *t, struct etcd_client *target, bool with_revisions, struct error *reterr);
+/* Whether the target has what the source has: -EBADMSG. with_revisions: those too. revision: the target's, 0: the newest. */
+int transfer_compare(
+        struct transfer *t, struct etcd_client *target, bool with_revisions, int64_t revision, struct error *reterr);
 /* What kind of etcd it is, and with it the prefix. */
 int transfer_look(struct transfer *t, struct error *reterr);
 /* transfer_source.c: all of the work between open and close. */
@@ -108,6 +109,6 @@ struct etcd_span transfer_span(const struct buf *prefix, struct buf *end);
 int transfer_rename(struct transfer *t, struct bytes key, struct buf *buf, struct bytes *ret, struct error *reterr);
 /* A lease's time as granted, in seconds; 0: there is none. */
 int transfer_lease(struct transfer *t, int64_t id, int64_t *ret_ttl, struct error *reterr);
-/* All that the source tells of. */
+/* All that the source tells of; none if only some of its keys are carried: then those that keys have are asked for one by one. */
 int transfer_each_lease(struct transfer *t, int (*visit)(void *userdata, int64_t id, int64_t ttl, struct error *reterr),
         void *userdata, struct error *reterr);

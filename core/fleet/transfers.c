@@ -271,7 +271,8 @@ void transfers_stop(struct fleet *fleet) {
         struct fleet_transfer *t;
 
         LIST_FOREACH(t, &fleet->transfers, entry) {
-                t->stopped = true;
+                /* What is there and served already stays: nobody asked for it to go. */
+                t->stopped = t->stopped || (t->stage != STAGE_SERVING && t->stage != STAGE_COMPARING);
                 if (t->transfer)
                         transfer_stop(t->transfer);
         }

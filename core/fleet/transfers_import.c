@@ -159,7 +159,8 @@ static void on_import_served(void *userdata, int result, const char *reason) {
         config.on_done = on_compared;
         target = (struct transfer_end){.endpoints = (const char *const[]){url}, .n_endpoints = 1};
         t->stage = STAGE_COMPARING;
-        if (comparison_start(&config, &target, &t->transfer, &err) < 0)
+        /* As it was imported: whoever waited for the tenant writes to it by now. */
+        if (comparison_start(&config, &target, t->last.revision, &t->transfer, &err) < 0)
                 remove_tenant(t, error_text(&err));
 }
 

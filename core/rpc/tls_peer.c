@@ -22,6 +22,7 @@ struct tls_identity {
 
         pthread_mutex_t lock; /* of what follows */
         uint64_t serial;      /* of the policy that was asked last */
+        int64_t not_after;    /* of the chain by which that one lets it in */
         bool refused;
         char *why; /* owned */
 };
@@ -169,6 +170,7 @@ int tls_identity_get(const struct tls_server *server, const struct tls_verdict *
         id->n_chain = der.size;
         der = (struct buf){};
         id->serial = server->serial;
+        id->not_after = verdict->not_after;
 
         pthread_mutex_lock(&table_lock);
         HASH_FIND(hh, table, hash, sizeof(hash), found);
@@ -213,6 +215,7 @@ static void identity_ask(struct tls_identity *id, const struct tls_server *now) 
         free(id->why);
         id->why = NULL;
         id->serial = now->serial;
+        id->not_after = verdict.not_after;
         id->refused = verdict.refusal != TLS_REFUSAL_NONE || strcmp(verdict.label, id->peer.label) != 0;
         if (verdict.refusal != TLS_REFUSAL_NONE)
                 id->why = steal(err.text);
@@ -228,7 +231,7 @@ int tls_identity_check(struct tls_identity *id, struct tls_server *now, struct e
                 identity_ask(id, now);
         if (id->refused)
                 r = error_set(reterr, -EACCES, "%s", id->why ? id->why : "out of memory");
-        else if (id->peer.not_after < (int64_t)time(NULL))
+        else if (id->not_after < (int64_t)time(NULL))
                 r = error_set(reterr, -EACCES, "the certificate, or one of its chain, has expired");
         pthread_mutex_unlock(&id->lock);
         return r;

@@ -103,18 +103,46 @@ static bool same_key(X509 *a, X509 *b) {
         return ASN1_STRING_cmp(x, y) == 0;
 }
 
+static bool is_on_list(const struct tls_revocations *list, X509 *x) {
+        X509_REVOKED *entry = NULL;
+
+        return X509_NAME_cmp(X509_CRL_get_issuer(list->crl), X509_get_issuer_name(x)) == 0 &&
+                X509_CRL_get0_by_cert(list->crl, &entry, x) == 1;
+}
+
+static bool is_revoked_by(const struct tls_trust *trust, X509 *x, X509 *issuer) {
+        for (size_t i = 0; i < trust->n_lists; i++)
+                if (same_key(issuer, trust->lists[i].signer) && is_on_list(&trust->lists[i], x))
+                        return true;
+        return false;
+}
+
+/* That of the authority's own certificates which has signed this one. */
+static X509 *find_issuer(const struct tls_trust *trust, X509 *x) {
+        for (int i = 0; i < sk_X509_num(trust->certificates); i++) {
+                X509 *ca = sk_X509_value(trust->certificates, i);
+
+                if (X509_check_issued(ca, x) == X509_V_OK && X509_verify(x, X509_get0_pubkey(ca)) == 1)
+                        return ca;
+        }
+        return NULL;
+}
+
+/* What is verified ends with the first certificate that is trusted as it is. Where one above it is, too, that one's list is heard about it. */
 static bool is_revoked(const struct tls_trust *trust, struct stack_st_X509 *verified) {
-        for (int i = 0; i + 1 < sk_X509_num(verified); i++) {
-                X509 *x = sk_X509_value(verified, i), *issuer = sk_X509_value(verified, i + 1);
+        int n = sk_X509_num(verified);
+        X509 *x, *issuer;
 
-                for (size_t k = 0; k < trust->n_lists; k++) {
-                        X509_REVOKED *entry = NULL;
-
-                        if (X509_NAME_cmp(X509_CRL_get_issuer(trust->lists[k].crl), X509_get_issuer_name(x)) == 0 &&
-                                same_key(issuer, trust->lists[k].signer) &&
-                                X509_CRL_get0_by_cert(trust->lists[k].crl, &entry, x) == 1)
-                                return true;
-                }
+        if (!trust->n_lists || !n)
+                return false;
+        for (int i = 0; i + 1 < n; i++)
+                if (is_revoked_by(trust, sk_X509_value(verified, i), sk_X509_value(verified, i + 1)))
+                        return true;
+        x = sk_X509_value(verified, n - 1);
+        for (unsigned depth = 0; depth < 8 && (issuer = find_issuer(trust, x)) && issuer != x; depth++) {
+                if (is_revoked_by(trust, x, issuer))
+                        return true;
+                x = issuer;
         }
         return false;
 }

@@ -10,12 +10,12 @@
 
 struct snapshot_convert_config {
         const char *tenant, *version; /* for the archive's head */
-        struct bytes prefix;          /* only keys that begin so; empty: all */
+        struct bytes prefix;          /* only keys that begin so, and their leases; empty: all */
         bool has_new_prefix;
         struct bytes new_prefix; /* stands in place of it */
 };
 
-/* fd: borrowed; a regular file, read twice. sink as of archive_writer_new(). ret_facts: of the snapshot; n_versions: of those that were taken.
+/* fd: borrowed; a regular file, read two or three times. sink as of archive_writer_new(). ret_facts: of the snapshot; n_versions: of those that were taken.
  * -EBADMSG with the reason: it is damaged, or no snapshot; what the sink gave. */
 int snapshot_convert(int fd, const struct snapshot_convert_config *config, archive_sink_fn sink, void *userdata,
         struct snapshot_facts *ret_facts, struct error *reterr);

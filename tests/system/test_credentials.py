@@ -385,6 +385,17 @@ def test_servers_of_another_authority(stopped):
 # ---- revoking
 
 
+def test_several_revoke_at_once(tmp_path):
+    """Each believes afterwards that its certificate is refused: none may take another's back."""
+    make_authority(tmp_path / "tls")
+    serials = [f"{i:02X}" for i in range(1, 41)]
+    running = [subprocess.Popen([program("stokectl"), "authority", "revoke", "--directory", str(tmp_path / "tls"), serial],
+                                stdout=subprocess.DEVNULL) for serial in serials]
+    assert [process.wait(60) for process in running] == [0] * len(serials)
+    listed = openssl("crl", "-in", tmp_path / "tls" / "ca.crl", "-noout", "-text")
+    assert set(re.findall(r"Serial Number: (\w+)", listed)) == set(serials)
+
+
 def test_revocation_list(issuing):
     """By its number, or by the certificate: only that one, and what was on the list stays."""
     issuing.tenant("berlin")

@@ -112,14 +112,17 @@ def test_an_etcd_is_imported_and_followed(daemon, etcd):
 
 def test_one_of_several_prefixes_is_imported(daemon, etcd):
     """Kamaji's way: each tenant has a prefix in one etcd, whose other tenants go on writing."""
-    fill(etcd, "/berlin/")
-    etcdctl(etcd, "put", "/paris/a", "not ours")
+    lease, _ = fill(etcd, "/berlin/")
+    paris = etcdctl(etcd, "lease", "grant", "3600").stdout.split()[1]
+    etcdctl(etcd, "put", "/paris/a", "not ours", "--lease", paris)
     said = daemon.stokectl("tenant", "import", "berlin", "--from", etcd, "--prefix", "/berlin/", "--to-prefix", "/registry/",
                            "--finish").stdout
     assert "It is served." in said
     keys, revision = everything(etcd, "/berlin/")
     got, got_revision = everything(daemon.endpoint("berlin"))
     assert got == renamed(keys, b"/berlin/", b"/registry/")
+    # Nor are others' leases ours to know.
+    assert etcdctl(daemon.endpoint("berlin"), "lease", "list").stdout.split()[3:] == [lease]
     assert got_revision <= revision
     assert got_revision >= max(v[2] for v in keys.values())
 
@@ -197,6 +200,28 @@ def test_a_source_that_is_written_to_is_not_finished(daemon, etcd):
     assert not COMPLAINTS.search(err)
 
 
+def test_whoever_waits_for_the_tenant_may_write_at_once(daemon, etcd):
+    """API servers that try again and again are there before what was imported is compared: what they write is theirs, and no reason to throw it away."""
+    for i in range(60):
+        etcdctl(etcd, "txn", stdin="\n" + "".join(f"put /early/{i:03}/{j:02} {'v' * 2000}\n" for j in range(100)) + "\n\n")
+    tenant = daemon.endpoint("early")
+    daemon.stokectl("tenant", "import", "early", "--from", etcd, "--prefix", "/early/", "--detach")
+    wait_phase(daemon, "early", "Following")
+    writers = [subprocess.Popen(["bash", "-c", f"until [ -S {tenant[7:]} ]; do sleep 0.002; done; while :; do {program('etcdctl')} --endpoints {tenant} put /early/new/{i} $RANDOM; done"],
+                                start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(3)]
+    try:
+        said = daemon.stokectl("tenant", "import", "early", "--finish").stdout
+        assert "It is served." in said
+        wait_for("something was written", lambda: etcdctl(tenant, "get", "/early/new/", "--prefix", "--keys-only").stdout.strip())
+    finally:
+        for writer in writers:
+            os.killpg(writer.pid, 9)
+            writer.wait()
+    want = everything(etcd, "/early/")[0]
+    got = everything(tenant)[0]
+    assert {k: got.get(k) for k in want} == want
+
+
 @pytest.mark.parametrize("arguments, code, words", [
     (("--from", "http://127.0.0.1:1", "--finish"), 1, "127.0.0.1:1"),
     (("--from", "ftp://x:1",), 2, "not an endpoint"),
@@ -241,6 +266,26 @@ def test_a_tenant_is_exported_and_followed(daemon):
     assert pathlib.Path(daemon.root).exists()
 
 
+def test_leases_are_kept_alive_while_they_are_exported(daemon):
+    """As long as the tenant's clients keep them alive there; one that has ended there ends at the target, too."""
+    tenant = daemon.tenant("leased")
+    kept, ended = (etcdctl(tenant, "lease", "grant", seconds).stdout.split()[1] for seconds in ("4", "30"))
+    etcdctl(tenant, "put", "/registry/kept", "x", "--lease", kept)
+    with subprocess.Popen([program("etcdctl"), "--endpoints", tenant, "lease", "keep-alive", kept], stdout=subprocess.DEVNULL) as alive:
+        try:
+            etcdctl(tenant, "put", "/registry/ended", "y", "--lease", ended)
+            with real_etcd() as target:
+                daemon.stokectl("tenant", "export", "leased", "--to", target, "--detach")
+                wait_phase(daemon, "leased", "Following")
+                etcdctl(tenant, "lease", "revoke", ended)
+                time.sleep(9)
+                assert etcdctl(target, "get", "/registry/kept").stdout == "/registry/kept\nx\n"
+                daemon.stokectl("tenant", "export", "leased", "--finish")
+                assert etcdctl(target, "get", "", "--prefix", "--keys-only").stdout.split() == ["/registry/kept"]
+        finally:
+            alive.kill()
+
+
 def test_over_tls_with_client_certificates():
     """From a real etcd that wants certificates, and into one; and from another daemon's TLS port, as it tells its clients."""
     with running() as source, running() as target:
@@ -283,7 +328,8 @@ def test_a_snapshot_of_an_etcd_is_imported(daemon, etcd):
     lease, idle = fill(etcd, "/snap/")
     middle = everything(etcd)[1]
     etcdctl(etcd, "put", "/snap/a/002", "after")
-    etcdctl(etcd, "put", "/other/a", "not ours")
+    other = etcdctl(etcd, "lease", "grant", "3600").stdout.split()[1]
+    etcdctl(etcd, "put", "/other/a", "not ours", "--lease", other)
     with scratch() as folder:
         file = folder / "etcd.snapshot"
         etcdctl(etcd, "snapshot", "save", str(file))
@@ -295,6 +341,7 @@ def test_a_snapshot_of_an_etcd_is_imported(daemon, etcd):
         assert {lease, idle} <= set(etcdctl(tenant, "lease", "list").stdout.split()[3:])
         daemon.stokectl("tenant", "import", "part", "--from-snapshot", str(file), "--prefix", "/snap/", "--to-prefix", "/registry/")
         assert everything(daemon.endpoint("part"))[0] == renamed(everything(etcd, "/snap/")[0], b"/snap/", b"/registry/")
+        assert etcdctl(daemon.endpoint("part"), "lease", "list").stdout.split()[3:] == [lease]
         damaged = bytearray(file.read_bytes())
         damaged[len(damaged) // 2] ^= 1
         (folder / "damaged").write_bytes(damaged)

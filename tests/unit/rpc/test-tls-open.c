@@ -173,6 +173,50 @@ static void test_expiry(void **state) {
         cert_done(&brief);
 }
 
+static struct tls_server *policy_of(const struct cert *ca_cert) {
+        struct bytes certificate = cert_pem(&k.server, NULL), key = cert_key_pem(&k.server),
+                     ca = cert_pem(ca_cert, NULL);
+        const struct tls_authority authority = {"renewed", ca, {}};
+        const struct tls_rule rule = {"CN:munich", "munich", 0};
+        const struct tls_server_config config = {certificate, key, &authority, 1, &rule, 1};
+        struct tls_server *policy;
+
+        assert_int_equal(tls_server_new(&config, &policy, NULL), 0);
+        bytes_free(&certificate);
+        bytes_free(&key);
+        bytes_free(&ca);
+        return policy;
+}
+
+/* An authority that is renewed, with the same key, before it expires: who came before stays, and who comes later does not share their end. */
+static void test_renewed_authority(void **state) {
+        struct cert old = cert_new(&(struct cert_wish){.cn = "renewed", .ca = true, .until = 3});
+        struct cert renewed = {X509_dup(old.x), old.key};
+        struct cert munich = knock_cert(&old, "munich", NULL);
+        struct stream s, later;
+
+        (void)state;
+        EVP_PKEY_up_ref(renewed.key);
+        X509_gmtime_adj(X509_getm_notAfter(renewed.x), 3600);
+        assert_true(X509_sign(renewed.x, renewed.key, EVP_sha256()) > 0);
+        knock_set_policy(&k, policy_of(&old));
+        stream_open(&s, &munich);
+        knock_set_policy(&k, policy_of(&renewed));
+        while (X509_cmp_current_time(X509_get0_notAfter(old.x)) > 0)
+                usleep(100 * 1000);
+        usleep(1100 * 1000); /* the end's own second is part of its time */
+        fixture_run(&k.f, recheck_now);
+        assert_true(stream_lives(&s));
+        stream_open(&later, &munich);
+        fixture_run(&k.f, recheck_now);
+        assert_true(stream_lives(&s) && stream_lives(&later));
+        stream_close(&s);
+        stream_close(&later);
+        cert_done(&old);
+        cert_done(&renewed);
+        cert_done(&munich);
+}
+
 /* Content. */
 
 struct bulk {
@@ -460,6 +504,7 @@ int main(void) {
                 TEST(test_replaced),
                 TEST(test_moved),
                 TEST(test_expiry),
+                TEST(test_renewed_authority),
                 TEST(test_large),
                 TEST(test_pause),
                 TEST(test_slow_reader),

@@ -244,6 +244,52 @@ static void test_inner_authority(void **state) {
         bytes_free(&list);
 }
 
+/* An authority below another, both trusted: the upper one's list is heard about the lower one. */
+static void test_inner_authority_revoked(void **state) {
+        struct cert inner = cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "inner", .ca = true});
+        struct cert other = cert_new(&(struct cert_wish){.issuer = &k.common, .cn = "other", .ca = true});
+        struct cert lower = cert_new(&(struct cert_wish){.issuer = &inner, .cn = "lower", .ca = true});
+        struct cert below = knock_cert(&inner, "munich", NULL), good = knock_cert(&other, "munich", NULL);
+        struct cert lowest = knock_cert(&lower, "munich", NULL);
+        struct bytes certificate = cert_pem(&k.server, NULL), key = cert_key_pem(&k.server),
+                     ca = cert_pem(&lower, &inner, &other, &k.common, NULL),
+                     list = cert_revocations(&k.common, 3600, &inner, NULL);
+        const struct tls_authority authority = {"both", ca, list};
+        const struct tls_rule rule = {"CN:munich", "munich", 0};
+        const struct tls_server_config config = {certificate, key, &authority, 1, &rule, 1};
+        double before = knock_count("revoked");
+        struct tls_wish wish = {.cert = &below};
+        struct tls_server *policy;
+        struct tls_end e;
+
+        (void)state;
+        assert_int_equal(tls_server_new(&config, &policy, NULL), 0);
+        knock_set_policy(&k, policy);
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        assert_int_equal((int)(knock_count("revoked") - before), 1);
+        wish.chain = &inner;
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        wish = (struct tls_wish){.cert = &lowest};
+        assert_false(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        assert_int_equal((int)(knock_count("revoked") - before), 3);
+        wish = (struct tls_wish){.cert = &good};
+        assert_true(tls_end_open(&e, &k, &wish));
+        tls_end_close(&e);
+        cert_done(&inner);
+        cert_done(&other);
+        cert_done(&lower);
+        cert_done(&below);
+        cert_done(&lowest);
+        cert_done(&good);
+        bytes_free(&certificate);
+        bytes_free(&key);
+        bytes_free(&ca);
+        bytes_free(&list);
+}
+
 /* What the refused are told: nothing that depends on what the rules are. */
 static void test_refusals(void **state) {
         struct cert expired =
@@ -441,6 +487,7 @@ int main(void) {
                 TEST(test_our_client),
                 TEST(test_names),
                 TEST(test_inner_authority),
+                TEST(test_inner_authority_revoked),
                 TEST(test_refusals),
                 TEST(test_alpn),
                 TEST(test_no_resumption),
