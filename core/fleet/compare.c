@@ -68,14 +68,14 @@ int transfer_compare(
         uint64_t n_here, n_there;
         int r;
 
-        r = sum_of(t->client, t, with_revisions, &t->prefix, 0, here, &n_here, reterr);
+        r = sum_of(t->client, t, with_revisions, &t->prefix, revision, here, &n_here, reterr);
         if (r >= 0)
                 r = sum_of(target, NULL, with_revisions, &t->new_prefix, revision, there, &n_there, reterr);
         if (r < 0)
                 return r;
         if (n_here != n_there || memcmp(here, there, sizeof(here)) != 0)
                 return error_set(reterr, -EBADMSG,
-                        "what %s has now (%llu keys) is not what %s has (%llu): somebody else writes to one of them",
+                        "what %s has (%llu keys) is not what %s has (%llu): somebody else writes to one of them",
                         etcd_client_endpoint(target), (unsigned long long)n_there, etcd_client_endpoint(t->client),
                         (unsigned long long)n_here);
         return 0;
@@ -87,6 +87,24 @@ struct comparison {
         struct transfer_endpoints target;
         int64_t revision;
 };
+
+/* What was written to the source after that revision did not come along: a writer that was not stopped, or a lease that has ended there. */
+static int look_for_more(struct transfer *t, int64_t revision, struct error *reterr) {
+        uint8_t then[DIGEST_SIZE], now[DIGEST_SIZE];
+        uint64_t n_then, n_now;
+        int r;
+
+        r = sum_of(t->client, t, true, &t->prefix, revision, then, &n_then, reterr);
+        if (r >= 0)
+                r = sum_of(t->client, t, true, &t->prefix, 0, now, &n_now, reterr);
+        if (r < 0 || memcmp(then, now, sizeof(then)) == 0)
+                return r;
+        pthread_mutex_lock(&t->mutex);
+        (void)snprintf(t->status.trouble, sizeof(t->status.trouble),
+                "the source has changed after revision %lld, which did not come along", (long long)revision);
+        pthread_mutex_unlock(&t->mutex);
+        return 0;
+}
 
 static int comparison_work(struct transfer *t, struct error *reterr) {
         cleanup(etcd_client_freep) struct etcd_client *target = NULL;
@@ -103,7 +121,9 @@ static int comparison_work(struct transfer *t, struct error *reterr) {
         r = etcd_client_new(&config, &target, reterr);
         if (r >= 0)
                 r = transfer_look(t, reterr);
-        return r < 0 ? r : transfer_compare(t, target, true, c->revision, reterr);
+        if (r >= 0)
+                r = transfer_compare(t, target, true, c->revision, reterr);
+        return r < 0 ? r : look_for_more(t, c->revision, reterr);
 }
 
 static void comparison_close(struct transfer *t) {

@@ -96,7 +96,8 @@ int transfer_check_stopped(const struct transfer *t, struct error *reterr);
 void transfer_set_phase(struct transfer *t, enum transfer_phase phase);
 /* For what people see: revision: carried up to. */
 void transfer_tell(struct transfer *t, uint64_t n_carried, int64_t revision, const char *to);
-/* Whether the target has what the source has: -EBADMSG. with_revisions: those too. revision: the target's, 0: the newest. */
+/* Whether the target has what the source has: -EBADMSG. with_revisions: those too. revision: of
+ * both, where they count alike; 0: the newest of each. */
 int transfer_compare(
         struct transfer *t, struct etcd_client *target, bool with_revisions, int64_t revision, struct error *reterr);
 /* What kind of etcd it is, and with it the prefix. */

@@ -59,7 +59,7 @@ static void look_for_trouble(struct loop_timer *timer) {
         if (!t->transfer)
                 return;
         transfer_get_status(t->transfer, &status);
-        if (status.trouble[0])
+        if (status.trouble[0] && t->stage == STAGE_RUNNING)
                 answer(t, true, -EBUSY, status.trouble);
         else
                 loop_timer_set(t->fleet->loop, &t->trouble_timer, clock_now_ns() + TROUBLE_NS);

@@ -117,7 +117,10 @@ static void on_compared(void *userdata, int result, const char *reason) {
         struct transfer_status carried = t->last;
         cleanup(freep) char *kept = transfers_drop_thread(t, reason);
 
+        memcpy(carried.trouble, t->last.trouble, sizeof(carried.trouble));
         t->last = carried;
+        if (carried.trouble[0])
+                log_warning("%s: imported, but %s", t->tenant, carried.trouble);
         if (result == -EBADMSG)
                 remove_tenant(t, kept);
         else if (result < 0 && !t->stopped) {
