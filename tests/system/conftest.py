@@ -303,6 +303,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; left out without --long")
+    config.addinivalue_line("markers", "sample(n): only n of its cases, chosen by the seed; all with --long, or where a case is named")
     if config.getoption("--seed") is None:
         config.option.seed = random.SystemRandom().randrange(2**32)
 
@@ -316,6 +317,23 @@ def pytest_collection_modifyitems(config, items):
         left_out = [i for i in items if i.get_closest_marker("long")]
         items[:] = [i for i in items if not i.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
+        if not config.option.keyword:
+            sample(config, items)
+
+
+def sample(config, items):
+    cases = {}
+    for i in items:
+        if i.get_closest_marker("sample"):
+            cases.setdefault((i.path, i.originalname), []).append(i)
+    left_out = set()
+    for (_, name), group in sorted(cases.items(), key=lambda x: str(x[0])):
+        n = group[0].get_closest_marker("sample").args[0]
+        chosen = random.Random(f"{config.option.seed} {name}").sample(group, min(n, len(group)))
+        left_out.update(i.nodeid for i in group if i not in chosen)
+    if left_out:
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid in left_out])
+        items[:] = [i for i in items if i.nodeid not in left_out]
 
 
 @pytest.fixture

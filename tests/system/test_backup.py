@@ -339,8 +339,11 @@ def test_a_file_that_is_damaged_is_not_restored(daemon):
 def test_files_are_private_and_not_overwritten(daemon, tmp_path):
     endpoint = daemon.tenant()
     file = tmp_path / "file"
-    os.umask(0)
-    backup(daemon, file)
+    before = os.umask(0)
+    try:
+        backup(daemon, file)
+    finally:
+        os.umask(before)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     first = file.read_bytes()
     etcdctl(endpoint, "put", "/x", "y")

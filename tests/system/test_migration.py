@@ -425,6 +425,7 @@ class Points(Daemon):
         self.environment = {"STOKEHOLD_TEST_POINT": point} if point else {}
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("point", POINTS + UNDOING + ["former"])
 def test_killed_at(pool, point, seed):
     """kill -9 of the daemon at each step: it ends in exactly one place by itself, what was acknowledged is there, and clients go on."""
@@ -528,6 +529,7 @@ def test_paused_daemon(pool, seed):
         assert etcdctl(endpoints[0], "get", "y", "--print-value-only").stdout == "1\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("point", ["sealing", "committed", "switch", "switching", "unseal"])
 def test_taken_over(pool, point, seed):
     """The daemon that moves a tenant is killed and stays away: another undoes it, or finds it done, and serves."""
@@ -562,6 +564,7 @@ def test_taken_over(pool, point, seed):
         assert etcdctl(endpoint, "get", "k", "--print-value-only").stdout == "v\n"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("point", ["sealing", "committed", "switch"])
 def test_stopped_owner(pool, point, seed):
     """The daemon that moves a tenant stands still between seal and switch until another has undone that: it may not go on where it was."""
