@@ -613,6 +613,72 @@ static void not_raised(void **state) {
         }
 }
 
+/* Whoever appended the mark has gone, or is slow, with its deletions; a daemon that opens the log later knows only of those that are left, and
+ * a copy must have neither. */
+static void deleted_before(void **state) {
+        struct world *w = *state;
+        struct keyspace *other = engine_keyspace(&w->e, 2);
+        struct pin *p;
+
+        for (unsigned how = 0; how < 3; how++) {
+                struct answer answer;
+
+                engine_fill(&w->e, w->ks, "/k", 1500);
+                answer = engine_delete(&w->e, w->ks, "/k", "/l");
+                assert_int_equal(answer.deleted, 1500);
+                engine_put(&w->e, w->ks, "/a", "x");
+                assert_int_equal(engine_get(&w->e, other, "/a").count, 1);
+                if (how == 0)
+                        memory_fail_next("move-source", MEMORY_COMPACT, 1000000, -EIO);
+                else
+                        memory_set_faults("move-source", &(struct memory_faults){.delay_us = 30000});
+                {
+                        struct compact_call c = {.revision_wanted = answer.revision + 1};
+
+                        c.call.done = on_call;
+                        c.call.deadline_ns = UINT64_MAX;
+                        w->flag = false;
+                        keyspace_compact(w->ks, &c);
+                        wait_flag(w);
+                        assert_int_equal(w->result, KEYSPACE_OK);
+                }
+                if (how == 0) {
+                        engine_keyspace_close(&w->e, w->ks);
+                        memory_fail_next("move-source", MEMORY_COMPACT, 3, -EIO);
+                        w->ks = engine_keyspace(&w->e, 1);
+                }
+                p = pin(w, how == 2 ? w->ks : other, 60 * NSEC_PER_SEC);
+                memory_set_faults("move-source", NULL);
+                assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+                keyspace_unpin(p);
+        }
+        engine_keyspace_close(&w->e, other);
+}
+
+/* What is named while an older pin stands waits for both; the younger is told of nothing that the older one needs. */
+static void pinned_twice(void **state) {
+        struct world *w = *state;
+        struct keyspace *other = engine_keyspace(&w->e, 2);
+        struct pin *first, *second;
+
+        for (int i = 0; i < 20; i++)
+                engine_put(&w->e, w->ks, "/k", "x");
+        assert_int_equal(engine_get(&w->e, other, "/k").count, 1);
+        first = pin(w, w->ks, 60 * NSEC_PER_SEC);
+        assert_int_equal(engine_compact(&w->e, w->ks, 21), KEYSPACE_OK);
+        second = pin(w, other, 60 * NSEC_PER_SEC);
+        engine_run(&w->e, 50, NULL);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 20);
+        keyspace_unpin(first);
+        engine_run(&w->e, 200, NULL);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 20);
+        keyspace_unpin(second);
+        for (int i = 0; i < 1000 && n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT) > 1; i++)
+                engine_run(&w->e, 5, NULL);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+        engine_keyspace_close(&w->e, other);
+}
+
 static void lost_pin(void **state) {
         struct world *w = *state;
         struct pin *p;
@@ -1137,6 +1203,8 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(deleted_again, setup, teardown),
                 cmocka_unit_test_setup_teardown(not_raised, setup, teardown),
+                cmocka_unit_test_setup_teardown(deleted_before, setup, teardown),
+                cmocka_unit_test_setup_teardown(pinned_twice, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
