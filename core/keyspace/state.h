@@ -251,6 +251,7 @@ struct keyspace {
         struct values values;
         uint64_t bytes_live, bytes_log, n_versions;
         uint64_t sum;          /* over all versions and leases */
+        uint64_t changed;      /* seq of the last record that brought one, or ended a lease */
         struct verify *verify; /* borrowed: compares a copy with it; or NULL */
 
         /* commit.c */

@@ -771,6 +771,50 @@ static void verified(void **state) {
         }
 }
 
+/* Behind the seal comes another migration's unseal: what is missing is missing all the same. */
+static void verified_behind_the_seal(void **state) {
+        struct world *w = *state;
+        struct pump_config c = {
+                .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                .target = {.datastore = w->target, .name = "t"},
+                .loop = w->e.loop,
+                .on_done = on_done,
+                .userdata = w,
+        };
+        struct verify_config vc = {.keyspace = w->ks, .datastore = w->target, .on_done = on_done, .userdata = w};
+        struct keyspace_status status;
+        struct seal_call seal;
+        struct verify *v;
+        struct pump *pump;
+
+        for (unsigned how = 0; how < 2; how++) {
+                uint8_t id[16] = {80, (uint8_t)how}, other[16] = {90, (uint8_t)how};
+
+                memcpy(c.source.incarnation, w->e.incarnation, 16);
+                memcpy(c.target.incarnation, id, 16);
+                memcpy(c.target.id, id, 16);
+                memcpy(vc.incarnation, id, 16);
+                memcpy(vc.installation, id, 16);
+                engine_fill(&w->e, w->ks, "/k", 5);
+                keyspace_get_status(w->ks, &status);
+                seal = seal_with(w, w->ks, id, keyspace_seal);
+                seal_with(w, w->ks, other, keyspace_unseal);
+                assert_int_equal(pump_new(&c, &pump), 0);
+                pump_finish(pump, &seal.end);
+                w->flag = false;
+                wait_flag(w);
+                assert_int_equal(w->result, 0);
+                if (how == 0)
+                        memory_spoil("move-target", "t", status.end.seq, false);
+                assert_int_equal(verify_new(&vc, &v), 0);
+                verify(w, v, seal.end.seq);
+                assert_int_equal(w->result, how == 0 ? -EUCLEAN : 0);
+                verify_free(v);
+                pump_free(pump);
+                seal_with(w, w->ks, id, keyspace_unseal);
+        }
+}
+
 /* ---- switches */
 
 static void moved(void **state) {
@@ -1207,6 +1251,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(pinned_twice, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
+                cmocka_unit_test_setup_teardown(verified_behind_the_seal, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
                 cmocka_unit_test_setup_teardown(restored, setup, teardown),
                 cmocka_unit_test_setup_teardown(value_of_the_other_log, setup, teardown),
