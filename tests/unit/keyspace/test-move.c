@@ -1215,6 +1215,32 @@ static void bad_times(void **state) {
         memory_set_faults("move-source", NULL);
 }
 
+/* A value is being read where the log was, from a datastore that does not answer any more: it is read at the target. */
+static void value_from_the_target(void **state) {
+        struct world *w = *state;
+        struct memory_faults stuck = {.delay_us = UINT64_C(3600000000)};
+        char *big = xcalloc(1, (2 << 20) + 1);
+        struct asked get;
+        uint64_t n;
+
+        memset(big, 'v', 2 << 20); /* more than the cache takes */
+        assert_int_equal(engine_put(&w->e, w->ks, "/k", big).result, KEYSPACE_OK);
+        seal_with(w, w->ks, first_id, keyspace_seal);
+        copy_log(w, first_id, there);
+        n = memory_calls("move-source", MEMORY_VALUES);
+        memory_set_faults("move-source", &stuck);
+        get_begin(w->ks, &get, "/k", true, 600000);
+        while (memory_calls("move-source", MEMORY_VALUES) == n)
+                engine_run(&w->e, 1, NULL);
+        switch_to(w, w->ks, there);
+        engine_run(&w->e, 20000, &get.done);
+        assert_int_equal(get.result, KEYSPACE_OK);
+        assert_int_equal(get.value[0], 'v');
+        memory_set_faults("move-source", NULL);
+        arena_done(&get.arena);
+        free(big);
+}
+
 /* Closed on the way. */
 static void closed_meanwhile(void **state) {
         struct world *w = *state;
@@ -1260,6 +1286,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(settled_at_the_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(closed_ones, setup, teardown),
                 cmocka_unit_test_setup_teardown(bad_times, setup, teardown),
+                cmocka_unit_test_setup_teardown(value_from_the_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(closed_meanwhile, setup, teardown),
         };
 
