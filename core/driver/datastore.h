@@ -58,6 +58,8 @@ struct datastore_job {
         /* Set by the submitter, who owns the structure (embedded) until done has been called. */
         enum job_class class;
         const struct stoke_keyspace *keyspace; /* NULL: of the store as a whole; must stay valid */
+        const char *
+                for_keyspace; /* its name, of a job that is not among its jobs, but is hurried with them; NULL; as keyspace */
         bool own_scope;       /* on a session of the store's own, whatever the keyspace: create, drop, install */
         uint64_t deadline_ns; /* CLOCK_MONOTONIC, for waiting, connecting and the call together */
         struct loop *loop;    /* where done is called; NULL: on whichever thread ends it, where it must not block */
@@ -82,7 +84,7 @@ struct datastore_job {
 };
 
 void datastore_submit(struct datastore *ds, struct datastore_job *job);
-/* The jobs of a keyspace (by name) that wait or run end soon: their deadlines are now. Any thread. */
+/* The jobs of a keyspace (by name), and those that are for it, that wait or run end soon: their deadlines are now. Any thread. */
 void datastore_hurry(struct datastore *ds, const char *keyspace);
 /* How many jobs wait or run, of a keyspace (by name) or (NULL) of all. */
 size_t datastore_pending(struct datastore *ds, const char *keyspace);

@@ -342,18 +342,35 @@ void datastore_submit(struct datastore *ds, struct datastore_job *job) {
                 datastore_post_all(job, -ECANCELED, "the datastore is being closed");
 }
 
+static bool is_for(const struct datastore_job *job, const char *keyspace) {
+        return job->for_keyspace && strcmp(job->for_keyspace, keyspace) == 0;
+}
+
+static void hurry_lane(struct lane *lane, const char *keyspace, uint64_t now) {
+        for (int c = 0; c < N_CLASSES; c++)
+                for (struct datastore_job *job = lane->first[c]; job; job = job->next)
+                        if (lane->name || is_for(job, keyspace))
+                                job->deadline_ns = min_of(job->deadline_ns, now);
+}
+
 void datastore_hurry(struct datastore *ds, const char *keyspace) {
         uint64_t now = clock_now_ns();
-        struct lane *lane;
+        struct lane *lane, *other;
 
         pthread_mutex_lock(&ds->mutex);
         HASH_FIND_STR(ds->lanes, keyspace, lane);
-        for (int c = 0; lane && c < N_CLASSES; c++)
-                for (struct datastore_job *job = lane->first[c]; job; job = job->next)
-                        job->deadline_ns = min_of(job->deadline_ns, now);
-        for (unsigned i = 0; lane && i < ds->n_sessions; i++)
-                if (ds->sessions[i]->job && ds->sessions[i]->job->lane == lane)
+        if (lane)
+                hurry_lane(lane, keyspace, now);
+        for (int c = 0; c < N_CLASSES; c++)
+                TAILQ_FOREACH(other, &ds->ready[c], ready)
+                        if (!other->name)
+                                hurry_lane(other, keyspace, now);
+        for (unsigned i = 0; i < ds->n_sessions; i++) {
+                const struct datastore_job *job = ds->sessions[i]->job;
+
+                if (job && ((lane && job->lane == lane) || is_for(job, keyspace)))
                         ds->sessions[i]->deadline_ns = min_of(ds->sessions[i]->deadline_ns, now);
+        }
         pthread_mutex_unlock(&ds->mutex);
 }
 

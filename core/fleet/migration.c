@@ -16,6 +16,11 @@
 #include "fleet/restore.h"
 #include "fleet/state.h"
 
+/* Daemons that share a registry hear of the switch one after the other, mostly within a second, and serve from the former datastore until they
+ * do. To whom it is gone before, the tenant is: its calls fail, and its watches end. So it stays for so long at least, which is enough for a daemon
+ * whose watch of the registry has to be made anew. */
+#define LEAST_STAY_S INT64_C(15)
+
 void (*fleet_point)(const char *name);
 
 /* ---- the record */
@@ -82,6 +87,7 @@ static void write_switch(struct assignment *a) {
         const struct registry_migration *m = a->record->migration;
         struct registry_record *next = registry_record_copy(a->record);
         struct registry_previous *previous = new0(struct registry_previous);
+        int64_t stays = m->retention;
 
         previous->datastore = steal(next->datastore);
         previous->host = steal(next->host);
@@ -90,7 +96,9 @@ static void write_switch(struct assignment *a) {
         memcpy(previous->migration, m->id, 16);
         previous->back = m->back;
         previous->restored = m->restore;
-        previous->until = time(NULL) + m->retention;
+        if (a->fleet->shared_registry && !previous->host[0])
+                stays = max_of(stays, LEAST_STAY_S);
+        previous->until = time(NULL) + stays;
         registry_previous_free(next->previous);
         next->previous = previous;
         next->datastore = strdup(m->datastore);

@@ -26,6 +26,7 @@ static void apply_key(struct keyspace *ks, const struct stoke_record *r, bool is
         index_set_alive(&ks->index, e, is_put);
         ks->n_versions++;
         ks->sum += hash_version(&v);
+        ks->changed = r->seq;
         if (is_put) {
                 ks->bytes_live += e->key_size + v.value_size;
                 if (v.lease)
@@ -51,9 +52,12 @@ void keyspace_apply(struct keyspace *ks, const struct stoke_record *r, struct bl
                 apply_key(ks, r, false);
                 break;
         case RECORD_LEASE:
-        case RECORD_KEEPALIVE:
         case RECORD_REVOKE:
         case RECORD_REVOKE_GROUPED:
+                ks->changed = r->seq;
+                lease_apply(ks, r);
+                break;
+        case RECORD_KEEPALIVE:
         case RECORD_LEASE_LEFT:
                 lease_apply(ks, r);
                 break;
@@ -94,6 +98,6 @@ void keyspace_forget(struct keyspace *ks) {
         ks->end = (struct stoke_end){};
         ks->revision = ks->compacted = 0;
         memset(ks->recovered, 0, sizeof(ks->recovered));
-        ks->bytes_live = ks->bytes_log = ks->n_versions = ks->sum = 0;
+        ks->bytes_live = ks->bytes_log = ks->n_versions = ks->sum = ks->changed = 0;
         verify_void(ks);
 }

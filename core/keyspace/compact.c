@@ -8,7 +8,8 @@
  * kinds die likewise: at once what nobody needs any more, one mark later what speaks of another record's death.
  *
  * While a pin stands nothing is deleted, and a mark may be appended before the deletions of the one before are complete; it says so. Then
- * what each of them names is a round of its own, and the rounds are deleted one after the other, as if the later mark had waited.
+ * what each of them names is a round of its own, and the rounds are deleted one after the other, as if the later mark had waited. Only whoever
+ * pins deletes first what the marks before the pin name, whose ever they are (pin.c).
  *
  * The keyspace's loop only; deletions run on a worker.
  */
@@ -68,6 +69,7 @@ void compaction_on_installed(struct keyspace *ks) {
         memmove(c->rounds + 1, c->rounds, c->n_rounds * sizeof(*c->rounds));
         c->n_rounds++;
         c->rounds[0] = c->deleted;
+        c->rounds[0].mark = 0; /* before all others */
         c->deleted = (struct seq_list){};
 }
 
@@ -213,6 +215,7 @@ static void on_prune(struct loop_timer *timer) {
                 return;
         }
         compaction_kick(ks);
+        pins_look(ks);
 }
 
 void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *r) {
@@ -238,7 +241,7 @@ void compaction_apply_mark(struct keyspace *ks, const struct stoke_record *r) {
         seq_list_join(&c->dead, &c->later);
         seq_list_join(&c->dead, &c->pending);
         seq_list_join(&c->later, &c->pending_later);
-        c->mark = r->seq;
+        c->mark = c->dead.mark = r->seq;
         c->own = memcmp(r->origin.daemon, ks->daemon, sizeof(ks->daemon)) == 0;
         c->fenced = false;
         c->pruning = true;
@@ -293,6 +296,7 @@ static void on_compacted(struct datastore_job *job) {
         }
         free(j);
         compaction_kick(ks);
+        pins_look(ks);
         keyspace_check_closed(ks);
 }
 
@@ -330,12 +334,27 @@ static bool is_busy(struct compaction *c) {
         return c->pruning || c->job || first_round(c)->n;
 }
 
+bool compaction_is_complete_below(struct keyspace *ks, uint64_t seq) {
+        struct compaction *c = &ks->compaction;
+        struct seq_list *first = first_round(c);
+
+        /* The first has the lowest mark; a job's are of the first too. */
+        return !c->job && !(c->pruning && c->mark < seq) && (!first->n || first->mark >= seq);
+}
+
 void compaction_kick(struct keyspace *ks) {
         struct compaction *c = &ks->compaction;
+        uint64_t below = pins_wait_below(ks);
         struct keyspace_call *call;
 
-        if (ks->closing || !ks->open || c->pruning || c->job || (c->retry.position && !keyspace_is_pinned(ks)))
+        if (ks->closing || !ks->open || c->pruning || c->job ||
+                (c->retry.position && (below || !keyspace_is_pinned(ks))))
                 return;
+        if (below && first_round(c)->n && first_round(c)->mark < below) {
+                if (!keyspace_is_held(ks))
+                        delete_some(ks);
+                return;
+        }
         if (first_round(c)->n && !keyspace_is_pinned(ks)) {
                 /* Another daemon's mark is that daemon's to carry out, unless it is in our way. */
                 if (!keyspace_is_held(ks) && (ks->exclusive || c->own || c->held.n || c->physical.n))

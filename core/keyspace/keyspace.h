@@ -397,7 +397,7 @@ void keyspace_hash(struct keyspace *ks, struct hash_call *call);
 
 /*
  * A pin: while it stands, nothing is deleted from the datastore physically, by any daemon. Compactions go on and are answered (a
- * physical one too), their deletions wait. A copy that begins once it stands (on_pinned) sees a log to which records are only added; what it
+ * physical one too), their deletions wait. What is dead already when it is asked for is deleted first, which may take a while. A copy that begins once it stands (on_pinned) sees a log to which records are only added; what it
  * misses was dead before. Renewed by itself, in the log where others write it too.
  */
 struct pin;

@@ -2,9 +2,12 @@
  * Pins: records that keep all daemons from deleting what is dead, for so long. Each counts a pin's time from when it learnt of it, as a lease's,
  * so never too short; whoever has the pin counts from before it was sent, renews it in time, and calls it lost when that did not succeed.
  *
- * Since a tombstone is named only by a later mark than what it covers, and whoever appends a mark has completed the deletions of the one before
- * or says that they are not, a daemon that has not read the pin yet can be deleting for one mark at most, the last before it; and
- * nothing that is dead lives again in a copy that misses only such records.
+ * A daemon that has not read the pin yet may be deleting what marks before it name. A copy that got some of that would raise the dead: whoever
+ * opens the log when they have gone from it knows nothing of them, and deletes the tombstones that cover them in the copy. So whoever pins deletes
+ * first all that marks before the pin name, whose ever the marks are, and only then tells that it stands. What it knows as dead by them is
+ * what any daemon knows, but for what had gone when it opened the log; so what others still delete then is gone already.
+ *
+ * What marks between an older pin, which still stands, and this one name is nobody's to delete until both are over.
  *
  * Where nobody else can append, a pin is in memory alone. The keyspace's loop only.
  */
@@ -26,6 +29,7 @@ struct pin {
         int64_t seconds;
         struct keyspace_call call;
         bool calling, stands, lost, freed;
+        uint64_t seq;         /* marks below it were there before; 0: it is not in the log yet, or in force */
         bool written;         /* it may be in the log */
         uint64_t sent_ns;     /* the call that is under way was evaluated then */
         uint64_t valid_until; /* as others count it, at least */
@@ -65,6 +69,7 @@ static void on_pins_time(struct loop_timer *timer) {
 
         look_again(ks);
         compaction_kick(ks);
+        pins_look(ks);
 }
 
 void pin_apply(struct keyspace *ks, const struct stoke_record *r) {
@@ -81,12 +86,14 @@ void pin_apply(struct keyspace *ks, const struct stoke_record *r) {
                 if (i == m->n_pins) {
                         m->pins = realloc(m->pins, (m->n_pins + 1) * sizeof(*m->pins));
                         check(m->pins);
-                        m->pins[m->n_pins++].id = r->lease;
+                        m->pins[m->n_pins++] = (struct log_pin){.id = r->lease, .seq = r->seq};
                 }
                 m->pins[i].expires_ns =
                         clock_now_ns() + (uint64_t)min_of(r->version, (int64_t)LONGEST_PIN_SECONDS) * NSEC_PER_SEC;
         }
         look_again(ks);
+        if (r->version <= 0) /* what it was in the way of goes on */
+                loop_timer_set(ks->loop, &m->pins_timer, clock_now_ns());
 }
 
 bool keyspace_is_pinned(const struct keyspace *ks) {
@@ -132,13 +139,58 @@ static void lose(struct pin *p, const char *why) {
         compaction_kick(p->ks);
 }
 
-static void stand(struct pin *p, const struct stoke_end *end, int64_t revision) {
-        if (p->stands)
+/* The first of all that stand, or wait. */
+static uint64_t first_seq(const struct keyspace *ks) {
+        uint64_t seq = UINT64_MAX;
+        const struct pin *p;
+
+        for (size_t i = 0; i < ks->moving.n_pins; i++)
+                seq = min_of(seq, ks->moving.pins[i].seq);
+        TAILQ_FOREACH(p, &ks->moving.own, link)
+                if (p->seq && !p->freed && !p->lost)
+                        seq = min_of(seq, p->seq);
+        return seq;
+}
+
+static bool waits(const struct pin *p) {
+        return p->seq && !p->stands && !p->lost && !p->freed;
+}
+
+uint64_t pins_wait_below(const struct keyspace *ks) {
+        const struct pin *p;
+
+        TAILQ_FOREACH(p, &ks->moving.own, link)
+                if (waits(p))
+                        return first_seq(ks);
+        return 0;
+}
+
+void pins_look(struct keyspace *ks) {
+        uint64_t below = pins_wait_below(ks);
+        struct pin *p;
+
+        /* Behind a seal that nobody else can lift there is nothing to wait for: nobody deletes. */
+        if (!below || !ks->open || (!compaction_is_complete_below(ks, below) && !(ks->exclusive && ks->moving.sealed)))
                 return;
-        p->stands = true;
+        TAILQ_FOREACH(p, &ks->moving.own, link)
+                if (waits(p)) {
+                        p->stands = true;
+                        loop_defer(ks->loop, &p->task);
+                }
+}
+
+/* It is in the log, or in force, as of here. */
+static void stand(struct pin *p, const struct stoke_end *end, int64_t revision) {
+        if (p->seq)
+                return;
+        p->seq = end->seq + 1;
+        for (size_t i = 0; i < p->ks->moving.n_pins; i++)
+                if (p->ks->moving.pins[i].id == p->id)
+                        p->seq = p->ks->moving.pins[i].seq;
         p->end = *end;
         p->revision = revision;
-        loop_defer(p->ks->loop, &p->task);
+        compaction_kick(p->ks);
+        pins_look(p->ks);
 }
 
 static int evaluate(struct keyspace_call *call, struct batch *b) {
@@ -159,7 +211,7 @@ static int evaluate(struct keyspace_call *call, struct batch *b) {
 static void on_time(struct loop_timer *timer) {
         struct pin *p = container_of(timer, struct pin, timer);
 
-        if (p->stands && clock_now_ns() + (uint64_t)p->seconds * NSEC_PER_SEC / 10 >= p->valid_until)
+        if (p->seq && clock_now_ns() + (uint64_t)p->seconds * NSEC_PER_SEC / 10 >= p->valid_until)
                 lose(p, "it could not be renewed in time: others may have deleted what was not copied yet");
         else if (!p->calling)
                 ask(p);

@@ -94,6 +94,7 @@ struct alarms {
 struct seq_list {
         uint64_t *seqs; /* owned */
         size_t n, capacity;
+        uint64_t mark; /* of what is to be deleted: seq of the mark that names it */
 };
 
 struct compaction {
@@ -155,6 +156,7 @@ struct past {
 /* pin.c, seal.c, switch.c: what stands in the way of calls and deletions, and going on elsewhere. */
 struct log_pin {
         int64_t id;
+        uint64_t seq;        /* of its first record */
         uint64_t expires_ns; /* from when this daemon learnt of it, as leases */
 };
 struct ended_migration {
@@ -249,6 +251,7 @@ struct keyspace {
         struct values values;
         uint64_t bytes_live, bytes_log, n_versions;
         uint64_t sum;          /* over all versions and leases */
+        uint64_t changed;      /* seq of the last record that brought one, or ended a lease */
         struct verify *verify; /* borrowed: compares a copy with it; or NULL */
 
         /* commit.c */
@@ -432,6 +435,10 @@ void moving_queue(struct keyspace *ks, struct keyspace_call *call,
 void pin_apply(struct keyspace *ks, const struct stoke_record *record);
 /* Nothing may be deleted from the datastore now. */
 bool keyspace_is_pinned(const struct keyspace *ks);
+/* What marks below this seq name is deleted all the same, since a pin of this daemon waits for that; 0: none does. */
+uint64_t pins_wait_below(const struct keyspace *ks);
+/* What they wait for may have come about. */
+void pins_look(struct keyspace *ks);
 /* The keyspace is being closed. */
 void pins_stop(struct keyspace *ks);
 /* switch.c: nothing new is begun at the datastore. */
@@ -487,6 +494,8 @@ void compaction_add(struct keyspace *ks, uint64_t seq, bool is_tombstone);
 /* The log is an installation from here on: what was deleted before counts as not deleted. */
 void compaction_on_installed(struct keyspace *ks);
 void compaction_kick(struct keyspace *ks);
+/* Nothing that marks below this seq name is left to be deleted by this daemon. */
+bool compaction_is_complete_below(struct keyspace *ks, uint64_t seq);
 void compaction_done(struct keyspace *ks);
 void compaction_forget(struct keyspace *ks);
 

@@ -283,6 +283,14 @@ static bool is_goal(const struct stream *s) {
         return s->config.upto || origin_equal(&s->last.origin, &s->status.goal.origin);
 }
 
+/* Nothing up to a record that was there. Without a pin that is how it looks when all of it was deleted, which does not get better. */
+static void miss(struct stream *s) {
+        if (s->config.pinned || is_set(s->config.installation))
+                fail(s, -EIO, "the log ends before its end");
+        else
+                end(s, -EAGAIN, "the log was compacted while it was read");
+}
+
 static void on_read(struct datastore_job *job) {
         struct stream *s = container_of(job, struct stream, job);
         uint64_t goal = s->status.goal.seq;
@@ -308,9 +316,9 @@ static void on_read(struct datastore_job *job) {
                 else if (s->scanned >= goal)
                         end(s, 0, NULL);
                 else if (!s->last.seq)
-                        fail(s, -EIO, "the log ends before its end");
+                        miss(s);
         } else if (!s->last.seq) {
-                fail(s, -EIO, "the log ends before its end");
+                miss(s);
         } else if (s->marked && !s->config.pinned) {
                 end(s, -EAGAIN, "the log was compacted while it was read");
         } else if (s->last.seq > goal || (s->last.seq == goal && !is_goal(s))) {

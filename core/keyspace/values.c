@@ -270,6 +270,7 @@ static void fetch_submit(struct fetch_job *j) {
         }
         j->n_visited = 0;
         j->name = keyspace_stoke(j->ks);
+        j->job.for_keyspace = j->name.name; /* not among its jobs: nobody waits for an append to read a value */
         memset(j->blobs, 0, sizeof(j->blobs));
         keyspace_submit(j->ks, &j->job);
 }

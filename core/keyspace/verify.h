@@ -18,7 +18,7 @@ struct verify_config {
         struct datastore *datastore; /* borrowed: the target */
         uint8_t incarnation[16];     /* there */
         uint8_t installation[16];    /* its id */
-        /* All up to the seq that was asked for last was read: 0: it is as it must be, as far as it is up to the keyspace's own end; -EUCLEAN with
+        /* All up to the seq that was asked for last was read: 0: it is as it must be, as far as it is up to the keyspace's last change; -EUCLEAN with
          * the difference in words; or negative errno. Never from within verify_up_to(). */
         void (*on_done)(void *userdata, int result, const char *reason);
         void *userdata;
@@ -27,7 +27,7 @@ int verify_new(const struct verify_config *config, struct verify **ret);
 /* Takes NULL. */
 void verify_free(struct verify *verify);
 DEFINE_FREEP(verify)
-/* Reads on, up to this seq, which was fed; again and again, each time when on_done was called. Where this is the keyspace's end (held, sealed),
- * on_done tells of the whole. */
+/* Reads on, up to this seq, which was fed; again and again, each time when on_done was called. Where no key or lease was changed behind it (held,
+ * sealed), on_done tells of the whole. */
 void verify_up_to(struct verify *verify, uint64_t seq);
 uint64_t verify_seq(const struct verify *verify);

@@ -227,6 +227,42 @@ static void test_interrupt(void **state) {
         close_all();
 }
 
+/* What is for a keyspace ends soon when that is hurried, whether it runs or waits; nothing else does. */
+static void test_hurry(void **state) {
+        static struct test_job jobs[4];
+        static const char *const names[] = {"a", "b", "a", NULL};
+        struct memory_faults faults = {.delay_us = UINT64_C(3600000000)};
+
+        (void)state;
+        open_with(2);
+        memory_set_faults("test", &faults);
+        for (unsigned i = 0; i < 4; i++) { /* the first two run */
+                jobs[i] = (struct test_job){.number = i};
+                jobs[i].job = (struct datastore_job){.class = JOB_READ,
+                        .for_keyspace = names[i],
+                        .loop = loop,
+                        .deadline_ns = UINT64_MAX,
+                        .run = on_slow_ends,
+                        .done = on_done};
+                datastore_submit(ds, &jobs[i].job);
+        }
+        n_expected = 2;
+        sleep_ms(20);
+        datastore_hurry(ds, "a");
+        assert_int_equal(loop_run(loop), 0);
+        assert_true(jobs[0].done && jobs[2].done && !jobs[1].done && !jobs[3].done);
+        assert_true(jobs[0].job.result < 0 && jobs[2].job.result < 0);
+        n_expected = 3;
+        datastore_hurry(ds, "b");
+        assert_int_equal(loop_run(loop), 0);
+        assert_true(jobs[1].done && !jobs[3].done);
+        n_expected = 4;
+        datastore_close(ds, 10 * NSEC_PER_MSEC);
+        assert_int_equal(loop_run(loop), 0);
+        assert_true(jobs[3].done);
+        loop_free(loop);
+}
+
 /* Closing ends what waits, interrupts what runs, and loses no outcome. */
 static void test_close(void **state) {
         static struct test_job jobs[20];
@@ -306,6 +342,7 @@ int main(void) {
                 cmocka_unit_test(test_waiting_deadline),
                 cmocka_unit_test(test_connect_fails),
                 cmocka_unit_test(test_interrupt),
+                cmocka_unit_test(test_hurry),
                 cmocka_unit_test(test_close),
                 cmocka_unit_test(test_subscription),
         };

@@ -613,6 +613,72 @@ static void not_raised(void **state) {
         }
 }
 
+/* Whoever appended the mark has gone, or is slow, with its deletions; a daemon that opens the log later knows only of those that are left, and
+ * a copy must have neither. */
+static void deleted_before(void **state) {
+        struct world *w = *state;
+        struct keyspace *other = engine_keyspace(&w->e, 2);
+        struct pin *p;
+
+        for (unsigned how = 0; how < 3; how++) {
+                struct answer answer;
+
+                engine_fill(&w->e, w->ks, "/k", 1500);
+                answer = engine_delete(&w->e, w->ks, "/k", "/l");
+                assert_int_equal(answer.deleted, 1500);
+                engine_put(&w->e, w->ks, "/a", "x");
+                assert_int_equal(engine_get(&w->e, other, "/a").count, 1);
+                if (how == 0)
+                        memory_fail_next("move-source", MEMORY_COMPACT, 1000000, -EIO);
+                else
+                        memory_set_faults("move-source", &(struct memory_faults){.delay_us = 30000});
+                {
+                        struct compact_call c = {.revision_wanted = answer.revision + 1};
+
+                        c.call.done = on_call;
+                        c.call.deadline_ns = UINT64_MAX;
+                        w->flag = false;
+                        keyspace_compact(w->ks, &c);
+                        wait_flag(w);
+                        assert_int_equal(w->result, KEYSPACE_OK);
+                }
+                if (how == 0) {
+                        engine_keyspace_close(&w->e, w->ks);
+                        memory_fail_next("move-source", MEMORY_COMPACT, 3, -EIO);
+                        w->ks = engine_keyspace(&w->e, 1);
+                }
+                p = pin(w, how == 2 ? w->ks : other, 60 * NSEC_PER_SEC);
+                memory_set_faults("move-source", NULL);
+                assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+                keyspace_unpin(p);
+        }
+        engine_keyspace_close(&w->e, other);
+}
+
+/* What is named while an older pin stands waits for both; the younger is told of nothing that the older one needs. */
+static void pinned_twice(void **state) {
+        struct world *w = *state;
+        struct keyspace *other = engine_keyspace(&w->e, 2);
+        struct pin *first, *second;
+
+        for (int i = 0; i < 20; i++)
+                engine_put(&w->e, w->ks, "/k", "x");
+        assert_int_equal(engine_get(&w->e, other, "/k").count, 1);
+        first = pin(w, w->ks, 60 * NSEC_PER_SEC);
+        assert_int_equal(engine_compact(&w->e, w->ks, 21), KEYSPACE_OK);
+        second = pin(w, other, 60 * NSEC_PER_SEC);
+        engine_run(&w->e, 50, NULL);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 20);
+        keyspace_unpin(first);
+        engine_run(&w->e, 200, NULL);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 20);
+        keyspace_unpin(second);
+        for (int i = 0; i < 1000 && n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT) > 1; i++)
+                engine_run(&w->e, 5, NULL);
+        assert_int_equal(n_records_at(w, w->e.datastore, w->e.incarnation, RECORD_PUT), 1);
+        engine_keyspace_close(&w->e, other);
+}
+
 static void lost_pin(void **state) {
         struct world *w = *state;
         struct pin *p;
@@ -702,6 +768,50 @@ static void verified(void **state) {
                 pump_free(pump);
                 keyspace_unpin(p);
                 engine_run(&w->e, 50, NULL);
+        }
+}
+
+/* Behind the seal comes another migration's unseal: what is missing is missing all the same. */
+static void verified_behind_the_seal(void **state) {
+        struct world *w = *state;
+        struct pump_config c = {
+                .source = {.datastore = w->e.datastore, .name = "t", .pinned = true, .follow = true},
+                .target = {.datastore = w->target, .name = "t"},
+                .loop = w->e.loop,
+                .on_done = on_done,
+                .userdata = w,
+        };
+        struct verify_config vc = {.keyspace = w->ks, .datastore = w->target, .on_done = on_done, .userdata = w};
+        struct keyspace_status status;
+        struct seal_call seal;
+        struct verify *v;
+        struct pump *pump;
+
+        for (unsigned how = 0; how < 2; how++) {
+                uint8_t id[16] = {80, (uint8_t)how}, other[16] = {90, (uint8_t)how};
+
+                memcpy(c.source.incarnation, w->e.incarnation, 16);
+                memcpy(c.target.incarnation, id, 16);
+                memcpy(c.target.id, id, 16);
+                memcpy(vc.incarnation, id, 16);
+                memcpy(vc.installation, id, 16);
+                engine_fill(&w->e, w->ks, "/k", 5);
+                keyspace_get_status(w->ks, &status);
+                seal = seal_with(w, w->ks, id, keyspace_seal);
+                seal_with(w, w->ks, other, keyspace_unseal);
+                assert_int_equal(pump_new(&c, &pump), 0);
+                pump_finish(pump, &seal.end);
+                w->flag = false;
+                wait_flag(w);
+                assert_int_equal(w->result, 0);
+                if (how == 0)
+                        memory_spoil("move-target", "t", status.end.seq, false);
+                assert_int_equal(verify_new(&vc, &v), 0);
+                verify(w, v, seal.end.seq);
+                assert_int_equal(w->result, how == 0 ? -EUCLEAN : 0);
+                verify_free(v);
+                pump_free(pump);
+                seal_with(w, w->ks, id, keyspace_unseal);
         }
 }
 
@@ -1105,6 +1215,32 @@ static void bad_times(void **state) {
         memory_set_faults("move-source", NULL);
 }
 
+/* A value is being read where the log was, from a datastore that does not answer any more: it is read at the target. */
+static void value_from_the_target(void **state) {
+        struct world *w = *state;
+        struct memory_faults stuck = {.delay_us = UINT64_C(3600000000)};
+        char *big = xcalloc(1, (2 << 20) + 1);
+        struct asked get;
+        uint64_t n;
+
+        memset(big, 'v', 2 << 20); /* more than the cache takes */
+        assert_int_equal(engine_put(&w->e, w->ks, "/k", big).result, KEYSPACE_OK);
+        seal_with(w, w->ks, first_id, keyspace_seal);
+        copy_log(w, first_id, there);
+        n = memory_calls("move-source", MEMORY_VALUES);
+        memory_set_faults("move-source", &stuck);
+        get_begin(w->ks, &get, "/k", true, 600000);
+        while (memory_calls("move-source", MEMORY_VALUES) == n)
+                engine_run(&w->e, 1, NULL);
+        switch_to(w, w->ks, there);
+        engine_run(&w->e, 20000, &get.done);
+        assert_int_equal(get.result, KEYSPACE_OK);
+        assert_int_equal(get.value[0], 'v');
+        memory_set_faults("move-source", NULL);
+        arena_done(&get.arena);
+        free(big);
+}
+
 /* Closed on the way. */
 static void closed_meanwhile(void **state) {
         struct world *w = *state;
@@ -1137,8 +1273,11 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(in_rounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(deleted_again, setup, teardown),
                 cmocka_unit_test_setup_teardown(not_raised, setup, teardown),
+                cmocka_unit_test_setup_teardown(deleted_before, setup, teardown),
+                cmocka_unit_test_setup_teardown(pinned_twice, setup, teardown),
                 cmocka_unit_test_setup_teardown(lost_pin, setup, teardown),
                 cmocka_unit_test_setup_teardown(verified, setup, teardown),
+                cmocka_unit_test_setup_teardown(verified_behind_the_seal, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
                 cmocka_unit_test_setup_teardown(restored, setup, teardown),
                 cmocka_unit_test_setup_teardown(value_of_the_other_log, setup, teardown),
@@ -1147,6 +1286,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(settled_at_the_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(closed_ones, setup, teardown),
                 cmocka_unit_test_setup_teardown(bad_times, setup, teardown),
+                cmocka_unit_test_setup_teardown(value_from_the_target, setup, teardown),
                 cmocka_unit_test_setup_teardown(closed_meanwhile, setup, teardown),
         };
 
