@@ -394,6 +394,7 @@ static void fenced(void **state) {
 
         engine_put(&w->e, w->ks, "/k", "1");
         assert_int_equal(engine_get(&w->e, other, "/k").count, 1);
+        engine_run(&w->e, 50, NULL); /* what it is told of the other's part in this has come */
         memory_limbo_next("move-source");
         memcpy(c.id, first_id, 16);
         c.call.done = on_call;
