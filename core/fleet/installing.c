@@ -68,11 +68,13 @@ static void on_aborted(void *userdata, int result, const char *reason) {
         struct assignment *a = userdata;
         cleanup(freep) char *text = NULL;
 
+        /* The reason is the installation's. */
+        if (result < 0)
+                check(asprintf(&text, "what was not brought completely could not be removed yet: %s", reason) > 0);
         install_free(steal(a->abort));
         a->busy = false;
         a->store = NULL;
         if (result < 0) {
-                check(asprintf(&text, "what was not brought completely could not be removed yet: %s", reason) > 0);
                 assignment_fail(a, text);
                 return;
         }

@@ -309,7 +309,8 @@ def test_pages_of_any_log(seed, tmp_path):
     for i in range(12):
         out = run(program("test-snapshot"), "--write", tmp_path / "any.db", seed + i).stdout.split()
         check_pages(tmp_path / "any.db", tmp_path)
-        assert status(tmp_path / "any.db")["revision"] == int(out[0]), f"seed {seed + i}"
+        # etcdutl takes it from the last key, and there may be none.
+        assert status(tmp_path / "any.db")["revision"] in (int(out[0]), 0 if int(out[0]) == 1 else int(out[0])), f"seed {seed + i}"
 
 
 def test_bumped(shared, proto, tmp_path):
