@@ -31,6 +31,9 @@ struct mover {
         struct verify *verify;   /* owned */
         struct install *install; /* owned: for the end; the pump has its own */
         bool verifying, held;
+        bool learning; /* `learned` is on its way, before verifying up to learn_seq */
+        struct keyspace_call learned;
+        uint64_t learn_seq;
         struct seal_call seal;
         struct loop_timer hold_timer;
 
@@ -123,7 +126,15 @@ static void fail_target(struct mover *m, int result, const char *reason) {
                                      : "the installation was ended by somebody else");
 }
 
+static const char *why_not(enum keyspace_result result) {
+        return result == KEYSPACE_STOPPED ? "it is being closed"
+                : result == KEYSPACE_LOST ? "its history is lost"
+                                          : "its datastore did not answer in time";
+}
+
 /* ---- sealing */
+
+static void unlearn(struct mover *m);
 
 static void on_hold_time(struct loop_timer *timer) {
         struct mover *m = container_of(timer, struct mover, hold_timer);
@@ -153,10 +164,7 @@ static void on_sealed(struct keyspace_call *call, enum keyspace_result result) {
         struct mover *m = container_of(container_of(call, struct seal_call, call), struct mover, seal);
 
         if (result != KEYSPACE_OK) {
-                fail(m, "the log could not be sealed",
-                        result == KEYSPACE_STOPPED        ? "it is being closed"
-                                : result == KEYSPACE_LOST ? "its history is lost"
-                                                          : "its datastore did not answer in time");
+                fail(m, "the log could not be sealed", why_not(result));
                 return;
         }
         if (m->seal.outcome != SEAL_STANDS) {
@@ -184,6 +192,7 @@ static void on_seal(struct loop_task *task) {
         if (!m->running || stage_of(m) != MOVER_READY)
                 return;
         m->seal_sent = true;
+        unlearn(m); /* held, it would not be answered, and the seal tells more */
         pthread_mutex_lock(&m->mutex);
         m->figures.hold_began_ns = clock_now_ns();
         pthread_mutex_unlock(&m->mutex);
@@ -214,6 +223,31 @@ static void verify_up_to_(struct mover *m, uint64_t seq) {
         verify_up_to(m->verify, seq);
 }
 
+static void on_learned(struct keyspace_call *call, enum keyspace_result result) {
+        struct mover *m = container_of(call, struct mover, learned);
+
+        m->learning = m->verifying = false;
+        if (result == KEYSPACE_OK)
+                verify_up_to_(m, m->learn_seq);
+        else
+                fail(m, "the log's end could not be learnt", why_not(result));
+}
+
+/* What was fed may be ahead of the keyspace: another daemon's records were copied before the keyspace has read them. */
+static void learn_and_verify(struct mover *m, uint64_t seq) {
+        m->learning = m->verifying = true;
+        m->learn_seq = seq;
+        m->learned = (struct keyspace_call){.done = on_learned, .deadline_ns = clock_now_ns() + PATIENCE_NS};
+        keyspace_barrier(m->config.keyspace, &m->learned);
+}
+
+static void unlearn(struct mover *m) {
+        if (!m->learning)
+                return;
+        m->learning = m->verifying = false;
+        keyspace_cancel(&m->learned);
+}
+
 static void on_verified(void *userdata, int result, const char *reason) {
         struct mover *m = userdata;
 
@@ -239,7 +273,7 @@ static void look(struct mover *m) {
         pump_get_status(m->pump, &status);
         if (status.seq > verify_seq(m->verify) + REST_RECORDS || verify_seq(m->verify) == 0) {
                 set_step(m, "verifying");
-                verify_up_to_(m, status.seq);
+                learn_and_verify(m, status.seq);
                 return;
         }
         if (status.goal.seq <= status.seq + REST_RECORDS) {
@@ -371,6 +405,7 @@ void mover_there_stop(struct mover *m) {
         loop_timer_clear(&m->hold_timer);
         if (m->seal_sent)
                 keyspace_cancel(&m->seal.call);
+        unlearn(m);
         verify_free(m->verify);
         m->verify = NULL;
         pump_free(m->pump);
