@@ -425,7 +425,7 @@ class Points(Daemon):
         self.environment = {"STOKEHOLD_TEST_POINT": point} if point else {}
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("point", POINTS + UNDOING + ["former"])
 def test_killed_at(pool, point, seed):
     """kill -9 of the daemon at each step: it ends in exactly one place by itself, what was acknowledged is there, and clients go on."""
