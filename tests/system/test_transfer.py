@@ -12,17 +12,32 @@ import time
 
 import credentials
 import pytest
+import servers
+import servers_mariadb
 import test_credentials
 from conftest import (COMPLAINTS, etcdctl, free_port, program, real_etcd, running, scratch, wait_for)
 
 
 @contextlib.contextmanager
-def kine():
-    with scratch() as directory:
+def kine_backend(name):
+    """kine's --endpoint for a server that runs; none is its SQLite."""
+    if name == "SQLite":
+        yield []
+    elif name == "PostgreSQL":
+        with servers.PostgreSQL() as server:
+            yield ["--endpoint", f"postgres://admin:secret@{server.endpoint}/kine?sslmode=disable"]
+    else:
+        with servers_mariadb.MariaDB() as server:
+            yield ["--endpoint", f"mysql://admin:secret@tcp({server.endpoint})/kine"]
+
+
+@contextlib.contextmanager
+def kine(backend):
+    with kine_backend(backend) as arguments, scratch() as directory:
         port = free_port()
         with open(directory / "log", "wb") as log:
             process = subprocess.Popen(
-                [program("kine"), "--listen-address", f"127.0.0.1:{port}", "--metrics-bind-address", "0"],
+                [program("kine"), "--listen-address", f"127.0.0.1:{port}", "--metrics-bind-address", "0", *arguments],
                 cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             endpoint = f"http://127.0.0.1:{port}"
@@ -127,19 +142,21 @@ def test_one_of_several_prefixes_is_imported(daemon, etcd):
     assert got_revision >= max(v[2] for v in keys.values())
 
 
-def test_a_kine_is_imported(daemon):
-    with kine() as source:
+@pytest.mark.parametrize("backend", ["SQLite", "PostgreSQL", "MariaDB"])
+def test_a_kine_is_imported(daemon, backend):
+    name = f"kine-{backend.lower()}"
+    with kine(backend) as source:
         lease = etcdctl(source, "lease", "grant", "3600").stdout.split()[1]
         for i in range(30):
             body = f'create("/registry/k/{i:03}") = "0"\n\nput /registry/k/{i:03} value{i}\n\n\n'
             etcdctl(source, "txn", stdin=body.replace("create(", "mod("))
-        daemon.stokectl("tenant", "import", "kine", "--from", source, "--detach")
-        wait_phase(daemon, "kine", "Following")
+        daemon.stokectl("tenant", "import", name, "--from", source, "--detach")
+        wait_phase(daemon, name, "Following")
         etcdctl(source, "txn", stdin='mod("/registry/k/new") = "0"\n\nput /registry/k/new followed\n\n\n')
-        wait_for("the change is carried", lambda: int(transfer(daemon, "kine")["events"]) >= 1)
-        daemon.stokectl("tenant", "import", "kine", "--finish")
+        wait_for("the change is carried", lambda: int(transfer(daemon, name)["events"]) >= 1)
+        daemon.stokectl("tenant", "import", name, "--finish")
         there, revision = everything(source, "/registry/")
-        here, here_revision = everything(daemon.endpoint("kine"), "/registry/")
+        here, here_revision = everything(daemon.endpoint(name), "/registry/")
         assert len(there) >= 31
         # kine counts no versions, and a living key has one.
         assert {k: v[:3] for k, v in here.items()} == {k: v[:3] for k, v in there.items()}
