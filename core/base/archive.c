@@ -35,8 +35,8 @@ struct archive_sum archive_sum_begin(const uint8_t head[ARCHIVE_HEAD]) {
         struct archive_sum sum;
         XXH128_hash_t h = XXH3_128bits(head, ARCHIVE_HEAD);
 
-        put64(sum.bytes, h.low64);
-        put64(sum.bytes + 8, h.high64);
+        le_put64(sum.bytes, h.low64);
+        le_put64(sum.bytes + 8, h.high64);
         return sum;
 }
 
@@ -55,8 +55,8 @@ struct archive_sum archive_sum_next(
         XXH3_128bits_update(state, stored.data, stored.size);
         h = XXH3_128bits_digest(state);
         XXH3_freeState(state);
-        put64(sum.bytes, h.low64);
-        put64(sum.bytes + 8, h.high64);
+        le_put64(sum.bytes, h.low64);
+        le_put64(sum.bytes + 8, h.high64);
         return sum;
 }
 
@@ -78,10 +78,10 @@ static int close_section(struct archive_writer *w) {
         n = ZSTD_compressCCtx(w->zstd, w->packed.data, w->packed.capacity, w->plain.data, w->plain.size, LEVEL);
         if (ZSTD_isError(n))
                 return -ENOMEM;
-        put32(header, w->section);
-        put32(header + 4, (uint32_t)n);
-        put32(header + 8, (uint32_t)w->plain.size);
-        put32(header + 12, w->n_items);
+        le_put32(header, w->section);
+        le_put32(header + 4, (uint32_t)n);
+        le_put32(header + 8, (uint32_t)w->plain.size);
+        le_put32(header + 12, w->n_items);
         w->sum = archive_sum_next(&w->sum, header, bytes_of(w->packed.data, n));
         memcpy(header + ARCHIVE_HEAD, w->sum.bytes, sizeof(w->sum.bytes));
         buf_clear(&w->plain);
@@ -109,8 +109,8 @@ static int add_field(struct buf *out, enum archive_field field, const void *data
         uint8_t head[6];
         int r;
 
-        put16(head, (uint16_t)field);
-        put32(head + 2, (uint32_t)size);
+        le_put16(head, (uint16_t)field);
+        le_put32(head + 2, (uint32_t)size);
         r = buf_append(out, head, sizeof(head));
         return r < 0 ? r : buf_append(out, data, size);
 }
@@ -118,7 +118,7 @@ static int add_field(struct buf *out, enum archive_field field, const void *data
 static int add_number(struct buf *out, enum archive_field field, uint64_t n) {
         uint8_t bytes[8];
 
-        put64(bytes, n);
+        le_put64(bytes, n);
         return add_field(out, field, bytes, sizeof(bytes));
 }
 
@@ -142,8 +142,8 @@ int archive_writer_new(
         w->zstd = ZSTD_createCCtx();
         if (!w->zstd)
                 return -ENOMEM;
-        put32(head + 8, ARCHIVE_FORMAT);
-        put32(head + 12, 0);
+        le_put32(head + 8, ARCHIVE_FORMAT);
+        le_put32(head + 12, 0);
         w->sum = archive_sum_begin(head);
         r = give(w, head, sizeof(head));
         if (r < 0)
@@ -182,9 +182,9 @@ int archive_write_lease(struct archive_writer *w, const struct archive_lease *le
         if (r < 0)
                 return r;
         p = w->plain.data + w->plain.size;
-        put64(p, (uint64_t)lease->id);
-        put64(p + 8, (uint64_t)lease->ttl);
-        put64(p + 16, (uint64_t)lease->left_ms);
+        le_put64(p, (uint64_t)lease->id);
+        le_put64(p + 8, (uint64_t)lease->ttl);
+        le_put64(p + 16, (uint64_t)lease->left_ms);
         w->plain.size += ARCHIVE_LEASE;
         w->n_items++;
         w->figures.n_leases++;
@@ -204,16 +204,16 @@ int archive_write_record(struct archive_writer *w, const struct stoke_record *r)
         if (k < 0)
                 return k;
         p = w->plain.data + w->plain.size;
-        put64(p, r->seq);
-        put64(p + 8, (uint64_t)r->revision);
-        put64(p + 16, (uint64_t)r->create_revision);
-        put64(p + 24, (uint64_t)r->version);
-        put64(p + 32, (uint64_t)r->lease);
+        le_put64(p, r->seq);
+        le_put64(p + 8, (uint64_t)r->revision);
+        le_put64(p + 16, (uint64_t)r->create_revision);
+        le_put64(p + 24, (uint64_t)r->version);
+        le_put64(p + 32, (uint64_t)r->lease);
         memcpy(p + 40, r->origin.daemon, 16);
-        put64(p + 56, r->origin.batch);
-        put64(p + 64, r->hash);
-        put32(p + 72, (uint32_t)r->key_size);
-        put32(p + 76, (uint32_t)r->value_size);
+        le_put64(p + 56, r->origin.batch);
+        le_put64(p + 64, r->hash);
+        le_put32(p + 72, (uint32_t)r->key_size);
+        le_put32(p + 76, (uint32_t)r->value_size);
         p[80] = r->kind;
         if (r->key_size)
                 memcpy(p + ARCHIVE_RECORD, r->key, r->key_size);
@@ -237,11 +237,11 @@ int archive_write_end(struct archive_writer *w) {
         if (r < 0)
                 return r;
         p = w->plain.data;
-        put64(p, w->figures.n_records);
-        put64(p + 8, w->figures.n_leases);
-        put64(p + 16, w->figures.bytes);
-        put64(p + 24, (uint64_t)w->revision);
-        put64(p + 32, w->last);
+        le_put64(p, w->figures.n_records);
+        le_put64(p + 8, w->figures.n_leases);
+        le_put64(p + 16, w->figures.bytes);
+        le_put64(p + 24, (uint64_t)w->revision);
+        le_put64(p + 32, w->last);
         w->plain.size = ARCHIVE_END;
         return close_section(w);
 }

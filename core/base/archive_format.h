@@ -2,10 +2,8 @@
 
 /* What archive.c, which writes, and archive_read.c share of the format; archive.h describes it. Nobody else includes it. */
 
-#include <endian.h>
-#include <string.h>
-
 #include "base/archive.h"
+#include "base/little_endian.h"
 
 #define ARCHIVE_MAGIC "stokearc"
 #define ARCHIVE_HEAD 16    /* bytes of the file's beginning, and of a section's header without its checksum */
@@ -38,34 +36,3 @@ struct archive_sum archive_sum_begin(const uint8_t head[ARCHIVE_HEAD]);
 /* Of the section behind `before`: the first half of its header, and what follows it. */
 struct archive_sum archive_sum_next(
         const struct archive_sum *before, const uint8_t head[ARCHIVE_HEAD], struct bytes stored);
-
-static inline void put16(uint8_t *p, uint16_t n) {
-        n = htole16(n);
-        memcpy(p, &n, sizeof(n));
-}
-static inline void put32(uint8_t *p, uint32_t n) {
-        n = htole32(n);
-        memcpy(p, &n, sizeof(n));
-}
-static inline void put64(uint8_t *p, uint64_t n) {
-        n = htole64(n);
-        memcpy(p, &n, sizeof(n));
-}
-static inline uint16_t get16(const uint8_t *p) {
-        uint16_t n;
-
-        memcpy(&n, p, sizeof(n));
-        return le16toh(n);
-}
-static inline uint32_t get32(const uint8_t *p) {
-        uint32_t n;
-
-        memcpy(&n, p, sizeof(n));
-        return le32toh(n);
-}
-static inline uint64_t get64(const uint8_t *p) {
-        uint64_t n;
-
-        memcpy(&n, p, sizeof(n));
-        return le64toh(n);
-}

@@ -49,10 +49,10 @@ static int read_head(struct archive_reader *r, struct error *reterr) {
 
         if (memcmp(p, ARCHIVE_MAGIC, 8) != 0)
                 return error_set(reterr, -EBADMSG, "this is no backup of a tenant");
-        if (get32(p + 8) != ARCHIVE_FORMAT)
+        if (le_get32(p + 8) != ARCHIVE_FORMAT)
                 return error_set(reterr, -EPROTONOSUPPORT, "it is of format %u, and this version reads %d",
-                        get32(p + 8), ARCHIVE_FORMAT);
-        if (get32(p + 12) != 0)
+                        le_get32(p + 8), ARCHIVE_FORMAT);
+        if (le_get32(p + 12) != 0)
                 return error_set(reterr, -EBADMSG, "its first bytes are damaged");
         r->sum = archive_sum_begin(p);
         r->begun = true;
@@ -92,8 +92,8 @@ static int read_about(struct archive_reader *r, struct bytes plain, struct error
 
                 if (plain.size - at < 6)
                         return damaged(r, reterr, "a field is cut short");
-                name = get16(plain.data + at);
-                field.size = get32(plain.data + at + 2);
+                name = le_get16(plain.data + at);
+                field.size = le_get32(plain.data + at + 2);
                 at += 6;
                 if (field.size > plain.size - at)
                         return damaged(r, reterr, "a field is cut short");
@@ -119,9 +119,9 @@ static int read_about(struct archive_reader *r, struct bytes plain, struct error
                 case FIELD_COMPACTED:
                 case FIELD_END:
                 case FIELD_CREATED:
-                        ok = field.size == 8 && get64(field.data) <= INT64_MAX;
+                        ok = field.size == 8 && le_get64(field.data) <= INT64_MAX;
                         if (ok)
-                                numbers[name] = get64(field.data);
+                                numbers[name] = le_get64(field.data);
                         break;
                 default:
                         continue;
@@ -148,7 +148,8 @@ static int read_leases(struct archive_reader *r, struct bytes plain, uint32_t n,
         r->figures.n_leases += n;
         for (uint32_t i = 0; i < n; i++) {
                 const uint8_t *p = plain.data + (size_t)i * ARCHIVE_LEASE;
-                struct archive_lease lease = {(int64_t)get64(p), (int64_t)get64(p + 8), (int64_t)get64(p + 16)};
+                struct archive_lease lease = {
+                        (int64_t)le_get64(p), (int64_t)le_get64(p + 8), (int64_t)le_get64(p + 16)};
                 int k;
 
                 if (lease.ttl < 0 || lease.left_ms < 0)
@@ -171,15 +172,15 @@ static int read_records(struct archive_reader *r, struct bytes plain, uint32_t n
                 if (plain.size - at < ARCHIVE_RECORD)
                         return damaged(r, reterr, "a record is cut short");
                 record = (struct stoke_record){
-                        .seq = get64(p),
-                        .revision = (int64_t)get64(p + 8),
-                        .create_revision = (int64_t)get64(p + 16),
-                        .version = (int64_t)get64(p + 24),
-                        .lease = (int64_t)get64(p + 32),
-                        .origin.batch = get64(p + 56),
-                        .hash = get64(p + 64),
-                        .key_size = get32(p + 72),
-                        .value_size = get32(p + 76),
+                        .seq = le_get64(p),
+                        .revision = (int64_t)le_get64(p + 8),
+                        .create_revision = (int64_t)le_get64(p + 16),
+                        .version = (int64_t)le_get64(p + 24),
+                        .lease = (int64_t)le_get64(p + 32),
+                        .origin.batch = le_get64(p + 56),
+                        .hash = le_get64(p + 64),
+                        .key_size = le_get32(p + 72),
+                        .value_size = le_get32(p + 76),
                         .kind = p[80],
                 };
                 memcpy(record.origin.daemon, p + 40, 16);
@@ -207,9 +208,9 @@ static int read_records(struct archive_reader *r, struct bytes plain, uint32_t n
 static int read_end(struct archive_reader *r, struct bytes plain, struct error *reterr) {
         const uint8_t *p = plain.data;
 
-        if (plain.size != ARCHIVE_END || get64(p) != r->figures.n_records || get64(p + 8) != r->figures.n_leases ||
-                get64(p + 16) != r->figures.bytes || get64(p + 24) != (uint64_t)r->revision ||
-                get64(p + 32) != r->last || r->last != r->end)
+        if (plain.size != ARCHIVE_END || le_get64(p) != r->figures.n_records ||
+                le_get64(p + 8) != r->figures.n_leases || le_get64(p + 16) != r->figures.bytes ||
+                le_get64(p + 24) != (uint64_t)r->revision || le_get64(p + 32) != r->last || r->last != r->end)
                 return damaged(r, reterr, "it does not hold what it says");
         return 0;
 }
@@ -220,9 +221,9 @@ static int read_end(struct archive_reader *r, struct bytes plain, struct error *
 static int read_section(struct archive_reader *r, struct error *reterr) {
         const uint8_t *p = r->pending.data;
         struct bytes stored = bytes_of(p + ARCHIVE_SECTION, r->pending.size - ARCHIVE_SECTION), plain;
-        uint32_t section = get32(p), n_items = get32(p + 12);
+        uint32_t section = le_get32(p), n_items = le_get32(p + 12);
         struct archive_sum sum = archive_sum_next(&r->sum, p, stored);
-        size_t size = get32(p + 8), n;
+        size_t size = le_get32(p + 8), n;
 
         if (memcmp(sum.bytes, p + ARCHIVE_HEAD, sizeof(sum.bytes)) != 0)
                 return damaged(r, reterr, "a checksum is wrong");
@@ -270,7 +271,7 @@ static int advance(struct archive_reader *r, struct error *reterr) {
                 return k;
         }
         if (r->wanted == ARCHIVE_SECTION) {
-                size_t stored = get32(r->pending.data + 4), plain = get32(r->pending.data + 8);
+                size_t stored = le_get32(r->pending.data + 4), plain = le_get32(r->pending.data + 8);
 
                 if (stored > ARCHIVE_STORED_MAX || plain > ARCHIVE_PLAIN_MAX || !plain || !stored)
                         return damaged(r, reterr, "a section is larger than may be, or empty");

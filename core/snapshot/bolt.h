@@ -12,6 +12,7 @@
 #include <endian.h>
 #include <string.h>
 
+#include "base/little_endian.h"
 #include "base/macro.h"
 
 #define BOLT_MAGIC UINT32_C(0xED0CDAED)
@@ -42,42 +43,11 @@ enum bolt_page_kind {
 /* A file has the checksum if its size says so: pages are a multiple of this. */
 #define SNAPSHOT_SECTOR 512
 
-static inline uint16_t bolt_get16(const uint8_t *p) {
-        uint16_t v;
-
-        memcpy(&v, p, sizeof(v));
-        return le16toh(v);
-}
-static inline uint32_t bolt_get32(const uint8_t *p) {
-        uint32_t v;
-
-        memcpy(&v, p, sizeof(v));
-        return le32toh(v);
-}
-static inline uint64_t bolt_get64(const uint8_t *p) {
-        uint64_t v;
-
-        memcpy(&v, p, sizeof(v));
-        return le64toh(v);
-}
-static inline void bolt_put16(uint8_t *p, uint16_t v) {
-        v = htole16(v);
-        memcpy(p, &v, sizeof(v));
-}
-static inline void bolt_put32(uint8_t *p, uint32_t v) {
-        v = htole32(v);
-        memcpy(p, &v, sizeof(v));
-}
-static inline void bolt_put64(uint8_t *p, uint64_t v) {
-        v = htole64(v);
-        memcpy(p, &v, sizeof(v));
-}
-
 static inline void bolt_put_header(uint8_t *p, uint64_t page, enum bolt_page_kind kind, uint16_t n, uint32_t overflow) {
-        bolt_put64(p, page);
-        bolt_put16(p + 8, (uint16_t)kind);
-        bolt_put16(p + 10, n);
-        bolt_put32(p + 12, overflow);
+        le_put64(p, page);
+        le_put16(p + 8, (uint16_t)kind);
+        le_put16(p + 10, n);
+        le_put32(p + 12, overflow);
 }
 
 static inline uint64_t bolt_meta_sum(const uint8_t *meta) {

@@ -81,14 +81,14 @@ static bool read_meta(const struct pages *p, uint64_t at, uint64_t page, struct 
         if (p->file_size < sizeof(data) || at > p->file_size - sizeof(data) ||
                 read_at(p, at, data, sizeof(data), NULL) < 0)
                 return false;
-        if (bolt_get64(data) != page || bolt_get16(data + 8) != BOLT_META || bolt_get32(m) != BOLT_MAGIC ||
-                bolt_get32(m + 4) != BOLT_VERSION || bolt_get64(m + BOLT_META_SUMMED) != bolt_meta_sum(m))
+        if (le_get64(data) != page || le_get16(data + 8) != BOLT_META || le_get32(m) != BOLT_MAGIC ||
+                le_get32(m + 4) != BOLT_VERSION || le_get64(m + BOLT_META_SUMMED) != bolt_meta_sum(m))
                 return false;
         *ret = (struct meta){
-                .page_size = bolt_get32(m + 8),
-                .root = bolt_get64(m + 16),
-                .n_pages = bolt_get64(m + 40),
-                .transaction = bolt_get64(m + 48),
+                .page_size = le_get32(m + 8),
+                .root = le_get64(m + 16),
+                .n_pages = le_get64(m + 40),
+                .transaction = le_get64(m + 48),
         };
         return ret->page_size >= SNAPSHOT_SECTOR && ret->page_size <= LARGEST_PAGE &&
                 (ret->page_size & (ret->page_size - 1)) == 0;
@@ -158,12 +158,12 @@ static int enter(struct bucket_walk *w, uint64_t at, uint64_t page, uint64_t inl
         if (r < 0)
                 return r;
         l = &w->levels[w->depth];
-        *l = (struct bucket_level){.at = at, .page = page, .size = inline_size, .n = bolt_get16(header + 10)};
-        kind = bolt_get16(header + 8);
+        *l = (struct bucket_level){.at = at, .page = page, .size = inline_size, .n = le_get16(header + 10)};
+        kind = le_get16(header + 8);
         if (!inline_size) {
-                uint64_t n = (uint64_t)bolt_get32(header + 12) + 1;
+                uint64_t n = (uint64_t)le_get32(header + 12) + 1;
 
-                if (bolt_get64(header) != page)
+                if (le_get64(header) != page)
                         return damaged(reterr, page, "it says that it is another one");
                 if (n > p->n_pages - page)
                         return damaged(reterr, page, "it goes beyond the last page");
@@ -226,8 +226,8 @@ static int descend(struct bucket_walk *w, struct bucket_level *l, struct error *
 
         if (r < 0)
                 return r;
-        child = bolt_get64(e + 8);
-        r = take_data(l, element, bolt_get32(e), bolt_get32(e + 4), &at, reterr);
+        child = le_get64(e + 8);
+        r = take_data(l, element, le_get32(e), le_get32(e + 4), &at, reterr);
         if (r < 0)
                 return r;
         if (child < 2 || child >= p->n_pages)
@@ -245,10 +245,10 @@ static int read_element(struct bucket_walk *w, struct bucket_level *l, struct er
 
         if (r < 0)
                 return r;
-        w->flags = bolt_get32(e);
-        key_size = bolt_get32(e + 8);
-        value_size = bolt_get32(e + 12);
-        r = take_data(l, element, bolt_get32(e + 4), (uint64_t)key_size + value_size, &at, reterr);
+        w->flags = le_get32(e);
+        key_size = le_get32(e + 8);
+        value_size = le_get32(e + 12);
+        r = take_data(l, element, le_get32(e + 4), (uint64_t)key_size + value_size, &at, reterr);
         if (r < 0)
                 return r;
         if (key_size == 0 || key_size > PAGES_MAX_KEY || value_size > PAGES_MAX_VALUE)

@@ -80,7 +80,7 @@ static int read_root(struct snapshot_reader *r, struct error *reterr) {
                         break;
                 }
                 place = (struct bucket_place){
-                        .root = bolt_get64(w.value.data),
+                        .root = le_get64(w.value.data),
                         .inline_at = w.value_at + BOLT_BUCKET,
                         .inline_size = w.value.size - BOLT_BUCKET,
                 };

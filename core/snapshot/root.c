@@ -111,8 +111,8 @@ static int put_bucket(const char *name, uint64_t root, struct small_bucket *b, s
 
         if (r < 0)
                 return r;
-        bolt_put64(room, root);
-        bolt_put64(room + 8, 0);
+        le_put64(room, root);
+        le_put64(room + 8, 0);
         if (root)
                 return 0;
         bolt_put_header(room + BOLT_BUCKET, 0, BOLT_LEAF, (uint16_t)b->n, 0);

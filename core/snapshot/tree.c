@@ -54,10 +54,10 @@ int leaf_add(
         if (r < 0)
                 return r;
         e = elements->data + elements->size;
-        bolt_put32(e, flags);
-        bolt_put32(e + 4, (uint32_t)data->size); /* from the data's start, until leaf_seal() */
-        bolt_put32(e + 8, (uint32_t)key.size);
-        bolt_put32(e + 12, (uint32_t)value_size);
+        le_put32(e, flags);
+        le_put32(e + 4, (uint32_t)data->size); /* from the data's start, until leaf_seal() */
+        le_put32(e + 8, (uint32_t)key.size);
+        le_put32(e + 12, (uint32_t)value_size);
         elements->size += BOLT_ELEMENT;
         memcpy(data->data + data->size, key.data, key.size);
         *ret = data->data + data->size + key.size;
@@ -69,7 +69,7 @@ void leaf_seal(struct buf *elements, unsigned n) {
         for (unsigned i = 0; i < n; i++) {
                 uint8_t *e = elements->data + (size_t)i * BOLT_ELEMENT;
 
-                bolt_put32(e + 4, bolt_get32(e + 4) + (uint32_t)((n - i) * BOLT_ELEMENT));
+                le_put32(e + 4, le_get32(e + 4) + (uint32_t)((n - i) * BOLT_ELEMENT));
         }
 }
 
@@ -127,7 +127,7 @@ static int add_node(struct tree *tree, uint64_t page, struct bytes key) {
 }
 
 static int flush_leaf(struct tree *tree, struct error *reterr) {
-        int r = add_node(tree, tree->output->n_pages, bytes_of(tree->data.data, bolt_get32(tree->elements.data + 8)));
+        int r = add_node(tree, tree->output->n_pages, bytes_of(tree->data.data, le_get32(tree->elements.data + 8)));
 
         if (r < 0)
                 return error_set(reterr, r, "no memory for the snapshot's branches");
@@ -165,9 +165,9 @@ static int write_branch(struct tree *tree, size_t from, size_t to, struct error 
                 size_t element = BOLT_PAGE_HEADER + i * BOLT_ELEMENT;
 
                 check(at + node->key_size <= sizeof(page));
-                bolt_put32(page + element, (uint32_t)(at - element));
-                bolt_put32(page + element + 4, node->key_size);
-                bolt_put64(page + element + 8, node->page);
+                le_put32(page + element, (uint32_t)(at - element));
+                le_put32(page + element + 4, node->key_size);
+                le_put64(page + element + 8, node->page);
                 memcpy(page + at, node->key, node->key_size);
                 at += node->key_size;
         }

@@ -30,14 +30,14 @@ static void make_meta(const struct snapshot_plan *p, uint64_t page, uint8_t ret[
 
         memset(ret, 0, BOLT_PAGE_SIZE);
         bolt_put_header(ret, page, BOLT_META, 0, 0);
-        bolt_put32(m, BOLT_MAGIC);
-        bolt_put32(m + 4, BOLT_VERSION);
-        bolt_put32(m + 8, BOLT_PAGE_SIZE);
-        bolt_put64(m + 16, p->root);
-        bolt_put64(m + 32, 2); /* the free list */
-        bolt_put64(m + 40, p->n_pages);
-        bolt_put64(m + 48, 2 - page); /* an even transaction is in page 0, an odd one in page 1 */
-        bolt_put64(m + BOLT_META_SUMMED, bolt_meta_sum(m));
+        le_put32(m, BOLT_MAGIC);
+        le_put32(m + 4, BOLT_VERSION);
+        le_put32(m + 8, BOLT_PAGE_SIZE);
+        le_put64(m + 16, p->root);
+        le_put64(m + 32, 2); /* the free list */
+        le_put64(m + 40, p->n_pages);
+        le_put64(m + 48, 2 - page); /* an even transaction is in page 0, an odd one in page 1 */
+        le_put64(m + BOLT_META_SUMMED, bolt_meta_sum(m));
 }
 
 int snapshot_writer_new(const struct snapshot_plan *plan, const struct snapshot_output *output,

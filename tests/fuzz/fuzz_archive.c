@@ -74,8 +74,8 @@ static void make(struct fuzz_input *in, struct buf *out) {
         uint8_t head[ARCHIVE_HEAD] = ARCHIVE_MAGIC;
         struct archive_sum sum;
 
-        put32(head + 8, ARCHIVE_FORMAT);
-        put32(head + 12, 0);
+        le_put32(head + 8, ARCHIVE_FORMAT);
+        le_put32(head + 12, 0);
         sum = archive_sum_begin(head);
         check(buf_append(out, head, sizeof(head)) == 0);
         while (in->size) {
@@ -87,10 +87,10 @@ static void make(struct fuzz_input *in, struct buf *out) {
                 size = min_of(size, in->size);
                 n = ZSTD_compress(packed, sizeof(packed), in->data, size, 1);
                 check(!ZSTD_isError(n));
-                put32(header, kind);
-                put32(header + 4, (uint32_t)n);
-                put32(header + 8, (uint32_t)size);
-                put32(header + 12, n_items);
+                le_put32(header, kind);
+                le_put32(header + 4, (uint32_t)n);
+                le_put32(header + 8, (uint32_t)size);
+                le_put32(header + 12, n_items);
                 sum = archive_sum_next(&sum, header, bytes_of(packed, n));
                 memcpy(header + ARCHIVE_HEAD, sum.bytes, sizeof(sum.bytes));
                 check(buf_append(out, header, sizeof(header)) == 0);

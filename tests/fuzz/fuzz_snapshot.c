@@ -15,8 +15,7 @@
 static void mend(uint8_t *data, size_t size) {
         for (size_t at = 0; at + BOLT_PAGE_HEADER + BOLT_META_SIZE <= size && at <= BOLT_PAGE_SIZE;
                 at += BOLT_PAGE_SIZE)
-                bolt_put64(
-                        data + at + BOLT_PAGE_HEADER + BOLT_META_SUMMED, bolt_meta_sum(data + at + BOLT_PAGE_HEADER));
+                le_put64(data + at + BOLT_PAGE_HEADER + BOLT_META_SUMMED, bolt_meta_sum(data + at + BOLT_PAGE_HEADER));
         if (size % SNAPSHOT_SECTOR == SNAPSHOT_CHECKSUM) {
                 struct digest *digest;
 
