@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* How the daemon sets malloc: from this size on it maps an allocation alone, and gives it back alone (bytes). */
 #define MALLOC_MAPPED (256 * 1024)
@@ -62,6 +63,13 @@ static inline void *xcalloc(size_t n, size_t size) {
         return p;
 }
 #define new0(type) ((type *)xcalloc(1, sizeof(type)))
+/* The same for strings; NULL is an empty one. */
+static inline char *xstrdup(const char *s) {
+        char *copy = strdup(s ? s : "");
+
+        check(copy);
+        return copy;
+}
 
 static inline void freep(void *p) {
         free(*(void **)p);

@@ -58,13 +58,6 @@ const double metric_seconds_bounds[] = {
 };
 const size_t metric_seconds_n_bounds = n_elements(metric_seconds_bounds);
 
-static char *xstrdup(const char *s) {
-        char *p = strdup(s);
-
-        check(p);
-        return p;
-}
-
 static struct metric *metric_find_or_make(enum metric_kind kind, const char *name, const char *help, const char *labels,
         const double *bounds, size_t n_bounds) {
         struct metric_family *f = NULL;

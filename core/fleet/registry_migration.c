@@ -20,13 +20,6 @@ const char *migration_phase_name(enum migration_phase phase) {
         return phase_names[phase];
 }
 
-static char *copy_string(const char *s) {
-        char *copy = strdup(s ? s : "");
-
-        check(copy);
-        return copy;
-}
-
 struct registry_migration *registry_migration_copy(const struct registry_migration *m) {
         struct registry_migration *copy;
 
@@ -34,10 +27,10 @@ struct registry_migration *registry_migration_copy(const struct registry_migrati
                 return NULL;
         copy = new0(struct registry_migration);
         *copy = *m;
-        copy->datastore = copy_string(m->datastore);
-        copy->host = copy_string(m->host);
-        copy->host_name = copy_string(m->host_name);
-        copy->reason = copy_string(m->reason);
+        copy->datastore = xstrdup(m->datastore);
+        copy->host = xstrdup(m->host);
+        copy->host_name = xstrdup(m->host_name);
+        copy->reason = xstrdup(m->reason);
         return copy;
 }
 
@@ -58,9 +51,9 @@ struct registry_previous *registry_previous_copy(const struct registry_previous 
                 return NULL;
         copy = new0(struct registry_previous);
         *copy = *p;
-        copy->datastore = copy_string(p->datastore);
-        copy->host = copy_string(p->host);
-        copy->host_name = copy_string(p->host_name);
+        copy->datastore = xstrdup(p->datastore);
+        copy->host = xstrdup(p->host);
+        copy->host_name = xstrdup(p->host_name);
         return copy;
 }
 
@@ -80,9 +73,9 @@ struct registry_moved *registry_moved_copy(const struct registry_moved *m) {
                 return NULL;
         copy = new0(struct registry_moved);
         *copy = *m;
-        copy->from = copy_string(m->from);
-        copy->to = copy_string(m->to);
-        copy->reason = copy_string(m->reason);
+        copy->from = xstrdup(m->from);
+        copy->to = xstrdup(m->to);
+        copy->reason = xstrdup(m->reason);
         return copy;
 }
 
@@ -158,10 +151,10 @@ static int parse_migration(json_t *object, struct registry_record *record, struc
                     &host_name) < 0)
                 return error_set(reterr, -EBADMSG, "migration: %s", problem.text);
         m = record->migration = new0(struct registry_migration);
-        m->datastore = copy_string(datastore);
-        m->reason = copy_string(reason);
-        m->host = copy_string(host);
-        m->host_name = copy_string(host_name);
+        m->datastore = xstrdup(datastore);
+        m->reason = xstrdup(reason);
+        m->host = xstrdup(host);
+        m->host_name = xstrdup(host_name);
         m->back = back;
         m->restore = json_is_true(json_object_get(object, "restore"));
         m->started = started;
@@ -189,9 +182,9 @@ static int parse_previous(json_t *object, struct registry_record *record, struct
                     &host_name) < 0)
                 return error_set(reterr, -EBADMSG, "previous: %s", problem.text);
         p = record->previous = new0(struct registry_previous);
-        p->datastore = copy_string(datastore);
-        p->host = copy_string(host);
-        p->host_name = copy_string(host_name);
+        p->datastore = xstrdup(datastore);
+        p->host = xstrdup(host);
+        p->host_name = xstrdup(host_name);
         p->until = until;
         p->back = back;
         p->restored = json_is_true(json_object_get(object, "restored"));
@@ -211,9 +204,9 @@ static int parse_moved(json_t *object, struct registry_record *record, struct er
                     &records, "holdUs", &hold) < 0)
                 return error_set(reterr, -EBADMSG, "moved: %s", problem.text);
         m = record->moved = new0(struct registry_moved);
-        m->from = copy_string(from);
-        m->to = copy_string(to);
-        m->reason = copy_string(reason);
+        m->from = xstrdup(from);
+        m->to = xstrdup(to);
+        m->reason = xstrdup(reason);
         m->started = started;
         m->finished = finished;
         m->bytes = bytes;

@@ -24,28 +24,21 @@ const char *registry_phase_name(enum registry_phase phase) {
         return phase_names[phase];
 }
 
-static char *copy_string(const char *s) {
-        char *copy = strdup(s ? s : "");
-
-        check(copy);
-        return copy;
-}
-
 struct registry_record *registry_record_copy(const struct registry_record *record) {
         struct registry_record *copy = new0(struct registry_record);
 
         *copy = *record;
-        copy->name = copy_string(record->name);
-        copy->datastore = copy_string(record->datastore);
-        copy->source = copy_string(record->source);
-        copy->host = copy_string(record->host);
-        copy->host_name = copy_string(record->host_name);
+        copy->name = xstrdup(record->name);
+        copy->datastore = xstrdup(record->datastore);
+        copy->source = xstrdup(record->source);
+        copy->host = xstrdup(record->host);
+        copy->host_name = xstrdup(record->host_name);
         copy->migration = registry_migration_copy(record->migration);
         copy->previous = registry_previous_copy(record->previous);
         copy->moved = registry_moved_copy(record->moved);
         copy->client_names = xcalloc(record->n_client_names, sizeof(*copy->client_names));
         for (size_t i = 0; i < record->n_client_names; i++)
-                copy->client_names[i] = copy_string(record->client_names[i]);
+                copy->client_names[i] = xstrdup(record->client_names[i]);
         return copy;
 }
 
@@ -115,7 +108,7 @@ static int parse_client_names(json_t *names, struct registry_record *record, str
 
                 if (!name)
                         return error_set(reterr, -EBADMSG, "clientNames has what is no string");
-                record->client_names[record->n_client_names++] = copy_string(name);
+                record->client_names[record->n_client_names++] = xstrdup(name);
         }
         return 0;
 }
@@ -171,10 +164,10 @@ int registry_record_parse(struct bytes name, struct bytes json, const struct for
 
         record->name = strndup((const char *)name.data, name.size);
         check(record->name);
-        record->datastore = copy_string(datastore);
-        record->source = copy_string(source);
-        record->host = copy_string(host);
-        record->host_name = copy_string(host_name);
+        record->datastore = xstrdup(datastore);
+        record->source = xstrdup(source);
+        record->host = xstrdup(host);
+        record->host_name = xstrdup(host_name);
         record->quota_bytes = (uint64_t)quota;
         record->from_file = from_file;
         record->retain = strcmp(policy, "Retain") == 0;
