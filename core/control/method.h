@@ -16,6 +16,8 @@ void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMes
 /* As operation_begin(). */
 struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data);
 struct fleet *method_fleet(struct grpc_call *call);
+/* What a request's deletion_policy says; false after the operation failed: it says neither. */
+bool method_retains(struct operation *op, const char *policy, bool *ret);
 /* gRPC's code for what the fleet refused with. */
 enum grpc_code method_code(int result);
 

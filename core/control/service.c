@@ -325,11 +325,20 @@ static void on_tenant_created(void *userdata, int result, const char *reason) {
         fleet_collect(answer->control->config.fleet, on_tenant_collected, answer);
 }
 
+bool method_retains(struct operation *op, const char *policy, bool *ret) {
+        *ret = strcmp(policy, "Retain") == 0;
+        if (*ret || !policy[0] || strcmp(policy, "Delete") == 0)
+                return true;
+        operation_fail(op, GRPC_INVALID_ARGUMENT, "deletion_policy must be \"Delete\" or \"Retain\"");
+        return false;
+}
+
 static void create_tenant(struct grpc_call *call, struct bytes data) {
         struct control *control = grpc_call_server_userdata(call);
         Stokehold__Control__V1__CreateTenantRequest *request;
         struct fleet_create create;
         struct operation *op;
+        bool retain;
 
         request = enter(call, data, &stokehold__control__v1__create_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
@@ -340,16 +349,13 @@ static void create_tenant(struct grpc_call *call, struct bytes data) {
         operation_audit_about(op, request->name, request->datastore[0] ? request->datastore : NULL,
                 "create tenant \"%.63s\" on %.253s", request->name,
                 request->datastore[0] ? request->datastore : "the default datastore");
-        if (request->deletion_policy[0] && strcmp(request->deletion_policy, "Delete") != 0 &&
-                strcmp(request->deletion_policy, "Retain") != 0) {
-                operation_fail(op, GRPC_INVALID_ARGUMENT, "deletion_policy must be \"Delete\" or \"Retain\"");
+        if (!method_retains(op, request->deletion_policy, &retain))
                 return;
-        }
         create = (struct fleet_create){
                 .name = request->name,
                 .datastore = request->datastore,
                 .quota_bytes = request->quota_bytes,
-                .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .retain = retain,
                 .client_names = (const char *const *)request->client_names,
                 .n_client_names = request->n_client_names,
                 .wait = request->wait,

@@ -160,6 +160,7 @@ void method_import_tenant(struct grpc_call *call, struct bytes data) {
         struct fleet_transfer_request transfer = {};
         struct fleet_create create;
         struct operation *op;
+        bool retain;
 
         request = method_enter(call, data, &stokehold__control__v1__import_tenant_request__descriptor, PEER_CHANGE);
         if (!request)
@@ -168,16 +169,13 @@ void method_import_tenant(struct grpc_call *call, struct bytes data) {
         operation_audit(op, "import tenant \"%.63s\" from %.200s", request->name, first_url(request->from));
         if (!fill(op, request->from, &transfer))
                 return;
-        if (request->deletion_policy[0] && strcmp(request->deletion_policy, "Delete") != 0 &&
-                strcmp(request->deletion_policy, "Retain") != 0) {
-                operation_fail(op, GRPC_INVALID_ARGUMENT, "deletion_policy must be \"Delete\" or \"Retain\"");
+        if (!method_retains(op, request->deletion_policy, &retain))
                 return;
-        }
         create = (struct fleet_create){
                 .name = request->name,
                 .datastore = request->datastore,
                 .quota_bytes = request->quota_bytes,
-                .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .retain = retain,
         };
         transfer.name = request->name;
         transfer.prefix = bytes_of_pb(request->prefix);
