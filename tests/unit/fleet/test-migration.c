@@ -4,16 +4,9 @@
  * died, whose traces are made by hand.
  */
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "daemons.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/log.h"
-#include "fleet/crash.h"
 #include "fleet/fleet.h"
 #include "fleet/point.h"
 #include "fleet/registry.h"
@@ -30,49 +21,6 @@
 #include "fleet/uuid.h"
 #include "keyspace/install.h"
 #include "keyspace/record.h"
-
-/* As in test-several.c: what is one a process. */
-int __wrap_crash_table_open(const struct crash_config *config, struct crash_report *ret_report,
-        struct crash_table **ret, struct error *reterr);
-int __wrap_crash_table_open(const struct crash_config *config, struct crash_report *ret_report,
-        struct crash_table **ret, struct error *reterr) {
-        (void)config;
-        (void)reterr;
-        *ret_report = (struct crash_report){};
-        *ret = NULL;
-        return 0;
-}
-void __wrap_crash_table_close(struct crash_table *table);
-void __wrap_crash_table_close(struct crash_table *table) {
-        (void)table;
-}
-uint32_t __wrap_crash_table_enter(struct crash_table *table, const char *name);
-uint32_t __wrap_crash_table_enter(struct crash_table *table, const char *name) {
-        (void)table;
-        (void)name;
-        return 0;
-}
-void __wrap_crash_table_leave(struct crash_table *table, uint32_t owner);
-void __wrap_crash_table_leave(struct crash_table *table, uint32_t owner) {
-        (void)table;
-        (void)owner;
-}
-_Atomic uint32_t *__wrap_crash_table_opening(struct crash_table *table, uint32_t owner);
-_Atomic uint32_t *__wrap_crash_table_opening(struct crash_table *table, uint32_t owner) {
-        (void)table;
-        (void)owner;
-        return NULL;
-}
-void __wrap_metric_drop(const char *label, const char *value);
-void __wrap_metric_drop(const char *label, const char *value) {
-        (void)label;
-        (void)value;
-}
-
-static struct loop *loop;
-static char top[64];
-static char instance[64];
-static unsigned n_instances;
 
 struct daemon {
         char root[96];
@@ -94,74 +42,7 @@ struct daemon {
         } move;
 };
 
-/* ---- waiting */
-
-static struct loop_timer tick;
-static uint64_t give_up_ns;
-static const bool *flag;
-
-static void on_tick(struct loop_timer *timer) {
-        if ((flag && *flag) || clock_now_ns() > give_up_ns)
-                loop_stop(loop);
-        else
-                loop_timer_set(loop, timer, clock_now_ns() + 5 * NSEC_PER_MSEC);
-}
-
-static void run(const bool *f, uint64_t ms) {
-        flag = f;
-        give_up_ns = clock_now_ns() + ms * NSEC_PER_MSEC;
-        tick.on_time = on_tick;
-        loop_timer_set(loop, &tick, clock_now_ns());
-        assert_true(loop_run(loop) >= 0);
-        loop_timer_clear(&tick);
-}
-
-static void wait_flag(const bool *f) {
-        run(f, 60000);
-        assert_true(*f);
-}
-
-#define WAIT(expr)                                                                                                     \
-        do {                                                                                                           \
-                uint64_t end_ns = clock_now_ns() + 60 * NSEC_PER_SEC;                                                  \
-                                                                                                                       \
-                while (!(expr) && clock_now_ns() < end_ns)                                                             \
-                        run(NULL, 10);                                                                                 \
-                assert_true(expr);                                                                                     \
-        } while (0)
-
 /* ---- daemons */
-
-static void write_file(const char *directory, const char *name, const char *text) {
-        char *path;
-        FILE *f;
-
-        assert_true(asprintf(&path, "%s/%s", directory, name) > 0);
-        f = fopen(path, "w");
-        assert_non_null(f);
-        fputs(text, f);
-        fclose(f);
-        free(path);
-}
-
-static void copy_file(const char *from, const char *to) {
-        char data[65536];
-        ssize_t n;
-        int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
-
-        assert_true(in >= 0 && out >= 0);
-        while ((n = read(in, data, sizeof(data))) > 0)
-                assert_int_equal(write(out, data, (size_t)n), n);
-        close(in);
-        close(out);
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
-        (void)st;
-        (void)type;
-        (void)ftw;
-        return remove(path);
-}
 
 #define DATASTORES                                                                                                                              \
         "apiVersion: stokehold/v1alpha1\nkind: DataStore\nmetadata: {name: here}\n"                                                             \
@@ -181,10 +62,14 @@ static void prepare(struct daemon *d, const char *name) {
                 assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
                 free(path);
         }
-        write_file(d->root, "stokehold.yaml", "shards: 1\ndrivers: {experimental: [Memory]}\n");
+        assert_true(asprintf(&path, "%s/stokehold.yaml", d->root) > 0);
+        write_file(path, "shards: 1\ndrivers: {experimental: [Memory]}\n");
+        free(path);
+        assert_true(asprintf(&path, "%s/definitions.d/datastores.yaml", d->root) > 0);
         assert_true(asprintf(&text, DATASTORES, instance, instance) > 0);
-        write_file(d->root, "definitions.d/datastores.yaml", text);
+        write_file(path, text);
         free(text);
+        free(path);
 }
 
 static void on_daemon(void *userdata, const struct fleet_daemon_view *view) {
@@ -576,8 +461,8 @@ static void ghost_write(
         struct registry *r;
         char directory[96];
 
-        snprintf(directory, sizeof(directory), "%s/ghost-%u", top, n_instances++);
-        assert_int_equal(mkdir(directory, 0700), 0);
+        snprintf(directory, sizeof(directory), "%s/ghost-XXXXXX", top);
+        assert_non_null(mkdtemp(directory));
         hand_open(&h, "here");
         ghost_name = name;
         ghost_found = NULL;
@@ -600,37 +485,6 @@ static void ghost_write(
         registry_record_free(ghost_found);
         ghost_found = NULL;
         hand_close(&h);
-}
-
-/* ---- */
-
-static int setup(void **state) {
-        static const char *const files[] = {"STOKE_PLUGIN_SQLITE", "STOKE_PLUGIN_MEMORY"};
-        char *plugins, *to;
-
-        (void)state;
-        log_open();
-        log_set_level(getenv("STOKE_TEST_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
-        strcpy(top, "/tmp/stokehold-test-XXXXXX");
-        assert_non_null(mkdtemp(top));
-        snprintf(instance, sizeof(instance), "migration-%u", n_instances++);
-        assert_true(asprintf(&plugins, "%s/plugins", top) > 0);
-        assert_int_equal(mkdir(plugins, 0700), 0);
-        for (size_t i = 0; i < n_elements(files); i++) {
-                assert_non_null(getenv(files[i]));
-                assert_true(asprintf(&to, "%s/driver-%zu.so", plugins, i) > 0);
-                copy_file(getenv(files[i]), to);
-                free(to);
-        }
-        free(plugins);
-        return loop_new("main", &loop);
-}
-
-static int teardown(void **state) {
-        (void)state;
-        loop_free(loop);
-        nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-        return 0;
 }
 
 /* There, seen by both daemons, and back by undo; on to a datastore of one host alone, which the other does not serve; nothing is left behind. */
@@ -788,7 +642,7 @@ static void test_died(void **state) {
                 struct daemon a;
                 char name[16];
 
-                snprintf(instance, sizeof(instance), "migration-%u", n_instances++);
+                next_instance();
                 snprintf(name, sizeof(name), "d%zu", i);
                 prepare(&a, name);
                 start(&a);
@@ -889,11 +743,11 @@ static void test_deleted_as_it_moves(void **state) {
 
 int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_there_and_back, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_died, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_void_seal, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_deleted_as_it_moves, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_there_and_back, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_refusals, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_died, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_void_seal, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_deleted_as_it_moves, daemons_setup, daemons_teardown),
         };
 
         if (argc > 1)

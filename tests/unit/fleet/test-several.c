@@ -4,16 +4,9 @@
  * log in memory; each has a state directory, a runtime directory and definitions of its own.
  */
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "daemons.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,56 +15,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "base/metrics.h"
-#include "fleet/crash.h"
 #include "fleet/fleet.h"
 #include "fleet/registry.h"
 #include "fleet/settings.h"
 #include "fleet/uuid.h"
-
-/* Metrics and the table of crashes are one a process, as a daemon is; here several use the same metrics, and none has the table. */
-int __wrap_crash_table_open(const struct crash_config *config, struct crash_report *ret_report,
-        struct crash_table **ret, struct error *reterr);
-int __wrap_crash_table_open(const struct crash_config *config, struct crash_report *ret_report,
-        struct crash_table **ret, struct error *reterr) {
-        (void)config;
-        (void)reterr;
-        *ret_report = (struct crash_report){};
-        *ret = NULL;
-        return 0;
-}
-void __wrap_crash_table_close(struct crash_table *table);
-void __wrap_crash_table_close(struct crash_table *table) {
-        (void)table;
-}
-uint32_t __wrap_crash_table_enter(struct crash_table *table, const char *name);
-uint32_t __wrap_crash_table_enter(struct crash_table *table, const char *name) {
-        (void)table;
-        (void)name;
-        return 0;
-}
-void __wrap_crash_table_leave(struct crash_table *table, uint32_t owner);
-void __wrap_crash_table_leave(struct crash_table *table, uint32_t owner) {
-        (void)table;
-        (void)owner;
-}
-_Atomic uint32_t *__wrap_crash_table_opening(struct crash_table *table, uint32_t owner);
-_Atomic uint32_t *__wrap_crash_table_opening(struct crash_table *table, uint32_t owner) {
-        (void)table;
-        (void)owner;
-        return NULL;
-}
-void __wrap_metric_drop(const char *label, const char *value);
-void __wrap_metric_drop(const char *label, const char *value) {
-        (void)label;
-        (void)value;
-}
-
-static struct loop *loop;
-static char top[64];
-static char instance[64];
-static unsigned n_instances;
 
 struct daemon {
         char name[16];
@@ -97,45 +45,6 @@ struct daemon {
         size_t n_daemons;
 };
 
-/* ---- waiting */
-
-static struct loop_timer tick;
-static uint64_t give_up_ns;
-static const bool *flag;
-static bool (*condition)(void);
-
-static void on_tick(struct loop_timer *timer) {
-        if ((flag && *flag) || (condition && condition()) || clock_now_ns() > give_up_ns)
-                loop_stop(loop);
-        else
-                loop_timer_set(loop, timer, clock_now_ns() + 5 * NSEC_PER_MSEC);
-}
-
-static void run(const bool *f, bool (*c)(void), uint64_t ms) {
-        flag = f;
-        condition = c;
-        give_up_ns = clock_now_ns() + ms * NSEC_PER_MSEC;
-        tick.on_time = on_tick;
-        loop_timer_set(loop, &tick, clock_now_ns());
-        assert_true(loop_run(loop) >= 0);
-        loop_timer_clear(&tick);
-}
-
-static void wait_flag(const bool *f) {
-        run(f, NULL, 60000);
-        assert_true(*f);
-}
-
-/* Evaluated again and again, with the loop running between. */
-#define WAIT(expr)                                                                                                     \
-        do {                                                                                                           \
-                uint64_t end_ns = clock_now_ns() + 60 * NSEC_PER_SEC;                                                  \
-                                                                                                                       \
-                while (!(expr) && clock_now_ns() < end_ns)                                                             \
-                        run(NULL, NULL, 10);                                                                           \
-                assert_true(expr);                                                                                     \
-        } while (0)
-
 /* ---- files */
 
 static char *path_of(const struct daemon *d, const char *name) {
@@ -143,14 +52,6 @@ static char *path_of(const struct daemon *d, const char *name) {
 
         assert_true(asprintf(&path, "%s/%s", d->root, name) > 0);
         return path;
-}
-
-static void write_file(const char *path, const char *text) {
-        FILE *f = fopen(path, "w");
-
-        assert_non_null(f);
-        fputs(text, f);
-        fclose(f);
 }
 
 static void define(const struct daemon *d, const char *name, const char *text) {
@@ -169,25 +70,6 @@ static void undefine(const struct daemon *d, const char *name) {
         assert_true(asprintf(&path, "%s/definitions.d/%s", d->root, name) > 0);
         assert_int_equal(unlink(path), 0);
         free(path);
-}
-
-static void copy_file(const char *from, const char *to) {
-        char data[65536];
-        ssize_t n;
-        int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
-
-        assert_true(in >= 0 && out >= 0);
-        while ((n = read(in, data, sizeof(data))) > 0)
-                assert_int_equal(write(out, data, (size_t)n), n);
-        close(in);
-        close(out);
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
-        (void)st;
-        (void)type;
-        (void)ftw;
-        return remove(path);
 }
 
 /* ---- daemons */
@@ -627,38 +509,6 @@ static void set_fault(const char *fault, const char *value) {
         ghost_close_store(&g);
 }
 
-/* ---- */
-
-static int setup(void **state) {
-        char *plugins, *to;
-        static const char *const files[] = {"STOKE_PLUGIN_SQLITE", "STOKE_PLUGIN_MEMORY"};
-
-        (void)state;
-        log_open();
-        log_set_level(
-                getenv("STOKE_TEST_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR + (getenv("STOKE_TEST_LOG") != NULL));
-        strcpy(top, "/tmp/stokehold-test-XXXXXX");
-        assert_non_null(mkdtemp(top));
-        snprintf(instance, sizeof(instance), "several-%u", n_instances++);
-        assert_true(asprintf(&plugins, "%s/plugins", top) > 0);
-        assert_int_equal(mkdir(plugins, 0700), 0);
-        for (size_t i = 0; i < n_elements(files); i++) {
-                assert_non_null(getenv(files[i]));
-                assert_true(asprintf(&to, "%s/driver-%zu.so", plugins, i) > 0);
-                copy_file(getenv(files[i]), to);
-                free(to);
-        }
-        free(plugins);
-        return loop_new("main", &loop);
-}
-
-static int teardown(void **state) {
-        (void)state;
-        loop_free(loop);
-        nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-        return 0;
-}
-
 /* ---- tenants */
 
 static void test_started_together(void **state) {
@@ -907,7 +757,7 @@ static void test_definitions_agree(void **state) {
         WAIT(!look(&b, "v"));
         WAIT(!look(&a, "v"));
         WAIT(has_problem(&a, "Tenant \"v\": is in a file here, and not in force"));
-        run(NULL, NULL, 500);
+        run(NULL, 500);
         assert_false(look(&a, "v"));
         assert_false(look(&b, "v"));
         assert_int_equal(count("v"), 0);
@@ -1248,7 +1098,7 @@ static void test_no_copy(void **state) {
         free(path);
         set_fault("fail-load", "1");
         begin(&a);
-        run(NULL, NULL, 5000);
+        run(NULL, 5000);
         assert_false(a.ready);
         assert_false(answers(&a, "here"));
         assert_false(look(&a, "here"));
@@ -1260,21 +1110,21 @@ static void test_no_copy(void **state) {
 
 int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_started_together, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_names_are_unique, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_steps_are_taken_over, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_made_again, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_one_host_alone, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_definitions_agree, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_definitions_of_one_daemon, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_old_files_are_not_put_in_force, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_datastore_differs, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_governance, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_upgrade, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_format_is_raised_under_it, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_copied_host_id, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_no_copy, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_started_together, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_names_are_unique, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_steps_are_taken_over, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_made_again, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_one_host_alone, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_definitions_agree, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_definitions_of_one_daemon, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_old_files_are_not_put_in_force, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_datastore_differs, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_governance, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_upgrade, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_format_is_raised_under_it, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_copied_host_id, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_copy, daemons_setup, daemons_teardown),
+                cmocka_unit_test_setup_teardown(test_no_copy, daemons_setup, daemons_teardown),
         };
 
         if (argc > 1)
