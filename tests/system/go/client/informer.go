@@ -1,3 +1,5 @@
+// An informer that keeps a copy of a prefix and checks it; see the type.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The attacks through etcd's own services: keys, watches, leases, hashes and times of answers.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The attacks that nobody thought of: every method that the services have, with the other's names, ids and keys in every field.
+
 package main
 
 import (

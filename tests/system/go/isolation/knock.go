@@ -1,3 +1,5 @@
+// The attacks at the TLS port: handshakes that claim another name, and what those are told whose certificate is refused.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The attacks beside the API: other services of the port, HTTP/1.1, and the files of the daemon.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// What all connections received, kept whole, so that the other tenant's marks can be searched for in it.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// The tenant that is attacked: its own streams and state must not show that anybody is there.
+
 package main
 
 import (
