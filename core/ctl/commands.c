@@ -44,10 +44,8 @@ static int run_status(struct ctl *ctl) {
                 &stokehold__control__v1__status_response__descriptor, &m);
         if (r != CTL_OK)
                 return r;
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(m)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_yaml(output_json_of(m)), CTL_OK;
+        if (output_message(ctl->format, m))
+                return CTL_OK;
 
         s = (const void *)m;
         output_field("Version", "%s", s->version);
@@ -104,10 +102,8 @@ static int run_driver_list(struct ctl *ctl) {
                 &stokehold__control__v1__list_drivers_response__descriptor, &m);
         if (r != CTL_OK)
                 return r;
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(m)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_yaml(output_json_of(m)), CTL_OK;
+        if (output_message(ctl->format, m))
+                return CTL_OK;
 
         l = (const void *)m;
         table = table_new(columns, n_elements(columns));
@@ -155,17 +151,14 @@ static int run_reload(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         l = (const void *)m;
-        if (ctl->format == FORMAT_JSON)
-                output_json(output_json_of(m));
-        else if (ctl->format == FORMAT_YAML)
-                output_yaml(output_json_of(m));
-        else if (l->n_errors == 0)
-                puts("Reloaded.");
-        else
+        if (!output_message(ctl->format, m)) {
+                if (l->n_errors == 0)
+                        puts("Reloaded.");
                 for (size_t i = 0; i < l->n_errors; i++) {
                         output_text(l->errors[i]);
                         putchar('\n');
                 }
+        }
         if (l->n_errors)
                 return ctl_fail(CTL_FAILED, "%zu %s; what was in force before stays so", l->n_errors,
                         l->n_errors == 1 ? "problem" : "problems");

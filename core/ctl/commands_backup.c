@@ -63,14 +63,8 @@ void backup_print(struct ctl *ctl, const struct backup_text *t, const struct arc
         message.leases = figures.n_leases;
         message.bytes = figures.bytes;
         message.file_bytes = figures.file_bytes;
-        if (ctl->format == FORMAT_JSON) {
-                output_json(output_json_of(&message.base));
+        if (output_message(ctl->format, &message.base))
                 return;
-        }
-        if (ctl->format == FORMAT_YAML) {
-                output_yaml(output_json_of(&message.base));
-                return;
-        }
         output_field("Tenant", "%s", t->tenant);
         output_field("Incarnation", "%s", t->incarnation);
         output_field("Revision", "%lld (compacted up to %lld)", (long long)t->revision, (long long)t->compacted);

@@ -61,10 +61,8 @@ static int run_list(struct ctl *ctl) {
         r = fetch(ctl, NULL, &l);
         if (r != CTL_OK)
                 return r;
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(&l->base)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_yaml(output_json_of(&l->base)), CTL_OK;
+        if (output_message(ctl->format, &l->base))
+                return CTL_OK;
         if (l->n_datastores == 0) {
                 puts("No datastores.");
                 return CTL_OK;
@@ -100,10 +98,8 @@ static int run_show(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         d = l->datastores[0];
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(&d->base)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_document(d->manifest), CTL_OK;
+        if (output_manifest(ctl->format, &d->base, d->manifest))
+                return CTL_OK;
 
         endpoints = join(d->endpoints, d->n_endpoints);
         used_by = join(d->used_by, d->n_used_by);
@@ -170,11 +166,7 @@ static int run_check(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         c = (const void *)m;
-        if (ctl->format == FORMAT_JSON) {
-                output_json(output_json_of(m));
-        } else if (ctl->format == FORMAT_YAML) {
-                output_yaml(output_json_of(m));
-        } else if (c->n_items) {
+        if (!output_message(ctl->format, m) && c->n_items) {
                 table = table_new(columns, n_elements(columns));
                 for (size_t i = 0; i < c->n_items; i++) {
                         table_cell(table, "%s", c->items[i]->name);

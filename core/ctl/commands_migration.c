@@ -113,11 +113,7 @@ static void print(const Migration *m) {
 }
 
 static int show(struct ctl *ctl, const Migration *m) {
-        if (ctl->format == FORMAT_JSON)
-                output_json(output_json_of(&m->base));
-        else if (ctl->format == FORMAT_YAML)
-                output_yaml(output_json_of(&m->base));
-        else
+        if (!output_message(ctl->format, &m->base))
                 print(m);
         return CTL_OK;
 }
@@ -178,10 +174,8 @@ static int run_list(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         l = (const void *)message;
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(&l->base)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_yaml(output_json_of(&l->base)), CTL_OK;
+        if (output_message(ctl->format, &l->base))
+                return CTL_OK;
         if (l->n_migrations == 0) {
                 puts("No tenant was moved. 'stokectl tenant migrate NAME --to DATASTORE' moves one.");
                 return CTL_OK;

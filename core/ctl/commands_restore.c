@@ -21,11 +21,7 @@
 #define AHEAD_BYTES ((uint64_t)4 * 1024 * 1024)
 
 static void print_tenant(const struct ctl *ctl, const Stokehold__Control__V1__Tenant *t, const char *what) {
-        if (ctl->format == FORMAT_JSON)
-                output_json(output_json_of(&t->base));
-        else if (ctl->format == FORMAT_YAML)
-                output_document(t->manifest);
-        else
+        if (!output_manifest(ctl->format, &t->base, t->manifest))
                 printf("Tenant %s was %s, on datastore %s.\n  --etcd-servers=%s\n", t->name, what, t->datastore,
                         t->n_endpoints ? t->endpoints[0] : "");
 }

@@ -41,10 +41,8 @@ static int run_list(struct ctl *ctl) {
         r = tenant_fetch(ctl, NULL, &l);
         if (r != CTL_OK)
                 return r;
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(&l->base)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_yaml(output_json_of(&l->base)), CTL_OK;
+        if (output_message(ctl->format, &l->base))
+                return CTL_OK;
         if (l->n_tenants == 0) {
                 puts("No tenants. 'stokectl tenant create NAME' makes one.");
                 return CTL_OK;
@@ -163,10 +161,8 @@ static int run_show(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         t = l->tenants[0];
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(&t->base)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_document(t->manifest), CTL_OK;
+        if (output_manifest(ctl->format, &t->base, t->manifest))
+                return CTL_OK;
         print_tenant(t);
         puts("\nFor kube-apiserver:");
         print_endpoints(t, "  ");
@@ -196,11 +192,7 @@ static int run_create(struct ctl *ctl) {
         if (!t)
                 return ctl_fail(
                         CTL_FAILED, "the daemon did not say what it made; see 'stokectl tenant show %s'", ctl->args[0]);
-        if (ctl->format == FORMAT_JSON) {
-                output_json(output_json_of(&t->base));
-        } else if (ctl->format == FORMAT_YAML) {
-                output_document(t->manifest);
-        } else if (strcmp(t->phase, "Failed") != 0) {
+        if (!output_manifest(ctl->format, &t->base, t->manifest) && strcmp(t->phase, "Failed") != 0) {
                 fputs("Tenant ", stdout);
                 output_text(t->name);
                 fputs(" is in datastore ", stdout);
@@ -268,11 +260,7 @@ static int run_recover(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         t = ((const Stokehold__Control__V1__RecoverTenantResponse *)(const void *)m)->tenant;
-        if (t && ctl->format == FORMAT_JSON)
-                output_json(output_json_of(&t->base));
-        else if (t && ctl->format == FORMAT_YAML)
-                output_document(t->manifest);
-        else
+        if (!t || !output_manifest(ctl->format, &t->base, t->manifest))
                 printf("Tenant %s is served again from what its datastore holds. What its clients remember counts as compacted.\n",
                         ctl->args[0]);
         return CTL_OK;

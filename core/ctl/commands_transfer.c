@@ -128,14 +128,6 @@ static ProtobufCBinaryData bytes_of_text(const char *text) {
         return (ProtobufCBinaryData){.len = text ? strlen(text) : 0, .data = (uint8_t *)text};
 }
 
-static int show(struct ctl *ctl, const Transfer *t) {
-        if (ctl->format == FORMAT_JSON)
-                output_json(output_json_of(&t->base));
-        else
-                output_yaml(output_json_of(&t->base));
-        return CTL_OK;
-}
-
 /* Asks, follows, and tells what has become of it. */
 static int follow(struct ctl *ctl, const char *method, const ProtobufCMessage *request) {
         struct following following = {.terminal = isatty(STDERR_FILENO)};
@@ -153,8 +145,8 @@ static int follow(struct ctl *ctl, const char *method, const ProtobufCMessage *r
         if (r != CTL_OK)
                 return r;
         t = (const void *)message;
-        if (ctl->format != FORMAT_TABLE)
-                return show(ctl, t);
+        if (output_message(ctl->format, &t->base))
+                return CTL_OK;
         if (!t->ended)
                 printf("The %s of tenant %s has begun: see 'stokectl transfer list %s'; --finish ends it.\n",
                         t->direction, t->tenant, t->tenant);
@@ -181,8 +173,8 @@ static int run_abort(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         t = (const void *)message;
-        if (ctl->format != FORMAT_TABLE)
-                return show(ctl, t);
+        if (output_message(ctl->format, &t->base))
+                return CTL_OK;
         if (strcmp(t->direction, "import") == 0)
                 printf("The import of tenant %s is given up; nothing is left of it.\n", t->tenant);
         else
@@ -271,10 +263,8 @@ static int run_list(struct ctl *ctl) {
         if (r != CTL_OK)
                 return r;
         l = (const void *)message;
-        if (ctl->format == FORMAT_JSON)
-                return output_json(output_json_of(&l->base)), CTL_OK;
-        if (ctl->format == FORMAT_YAML)
-                return output_yaml(output_json_of(&l->base)), CTL_OK;
+        if (output_message(ctl->format, &l->base))
+                return CTL_OK;
         if (l->n_transfers == 0) {
                 puts("Nothing was imported or exported since the daemon's start.");
                 return CTL_OK;

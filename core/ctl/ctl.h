@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "base/loop.h"
 #include "base/macro.h"
+#include "ctl/output.h"
 #include "rpc/client.h"
 
 /* Documented in stokectl(1); scripts build on them. */
@@ -22,8 +23,6 @@ enum ctl_exit {
         CTL_DENIED = 5,      /* not permitted */
         CTL_UNREACHABLE = 6, /* the daemon, or the datastore behind it, cannot be reached or did not answer in time */
 };
-
-enum ctl_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML };
 
 /* Options that only some commands take: a set of them. options.c has what they are. */
 typedef uint64_t ctl_options;

@@ -10,6 +10,9 @@
 
 #include "base/macro.h"
 
+/* What was asked for: for people, or for programs. */
+enum ctl_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML };
+
 /* A table of text; cells are added row by row. */
 struct table;
 
@@ -53,3 +56,7 @@ json_t *output_json_of(const ProtobufCMessage *message);
 /* Prints and drops the reference. */
 void output_json(json_t *value);
 void output_yaml(json_t *value);
+/* Prints a message where one of these was asked for; false: it is for people, and nothing was printed. */
+bool output_message(enum ctl_format format, const ProtobufCMessage *message);
+/* The same of what has a manifest, which is its YAML. */
+bool output_manifest(enum ctl_format format, const ProtobufCMessage *message, const char *manifest);

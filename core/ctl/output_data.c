@@ -232,3 +232,18 @@ void output_yaml(json_t *value) {
         yaml_value(value, 0, false);
         json_decref(value);
 }
+
+bool output_message(enum ctl_format format, const ProtobufCMessage *message) {
+        if (format == FORMAT_JSON)
+                output_json(output_json_of(message));
+        else if (format == FORMAT_YAML)
+                output_yaml(output_json_of(message));
+        return format != FORMAT_TABLE;
+}
+
+bool output_manifest(enum ctl_format format, const ProtobufCMessage *message, const char *manifest) {
+        if (format != FORMAT_YAML)
+                return output_message(format, message);
+        output_document(manifest);
+        return true;
+}
