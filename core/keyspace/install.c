@@ -11,12 +11,14 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "keyspace/record.h"
 
 #define PATIENCE_NS (30 * NSEC_PER_SEC)
 #define CALL_PATIENCE_NS (30 * NSEC_PER_SEC)
 #define RETRY_NS (20 * NSEC_PER_MSEC)
 #define LONGEST_RETRY_NS NSEC_PER_SEC
+#define TELL_FAILURES 6 /* of one step: a second or so */
 #define FEED_BYTES ((uint64_t)8 * 1024 * 1024)
 #define GOES_ON 1
 
@@ -254,8 +256,17 @@ static int step(struct install *i) {
         }
 }
 
+static const char *reason_of(const struct datastore_job *job) {
+        if (job->reason[0])
+                return job->reason;
+        if (job->result < 0)
+                return strerror(-job->result);
+        return job->result == STOKE_ENDED ? "this installation has ended" : "";
+}
+
 static void on_done(struct datastore_job *job) {
         struct install *i = container_of(job, struct install, job);
+        struct log_context context = {.tenant = i->name};
         uint64_t patience = i->config.patience_ns ? i->config.patience_ns : PATIENCE_NS;
         int r = job->result;
 
@@ -276,6 +287,9 @@ static void on_done(struct datastore_job *job) {
         }
         i->doubt = i->doubt || (r == STOKE_UNKNOWN && i->what == WHAT_COMMIT);
         if (may_get_better(r) && clock_now_ns() - i->since_ns < patience) {
+                if (i->n_failures == TELL_FAILURES)
+                        log_at(LOG_LEVEL_WARNING, &context, "what is installed of it makes no progress: %s",
+                                reason_of(job));
                 loop_timer_set(i->config.loop, &i->timer,
                         clock_now_ns() + min_of(RETRY_NS << min_of(i->n_failures, 6u), LONGEST_RETRY_NS));
                 i->n_failures++;
@@ -283,11 +297,7 @@ static void on_done(struct datastore_job *job) {
         }
         if (i->doubt && r != STOKE_ENDED)
                 r = STOKE_UNKNOWN;
-        finish(i, r,
-                job->reason[0]             ? job->reason
-                        : r < 0            ? strerror(-r)
-                        : r == STOKE_ENDED ? "this installation has ended"
-                                           : "");
+        finish(i, r, reason_of(job));
 }
 
 static void start(struct install *i, enum what what, install_done_fn done) {

@@ -56,6 +56,7 @@ static void sqlite_store_close(struct stoke_store *store) {
                 }
         pthread_cond_destroy(&store->changed);
         pthread_mutex_destroy(&store->mutex);
+        pthread_mutex_destroy(&store->making);
         free(store->directory);
         free(store->name);
         free(store);
@@ -77,6 +78,7 @@ static int sqlite_store_open(const struct stoke_datastore *datastore, const stru
         store = calloc(1, sizeof(*store));
         if (!store)
                 return -ENOMEM;
+        pthread_mutex_init(&store->making, NULL);
         pthread_mutex_init(&store->mutex, NULL);
         pthread_cond_init(&store->changed, NULL);
         store->host = host;

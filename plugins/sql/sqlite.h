@@ -9,7 +9,8 @@
  * Nobody opens a database file but through SQLite: close() of any other descriptor would drop SQLite's POSIX locks.
  *
  * Locks: store->mutex guards the tables of files and name locks and is never held across I/O on a database; file->mutex
- * guards one connection. store->mutex is the inner one.
+ * guards one connection. store->mutex is the inner one. store->making is the outermost: whoever makes what all keyspaces have in common
+ * holds it, since a name lock keeps off other processes, not the other sessions of its own.
  */
 
 #include <pthread.h>
@@ -32,7 +33,8 @@
 extern const struct stoke_limits sqlite_limits;
 extern const struct sql_dialect sqlite_dialect;
 
-/* The lock on a keyspace's name, shared by all that this store does with it. */
+/* The lock on a keyspace's name, shared by all that this store does with it: it keeps off other stores and other processes. Within a store one
+ * call at a time changes what there is of a keyspace (the ABI's promise). */
 struct name_lock {
         struct name_lock *next;
         char name[SQL_NAME_MAX + 1];
@@ -81,6 +83,7 @@ struct stoke_store {
         const struct stoke_host *host;
         char *name;
         char *directory; /* owned */
+        pthread_mutex_t making; /* of installations.db */
         pthread_mutex_t mutex;
         struct file *buckets[SQLITE_LOG_BUCKETS];
         struct name_lock *locks;

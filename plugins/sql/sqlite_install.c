@@ -15,49 +15,55 @@
 
 /* ---- ended ids */
 
+/* Whole, or not there: made aside by whoever has the lock of that name (which no keyspace has: it begins with a dot). */
+static int make_ended(struct stoke_store *store, const char *path, struct guard *guard, struct stoke_call *call) {
+        struct name_lock *lock = NULL;
+        char *temporary = NULL;
+        sqlite3 *db = NULL;
+        int r;
+
+        pthread_mutex_lock(&store->making);
+        r = sqlite_lock(store, ".installations", call, &lock);
+        if (r == STOKE_BUSY)
+                r = -EBUSY;
+        if (r < 0 || sqlite_exists(path))
+                goto out;
+        if (asprintf(&temporary, "%s/.installations.new", store->directory) < 0) {
+                temporary = NULL;
+                r = -ENOMEM;
+                goto out;
+        }
+        r = sqlite_remove(store, temporary, call);
+        if (r == 0)
+                r = sqlite_open_new(temporary, guard, call, &db);
+        if (r == 0)
+                r = sqlite_exec(db, "CREATE TABLE ended (id BLOB PRIMARY KEY, how INTEGER NOT NULL) WITHOUT ROWID",
+                        guard->session, call);
+        sqlite_close(db);
+        if (r == 0 && rename(temporary, path) < 0)
+                r = sql_fail(call, -errno, "cannot rename %s: %s", temporary, strerror(errno));
+        if (r == 0)
+                r = sqlite_sync_directory(store, call);
+out:
+        sqlite_unlock(store, lock, false);
+        pthread_mutex_unlock(&store->making);
+        free(temporary);
+        return r;
+}
+
+/* *ret NULL: there is none, and none was to be made. */
 static int open_ended(
         struct stoke_store *store, struct guard *guard, bool make, struct stoke_call *call, sqlite3 **ret) {
-        char *path, *temporary = NULL;
-        sqlite3 *db = NULL;
+        char *path;
         int r = 0;
 
         *ret = NULL;
         if (asprintf(&path, "%s/installations.db", store->directory) < 0)
                 return -ENOMEM;
-        if (!sqlite_exists(path)) {
-                struct name_lock *lock = NULL;
-
-                if (!make)
-                        goto out;
-                /* Whole, or not there: made aside by whoever has the lock of that name (which no keyspace has: it begins with a dot). */
-                r = sqlite_lock(store, ".installations", call, &lock);
-                if (r == STOKE_BUSY)
-                        r = -EBUSY;
-                if (r == 0 && asprintf(&temporary, "%s/.installations.new", store->directory) < 0) {
-                        temporary = NULL;
-                        r = -ENOMEM;
-                }
-                if (r == 0)
-                        r = sqlite_remove(store, temporary, call);
-                if (r == 0)
-                        r = sqlite_open_new(temporary, guard, call, &db);
-                if (r == 0)
-                        r = sqlite_exec(db,
-                                "CREATE TABLE ended (id BLOB PRIMARY KEY, how INTEGER NOT NULL) WITHOUT ROWID",
-                                guard->session, call);
-                sqlite_close(db);
-                db = NULL;
-                if (r == 0 && !sqlite_exists(path) && rename(temporary, path) < 0)
-                        r = sql_fail(call, -errno, "cannot rename %s: %s", temporary, strerror(errno));
-                if (r == 0)
-                        r = sqlite_sync_directory(store, call);
-                sqlite_unlock(store, lock, false);
-                if (r < 0)
-                        goto out;
-        }
-        r = sqlite_open(path, guard, call, ret);
-out:
-        free(temporary);
+        if (make && !sqlite_exists(path))
+                r = make_ended(store, path, guard, call);
+        if (r == 0 && (make || sqlite_exists(path)))
+                r = sqlite_open(path, guard, call, ret);
         free(path);
         return r;
 }

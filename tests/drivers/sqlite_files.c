@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a SQLite directory may hold that is not ours to touch: another daemon's keyspace, a later version's, somebody else's database. */
+/* What a SQLite directory may hold that is not ours to touch: another daemon's keyspace, a later version's, somebody else's database; and what all
+ * keyspaces of one have in common, when two sessions need it at once. */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,11 +140,86 @@ static void test_formats(void) {
         stoke_driver.close(store);
 }
 
+/* ---- several sessions */
+
+struct giving_up {
+        struct stoke_store *store;
+        pthread_barrier_t *start;
+        struct stoke_keyspace keyspace;
+        struct stoke_call call;
+        int result;
+        char reason[256];
+};
+
+static void *give_up(void *userdata) {
+        struct giving_up *g = userdata;
+        struct stoke_session *session;
+        uint8_t id[16] = {(uint8_t)g->keyspace.name[0], 9};
+        uint64_t seq;
+
+        if (stoke_driver.connect(g->store, NULL, &g->call, &session) != 0)
+                abort();
+        g->result = stoke_driver.install_begin(session, &g->keyspace, id, &g->call, &seq);
+        (void)pthread_barrier_wait(g->start);
+        if (g->result == 0)
+                g->result = stoke_driver.install_abort(session, &g->keyspace, id, &g->call);
+        if (g->result == 0 && stoke_driver.install_begin(session, &g->keyspace, id, &g->call, &seq) != STOKE_ENDED)
+                g->result = -EBADMSG;
+        stoke_driver.disconnect(session);
+        return NULL;
+}
+
+static void remove_file(const char *name) {
+        char path[256];
+
+        snprintf(path, sizeof(path), "%s/%s", directory, name);
+        (void)unlink(path);
+}
+
+/* Whoever gives up the first installation of a directory makes the file that remembers it. */
+static void test_first_to_end(void) {
+        struct giving_up both[] = {{.keyspace = {.name = "one"}}, {.keyspace = {.name = "two"}}};
+        struct stoke_session *session;
+        struct stoke_store *store;
+        pthread_barrier_t start;
+        pthread_t threads[2];
+        int bad = 0;
+
+        open_store(&store, &session);
+        pthread_barrier_init(&start, NULL, 2);
+        for (unsigned round = 0; round < 100 && bad == 0; round++) {
+                for (size_t i = 0; i < 2; i++) {
+                        both[i].store = store;
+                        both[i].start = &start;
+                        both[i].call = *call();
+                        both[i].call.reason = both[i].reason;
+                        both[i].call.reason_size = sizeof(both[i].reason);
+                        if (pthread_create(&threads[i], NULL, give_up, &both[i]) != 0)
+                                abort();
+                }
+                for (size_t i = 0; i < 2; i++) {
+                        pthread_join(threads[i], NULL);
+                        if (both[i].result == 0)
+                                continue;
+                        bad = both[i].result;
+                        snprintf(reason, sizeof(reason), "%.*s", (int)sizeof(both[i].reason), both[i].reason);
+                }
+                remove_file("installations.db");
+        }
+        expect(bad, 0, NULL, "two sessions give up the first two installations of a directory at once");
+        remove_file(".installations.new");
+        remove_file(".installations.lock");
+        pthread_barrier_destroy(&start);
+        stoke_driver.disconnect(session);
+        stoke_driver.close(store);
+}
+
 int main(void) {
         if (!mkdtemp(directory))
                 return 2;
         test_two_daemons();
         test_formats();
+        test_first_to_end();
         printf("1..%u\n", n_tests);
         if (rmdir(directory) < 0) {
                 printf("# files were left behind in %s\n", directory);
