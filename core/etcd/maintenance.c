@@ -14,8 +14,9 @@
 
 #define NO_QUOTA (-1) /* as etcd says that it has none */
 #define MAX_ERRORS 64 /* alarms */
+#define STATUS_PATIENCE_NS NSEC_PER_SEC
 
-struct opening {
+struct looking {
         struct grpc_call *call;
         struct keyspace_call barrier;
 };
@@ -87,35 +88,40 @@ static void status_reply(struct grpc_call *call) {
         reply(call, &response.base);
 }
 
-static void status_opened(struct keyspace_call *kc, enum keyspace_result result) {
-        struct opening *o = container_of(kc, struct opening, barrier);
+static void status_looked(struct keyspace_call *kc, enum keyspace_result result) {
+        struct looking *o = container_of(kc, struct looking, barrier);
+        struct keyspace_status status;
 
-        if (result == KEYSPACE_OK)
+        keyspace_get_status(grpc_call_server_userdata(o->call), &status);
+        if (result == KEYSPACE_OK || status.revision > 0)
                 status_reply(o->call);
         else
                 etcd_fail_result(o->call, result);
 }
 
-/* Status asks nobody, as etcd's; but a keyspace that nobody has used yet is opened first, or its revision would be none. */
+/* Of etcd's members each says what it has applied itself; here the daemons of a tenant answer as one member, so what was acknowledged by another
+ * should be in it. But Status is what people look at when something is wrong: where the datastore does not answer, it says what is known. */
 static void status_on_message(struct grpc_call *call, struct bytes data) {
         struct keyspace *ks = grpc_call_server_userdata(call);
-        struct opening *o = grpc_call_user(call);
+        struct looking *o = grpc_call_user(call);
         struct keyspace_status status;
 
         if (!protobuf_unpack(&etcdserverpb__status_request__descriptor, grpc_call_arena(call), data))
                 return etcd_fail(call, ETCD_MALFORMED);
         keyspace_get_status(ks, &status);
-        if (status.revision > 0)
+        if (status.revision > 0 && status.condition != KEYSPACE_CLOSED && status.condition != KEYSPACE_SERVING)
                 return status_reply(call);
         o->call = call;
-        o->barrier.done = status_opened;
+        o->barrier.done = status_looked;
         o->barrier.deadline_ns = grpc_call_deadline(call);
+        if (status.revision > 0)
+                o->barrier.deadline_ns = min_of(o->barrier.deadline_ns, clock_now_ns() + STATUS_PATIENCE_NS);
         o->barrier.arena = grpc_call_arena(call);
         keyspace_barrier(ks, &o->barrier);
 }
 
 static void status_on_cancel(struct grpc_call *call) {
-        struct opening *o = grpc_call_user(call);
+        struct looking *o = grpc_call_user(call);
 
         if (o->call)
                 keyspace_cancel(&o->barrier);
@@ -324,7 +330,7 @@ static void downgrade_on_message(struct grpc_call *call, struct bytes data) {
 static const struct grpc_method methods[] = {
         {
                 .path = "/etcdserverpb.Maintenance/Status",
-                .user_size = sizeof(struct opening),
+                .user_size = sizeof(struct looking),
                 .on_message = status_on_message,
                 .on_cancel = status_on_cancel,
         },

@@ -180,7 +180,7 @@ void barrier_wait(struct keyspace *ks, struct keyspace_call *call) {
                 return;
         }
         call_list_add(&b->waiting, call);
-        if (keyspace_is_held(ks))
+        if (keyspace_is_held(ks) || b->question) /* who had asked that may all have given up by now */
                 keyspace_stalled(ks);
         if (!b->retry.position)
                 loop_defer(ks->loop, &b->task);

@@ -12,10 +12,12 @@ import signal
 import subprocess
 import time
 
+import grpc
 import pytest
 
 import servers
 from conftest import Daemon, etcdctl, program, running, wait_for
+from proto import Proto
 from servers_mariadb import GaleraNode, MariaDB
 from test_history import recorded, span
 
@@ -109,6 +111,30 @@ def test_two_daemons_are_one_etcd(driver, seed, request):
                     d.process.send_signal(signal.SIGCONT)
                 assert h.process.poll() is None, h.process.stderr.read()
             time.sleep(1)
+
+
+@pytest.mark.parametrize("driver", DIALECTS)
+def test_status_of_two_daemons(driver):
+    """What one daemon has acknowledged is in the other's Status, though nothing else was asked of it; and while the database does not answer, Status
+    does, of what is known."""
+    with server_of(driver) as server, daemons(2, datastore(driver, [server.endpoint], more="  system: true\n")) as found:
+        endpoints = tenant_everywhere(found)
+        proto = Proto(found[0])
+        with grpc.insecure_channel(endpoints[0]) as writing, grpc.insecure_channel(endpoints[1]) as looking:
+            put, alarm = proto.stub(writing, "KV", "Put"), proto.stub(writing, "Maintenance", "Alarm")
+            status = proto.stub(looking, "Maintenance", "Status")
+            for n in range(30):
+                revision = put(proto("PutRequest", key=b"/k", value=b"%d" % n), timeout=20).header.revision
+                assert status(proto("StatusRequest"), timeout=20).header.revision >= revision
+                for action, errors in ((1, ["alarm:CORRUPT"]), (2, [])):
+                    alarm(proto("AlarmRequest", action=action, alarm=2), timeout=20)
+                    assert list(status(proto("StatusRequest"), timeout=20).errors) == errors
+            server.pause()
+            try:
+                for _ in range(3):
+                    assert status(proto("StatusRequest"), timeout=7).header.revision == revision
+            finally:
+                server.resume()
 
 
 @pytest.mark.parametrize("driver", DIALECTS)

@@ -32,6 +32,7 @@ struct late_call {
         struct late_call *next;
         struct txn_call txn;
         struct compact_call compact;
+        struct keyspace_call barrier;
         struct arena arena;
         struct txn tree;
         struct txn_op op;
@@ -55,6 +56,11 @@ static void on_txn(struct keyspace_call *call, enum keyspace_result result) {
 }
 static void on_compact(struct keyspace_call *call, enum keyspace_result result) {
         struct late_call *l = container_of(container_of(call, struct compact_call, call), struct late_call, compact);
+        l->done = true;
+        l->result = result;
+}
+static void on_barrier(struct keyspace_call *call, enum keyspace_result result) {
+        struct late_call *l = container_of(call, struct late_call, barrier);
         l->done = true;
         l->result = result;
 }
@@ -99,6 +105,15 @@ static struct late_call *start_compact(struct keyspace *ks, int64_t revision, bo
         l->compact.call.done = on_compact;
         l->compact.call.deadline_ns = clock_now_ns() + ms * NSEC_PER_MSEC;
         keyspace_compact(ks, &l->compact);
+        return l;
+}
+
+static struct late_call *start_barrier(struct keyspace *ks, uint64_t ms) {
+        struct late_call *l = late_call_new();
+
+        l->barrier.done = on_barrier;
+        l->barrier.deadline_ns = clock_now_ns() + ms * NSEC_PER_MSEC;
+        keyspace_barrier(ks, &l->barrier);
         return l;
 }
 
@@ -367,6 +382,30 @@ static void deadline_on_a_hung_datastore(void **state) {
         engine_keyspace_close(e, a);
 }
 
+/* Who waits behind a question that nobody waits for any more, and which hangs, still has a deadline. */
+static void deadline_behind_an_abandoned_question(void **state) {
+        struct engine *e = *state;
+        struct keyspace *a = engine_keyspace(e, 1);
+        struct memory_faults f = {.delay_us = 6000000};
+        struct late_call *l;
+        uint64_t asked;
+
+        engine_put(e, a, "/k", "1");
+        engine_get(e, a, "/k");
+        asked = memory_calls("shared", MEMORY_ENDS);
+        memory_set_faults("shared", &f);
+        for (int i = 0; i < 2; i++) {
+                l = start_barrier(a, 500);
+                engine_run(e, 20000, &l->done);
+                assert_true(l->done);
+                assert_int_not_equal(l->result, KEYSPACE_OK);
+                engine_run(e, 300, NULL); /* the ageing timer runs out */
+        }
+        assert_int_equal(memory_calls("shared", MEMORY_ENDS), asked + 1);
+        memory_set_faults("shared", NULL);
+        engine_keyspace_close(e, a);
+}
+
 /* B's own Compact behind another daemon's mark. */
 static void compact_behind_a_foreign_mark(void **state) {
         struct engine *e = *state, other = {};
@@ -575,6 +614,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(limit_behind_a_delete, setup_uncached, teardown),
                 cmocka_unit_test_setup_teardown(sort_by_value_keys_only, setup_uncached, teardown),
                 cmocka_unit_test_setup_teardown(deadline_on_a_hung_datastore, setup, teardown),
+                cmocka_unit_test_setup_teardown(deadline_behind_an_abandoned_question, setup, teardown),
                 cmocka_unit_test_setup_teardown(compact_behind_a_foreign_mark, setup, teardown),
                 cmocka_unit_test_setup_teardown(physical_deadline, setup, teardown),
                 cmocka_unit_test_setup_teardown(behind_a_busy_writer, setup_uncached, teardown),
