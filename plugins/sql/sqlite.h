@@ -82,7 +82,7 @@ struct file {
 struct stoke_store {
         const struct stoke_host *host;
         char *name;
-        char *directory; /* owned */
+        char *directory;        /* owned */
         pthread_mutex_t making; /* of installations.db */
         pthread_mutex_t mutex;
         struct file *buckets[SQLITE_LOG_BUCKETS];
