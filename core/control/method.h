@@ -21,6 +21,19 @@ bool method_retains(struct operation *op, const char *policy, bool *ret);
 /* gRPC's code for what the fleet refused with. */
 enum grpc_code method_code(int result);
 
+/* datastore.c */
+void method_list_drivers(struct grpc_call *call, struct bytes data);
+void method_list_datastores(struct grpc_call *call, struct bytes data);
+void method_check_datastore(struct grpc_call *call, struct bytes data);
+void method_claim_datastore(struct grpc_call *call, struct bytes data);
+
+/* tenant.c */
+void method_list_tenants(struct grpc_call *call, struct bytes data);
+void method_create_tenant(struct grpc_call *call, struct bytes data);
+void method_delete_tenant(struct grpc_call *call, struct bytes data);
+void method_recover_tenant(struct grpc_call *call, struct bytes data);
+void method_resume_tenant(struct grpc_call *call, struct bytes data);
+
 /* migration.c */
 void method_migrate_tenant(struct grpc_call *call, struct bytes data);
 void method_list_migrations(struct grpc_call *call, struct bytes data);

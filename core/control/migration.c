@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "control/answer.h"
+#include "control/ending.h"
 #include "control/telling.h"
 #include "rpc/protobuf.h"
 
@@ -68,22 +69,6 @@ static Migration *migration_of(struct fleet *fleet, const char *tenant, struct a
 
 /* ---- answering */
 
-struct ending {
-        struct operation *op;
-        struct fleet *fleet;
-        char *name; /* owned */
-};
-
-static struct ending *ending_new(struct grpc_call *call, struct operation *op, const char *name) {
-        struct ending *e = new0(struct ending);
-
-        e->op = op;
-        e->fleet = method_fleet(call);
-        e->name = strdup(name);
-        check(e->name);
-        return e;
-}
-
 static void on_ended(void *userdata, int result, const char *reason) {
         struct ending *e = userdata;
         struct arena arena;
@@ -91,15 +76,11 @@ static void on_ended(void *userdata, int result, const char *reason) {
 
         arena_init(&arena, 0);
         m = migration_of(e->fleet, e->name, &arena);
-        if (result < 0)
-                operation_fail(e->op, method_code(result), "%s", reason);
-        else if (!m)
-                operation_fail(e->op, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", e->name);
+        if (result >= 0 && !m)
+                ending_fail(e, GRPC_NOT_FOUND, "tenant %s was deleted meanwhile", e->name);
         else
-                operation_finish(e->op, protobuf_pack(&m->base));
+                ending_finish_unless_refused(e, result, reason, m);
         arena_done(&arena);
-        free(e->name);
-        free(e);
 }
 
 /* ---- methods */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "control/answer.h"
+#include "control/ending.h"
 #include "control/method.h"
 #include "control/telling.h"
 #include "rpc/protobuf.h"
@@ -72,46 +73,26 @@ static struct blob *pack_running(struct fleet *fleet, const char *name) {
 
 /* ---- answering */
 
-struct answer {
-        struct operation *op;
-        struct fleet *fleet;
-        char *name; /* owned */
-        bool detach;
-};
-
-static struct answer *answer_new(struct grpc_call *call, struct operation *op, const char *name, bool detach) {
-        struct answer *answer = new0(struct answer);
-
-        answer->op = op;
-        answer->fleet = method_fleet(call);
-        answer->name = strdup(name);
-        answer->detach = detach;
-        check(answer->name);
-        return answer;
-}
-
 /* The fleet's last word for it. */
 static void on_ended(void *userdata, int result, const char *reason) {
-        struct answer *answer = userdata;
-        struct blob *packed = result < 0 ? NULL : pack(answer->fleet, answer->name, false);
+        struct ending *e = userdata;
+        struct blob *packed;
 
+        if (ending_refused(e, result, reason))
+                return;
+        packed = pack(e->fleet, e->name, false);
         if (packed)
-                operation_finish(answer->op, packed);
-        else if (result < 0)
-                operation_fail(answer->op, method_code(result), "%s", reason);
+                ending_finish_packed(e, packed);
         else
-                operation_fail(answer->op, GRPC_NOT_FOUND, "the tenant has another transfer by now");
-        free(answer->name);
-        free(answer);
+                ending_fail(e, GRPC_NOT_FOUND, "the tenant has another transfer by now");
 }
 
+/* Begun, and to be waited for. */
 static void on_begun(void *userdata, int result, const char *reason) {
-        struct answer *answer = userdata;
+        struct ending *e = userdata;
 
-        if (result < 0 || answer->detach)
-                on_ended(answer, result, reason);
-        else
-                fleet_wait_for_transfer(answer->fleet, answer->name, on_ended, answer);
+        if (!ending_refused(e, result, reason))
+                fleet_wait_for_transfer(e->fleet, e->name, on_ended, e);
 }
 
 /* ---- methods */
@@ -185,8 +166,8 @@ void method_import_tenant(struct grpc_call *call, struct bytes data) {
         transfer.create = &create;
         if (!request->detach)
                 telling_begin(call, request->name, pack_running);
-        fleet_import_tenant(
-                method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
+        fleet_import_tenant(method_fleet(call), &transfer, request->detach ? on_ended : on_begun,
+                ending_new(call, op, request->name));
         forget_key(request->from, data);
 }
 
@@ -210,8 +191,8 @@ void method_export_tenant(struct grpc_call *call, struct bytes data) {
         transfer.overwrite = request->overwrite;
         if (!request->detach)
                 telling_begin(call, request->name, pack_running);
-        fleet_export_tenant(
-                method_fleet(call), &transfer, on_begun, answer_new(call, op, request->name, request->detach));
+        fleet_export_tenant(method_fleet(call), &transfer, request->detach ? on_ended : on_begun,
+                ending_new(call, op, request->name));
         forget_key(request->to, data);
 }
 
@@ -225,7 +206,7 @@ void method_finish_transfer(struct grpc_call *call, struct bytes data) {
         op = method_begin(call, "", data);
         operation_audit(op, "finish the transfer of tenant \"%.63s\"", request->name);
         telling_begin(call, request->name, pack_running);
-        fleet_finish_transfer(method_fleet(call), request->name, on_ended, answer_new(call, op, request->name, false));
+        fleet_finish_transfer(method_fleet(call), request->name, on_ended, ending_new(call, op, request->name));
 }
 
 void method_abort_transfer(struct grpc_call *call, struct bytes data) {
@@ -237,7 +218,7 @@ void method_abort_transfer(struct grpc_call *call, struct bytes data) {
                 return;
         op = method_begin(call, "", data);
         operation_audit(op, "abort the transfer of tenant \"%.63s\"", request->name);
-        fleet_abort_transfer(method_fleet(call), request->name, on_ended, answer_new(call, op, request->name, true));
+        fleet_abort_transfer(method_fleet(call), request->name, on_ended, ending_new(call, op, request->name));
 }
 
 void method_list_transfers(struct grpc_call *call, struct bytes data) {
