@@ -98,9 +98,14 @@ void files_clone_tenant(struct grpc_call *call, struct bytes data) {
                 method_enter(call, data, &stokehold__control__v1__clone_tenant_request__descriptor, PEER_CHANGE);
         struct clone_config config = {.done = on_done};
         struct cloning *c;
+        bool retain;
 
         if (!request)
                 return;
+        if (!method_policy(request->deletion_policy, &retain)) {
+                grpc_call_finish(call, GRPC_INVALID_ARGUMENT, METHOD_POLICIES);
+                return;
+        }
         c = new0(struct cloning);
         c->fleet = method_fleet(call);
         c->call = call;
@@ -115,7 +120,7 @@ void files_clone_tenant(struct grpc_call *call, struct bytes data) {
                 .name = request->clone,
                 .datastore = request->datastore,
                 .quota_bytes = request->quota_bytes,
-                .retain = strcmp(request->deletion_policy, "Retain") == 0,
+                .retain = retain,
         };
         config.userdata = c;
         c->clone = fleet_clone_tenant(c->fleet, &config);

@@ -16,8 +16,10 @@ void *method_enter(struct grpc_call *call, struct bytes data, const ProtobufCMes
 /* As operation_begin(). */
 struct operation *method_begin(struct grpc_call *call, const char *key, struct bytes data);
 struct fleet *method_fleet(struct grpc_call *call);
-/* What a request's deletion_policy says; false after the operation failed: it says neither. */
+/* What a request's deletion_policy says; "": Delete. False: it says neither; method_retains() has ended the operation then. */
+bool method_policy(const char *policy, bool *ret_retain);
 bool method_retains(struct operation *op, const char *policy, bool *ret);
+#define METHOD_POLICIES "deletion_policy must be \"Delete\" or \"Retain\""
 /* gRPC's code for what the fleet refused with. */
 enum grpc_code method_code(int result);
 

@@ -98,19 +98,28 @@ static struct receiving **of(struct grpc_call *call) {
         return grpc_call_user(call);
 }
 
+static const char *fault_of(const Stokehold__Control__V1__RestoreTenantRequest__Begin *begin) {
+        bool retain;
+
+        if (!method_policy(begin->deletion_policy, &retain))
+                return METHOD_POLICIES;
+        if (begin->above < 0 || begin->above > RESTORE_ABOVE_MAX)
+                return "above must be a revision from 1 to 2^62, or 0";
+        return NULL;
+}
+
 static void begin(struct grpc_call *call, const Stokehold__Control__V1__RestoreTenantRequest__Begin *begin) {
         struct receiving *r = new0(struct receiving);
         struct restore_config config = {
-                .create = {.name = begin->name,
-                        .datastore = begin->datastore,
-                        .quota_bytes = begin->quota_bytes,
-                        .retain = strcmp(begin->deletion_policy, "Retain") == 0},
+                .create = {.name = begin->name, .datastore = begin->datastore, .quota_bytes = begin->quota_bytes},
                 .over = begin->over,
+                .above = begin->above,
                 .on_room = on_room,
                 .done = on_done,
                 .userdata = r,
         };
 
+        (void)method_policy(begin->deletion_policy, &config.create.retain);
         r->fleet = method_fleet(call);
         r->call = call;
         r->over = begin->over;
@@ -147,7 +156,9 @@ void files_restore_tenant(struct grpc_call *call, struct bytes data) {
         if (!r) {
                 request = method_enter(
                         call, data, &stokehold__control__v1__restore_tenant_request__descriptor, PEER_CHANGE);
-                if (request && request->begin)
+                if (request && request->begin && fault_of(request->begin))
+                        grpc_call_finish(call, GRPC_INVALID_ARGUMENT, fault_of(request->begin));
+                else if (request && request->begin)
                         begin(call, request->begin);
                 else if (request)
                         grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "the first message must say what is to be done");

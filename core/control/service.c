@@ -85,11 +85,15 @@ struct fleet *method_fleet(struct grpc_call *call) {
         return control->config.fleet;
 }
 
+bool method_policy(const char *policy, bool *ret_retain) {
+        *ret_retain = strcmp(policy, "Retain") == 0;
+        return *ret_retain || !policy[0] || strcmp(policy, "Delete") == 0;
+}
+
 bool method_retains(struct operation *op, const char *policy, bool *ret) {
-        *ret = strcmp(policy, "Retain") == 0;
-        if (*ret || !policy[0] || strcmp(policy, "Delete") == 0)
+        if (method_policy(policy, ret))
                 return true;
-        operation_fail(op, GRPC_INVALID_ARGUMENT, "deletion_policy must be \"Delete\" or \"Retain\"");
+        operation_fail(op, GRPC_INVALID_ARGUMENT, METHOD_POLICIES);
         return false;
 }
 

@@ -94,6 +94,7 @@ int ctl_restore(struct ctl *ctl, int fd, uint64_t size, const char *path, const 
         begin.over = ctl->over;
         begin.datastore = (char *)(ctl->datastore ? ctl->datastore : "");
         begin.quota_bytes = ctl->quota_bytes;
+        begin.above = ctl->above;
         begin.deletion_policy = (char *)(ctl->retain ? "Retain" : "");
         request.begin = &begin;
         progress_begin(&c.progress, "restoring");
@@ -186,8 +187,12 @@ const struct ctl_command ctl_commands_restore[] = {
                 "All of the file is checked first. NAME is new; with --over it is a tenant that there is: what it has is\n"
                 "replaced while it is served, its revisions go on above every one that was served, everything below counts\n"
                 "as compacted, so that its clients list anew, and what it had stays in its datastore for a while.\n"
+                "A tenant of a name that was served before, and was deleted or lost, goes on above that likewise, as far as\n"
+                "the daemon knows of it; --above says what it cannot know.\n"
                 "Leases have the time left that they had when the backup was made.\n",
-                2, 2, OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN | OPTION_OVER | OPTION_YES,
+                2, 2,
+                OPTION_FORMAT | OPTION_DATASTORE | OPTION_QUOTA | OPTION_RETAIN | OPTION_ABOVE | OPTION_OVER |
+                        OPTION_YES,
                 run_restore},
         {"tenant", "clone", "NAME NEW", "Make a tenant with all that another one has now",
                 "NEW is as NAME was at one moment, with its history and revisions, and has a cluster id of its own.\n",

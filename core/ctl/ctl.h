@@ -56,6 +56,7 @@ typedef uint64_t ctl_options;
 #define OPTION_ENDPOINT (UINT64_C(1) << 27)
 #define OPTION_HOST (UINT64_C(1) << 28)
 #define OPTION_FROM_SNAPSHOT (UINT64_C(1) << 29)
+#define OPTION_ABOVE (UINT64_C(1) << 30)
 
 struct ctl {
         /* The command line; strings are borrowed from argv and the environment. */
@@ -64,6 +65,7 @@ struct ctl {
         enum ctl_format format;
         const char *datastore;
         uint64_t quota_bytes;
+        int64_t above; /* a revision; 0: not given */
         bool retain, yes, keep_data, accept_loss, enforce, force, over;
         const char *from, *from_snapshot, *to;
         const char *cacert, *cert, *key, *server_name, *prefix, *to_prefix;

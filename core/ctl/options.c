@@ -17,6 +17,7 @@ enum kind {
         KIND_SIZE, /* bytes */
         KIND_RETENTION,
         KIND_DAYS,
+        KIND_REVISION,
 };
 
 struct row {
@@ -72,6 +73,8 @@ static const struct row rows[] = {
         {OPTION_DETACH, KIND_FLAG, "detach", NULL, MEMBER(detach), 0,
                 "return once it is recorded; it goes on by itself"},
         {OPTION_FORCE, KIND_FLAG, "force", NULL, MEMBER(force), 0, "replace a file that is there"},
+        {OPTION_ABOVE, KIND_REVISION, "above", "REVISION", MEMBER(above), 0,
+                "clients may have seen revisions up to this one: go on above it"},
         {OPTION_OVER, KIND_FLAG, "over", NULL, MEMBER(over), 0, "replace what the tenant has now"},
         {OPTION_FOR, KIND_TEXT, "for", "CLIENT", MEMBER(client_kind), 0, "kube-apiserver, kubeadm, k3s or etcdctl"},
         {OPTION_DIRECTORY, KIND_TEXT, "directory", "DIR", MEMBER(directory), 0, "where the files are"},
@@ -187,6 +190,10 @@ static int take(struct ctl *ctl, const struct row *row, char *value, int argc) {
         case KIND_DAYS:
                 if (ctl_parse_days(value, member) < 0)
                         return ctl_fail(CTL_USAGE, "--%s: '%s' is no number of days from 1 to 36500", row->name, value);
+                break;
+        case KIND_REVISION:
+                if (ctl_parse_revision(value, member) < 0)
+                        return ctl_fail(CTL_USAGE, "--%s: '%s' is no revision", row->name, value);
                 break;
         }
         return CTL_OK;

@@ -83,6 +83,18 @@ int ctl_parse_size(const char *text, uint64_t *ret) {
         return -EINVAL;
 }
 
+int ctl_parse_revision(const char *text, int64_t *ret) {
+        unsigned long long revision;
+
+        if (!*text || strlen(text) > 19 || strspn(text, "0123456789") != strlen(text))
+                return -EINVAL;
+        revision = strtoull(text, NULL, 10);
+        if (revision < 1 || revision > INT64_MAX / 2)
+                return -EINVAL;
+        *ret = (int64_t)revision;
+        return 0;
+}
+
 int ctl_parse_days(const char *text, uint32_t *ret) {
         unsigned long days;
 

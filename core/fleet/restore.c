@@ -96,10 +96,16 @@ static void on_committed(void *userdata, int result, const char *reason) {
         assignment_wait(a, WAIT_SERVED, on_served, r);
 }
 
+/* What clients of a tenant of this name may have seen. Known is what is behind by seconds at most; the gap that a tail leaves is far more. */
+static int64_t served_before(const struct restore *r) {
+        return max_of(r->config.above, known_logs_highest(r->fleet->known, r->name));
+}
+
 static void on_fed(void *userdata, int result, const char *reason) {
         struct restore *r = userdata;
         const struct archive_about *about = intake_about(r->intake);
         struct log_context context = {.tenant = r->name};
+        int64_t above;
 
         if (result != 0) {
                 give_up(r, result, reason);
@@ -112,8 +118,13 @@ static void on_fed(void *userdata, int result, const char *reason) {
                 assignment_hurry_soon(r->over);
                 return;
         }
+        above = served_before(r);
+        if (above > 0)
+                log_at(LOG_LEVEL_NOTICE, &context,
+                        "clients may have seen revision %lld of a tenant of this name: what was restored goes on above it, and all below counts as compacted",
+                        (long long)above);
         r->committing = true;
-        intake_commit(r->intake, 0);
+        intake_commit(r->intake, above);
 }
 
 static void on_room(void *userdata) {
@@ -209,15 +220,14 @@ enum restore_progress restore_over_commit(
         struct assignment *a, const struct mover_figures *sealed, const char **ret_reason) {
         enum restore_progress p = has_failed(a, ret_reason);
         struct restore *r = a->restoring;
-        struct keyspace_known known;
+        int64_t above;
 
         if (p == RESTORE_FAILED)
                 return p;
         if (!r->committing) {
-                known = known_logs_get(a->fleet->known, a->name, a->record->incarnation, a->record->recovery);
+                above = max_of(sealed->sealed_revision, a->record->recover_above);
                 r->committing = true;
-                intake_commit(
-                        r->intake, max_of(max_of(sealed->sealed_revision, known.revision), a->record->recover_above));
+                intake_commit(r->intake, max_of(above, served_before(r)));
         }
         return r->committed ? RESTORE_DONE : RESTORE_GOES_ON;
 }

@@ -7,11 +7,16 @@
 
 #include "fleet/fleet.h"
 
+#define RESTORE_ABOVE_MAX (INT64_MAX / 2)
+
 struct restore;
 
 struct restore_config {
         struct fleet_create create; /* wait is not looked at; datastore "": the default one */
         bool over;                  /* not of a new tenant: what this one has is replaced. Only the name is looked at */
+        /* Its revisions go on above this one, and all below counts as compacted, as above whatever this daemon knows to have been served by the name.
+         * 0: nothing more is known. At most RESTORE_ABOVE_MAX. */
+        int64_t above;
         void (*on_room)(void *userdata); /* restore_is_full() is over */
         /* Exactly once, last: 0: it is served. */
         fleet_done_fn done;

@@ -259,6 +259,54 @@ def test_a_restore_over_a_served_tenant(pool, driver):
         assert revision(d.wait_tenant("demo")) >= found
 
 
+@pytest.mark.parametrize("how", ["deleted", "deleted, and restarted", "lost with all datastores"])
+def test_a_restore_of_what_was_served_before(daemon, how):
+    """An API server that was not told: what it has seen of a tenant that is gone is not told it anew, when the tenant is restored by its name."""
+    endpoint = daemon.tenant()
+    fill(endpoint, n=100)
+    backup(daemon, daemon.root / "file")
+    etcdctl(endpoint, "put", "/new", "goes away")
+    served = revision(endpoint)
+    with informers((endpoint, "/")) as (informer,):
+        if how.startswith("deleted"):
+            daemon.stokectl("tenant", "delete", "demo", "--yes")
+        if how != "deleted":
+            daemon.stop()
+        if how.startswith("lost"):
+            for lost in ("datastores/*/*.db*", "registry*.json"):
+                assert [p.unlink() for p in (daemon.root / "state").glob(lost)]
+        if how != "deleted":
+            daemon.start()
+        assert not tenants(daemon)
+        daemon.stokectl("tenant", "restore", "demo", str(daemon.root / "file"))
+        figures = informer.end()
+    assert figures["lists"] == 2 and figures["revision"] > served, figures
+    assert not etcdctl(endpoint, "get", "/new").stdout
+    assert "compacted" in etcdctl(endpoint, "get", "/new", f"--rev={served}", check=False).stderr
+    # A name that was never served: as it was in the backup.
+    daemon.stokectl("tenant", "restore", "other", str(daemon.root / "file"))
+    assert revision(daemon.endpoint("other")) < served
+
+
+def test_a_restore_above_what_is_said(daemon):
+    """What only the operator knows: a tenant that was served by another host."""
+    fill(daemon.tenant(), n=100)
+    backup(daemon, daemon.root / "file")
+    daemon.stokectl("tenant", "restore", "other", str(daemon.root / "file"), "--above", "5000000")
+    assert revision(daemon.endpoint("other")) > 5000000
+    assert "compacted" in etcdctl(daemon.endpoint("other"), "get", "/", "--prefix", "--rev=5000001", check=False).stderr
+    daemon.stokectl("tenant", "restore", "demo", str(daemon.root / "file"), "--over", "--yes", "--above", "70000000")
+    assert revision(daemon.endpoint()) > 70000000
+    for wrong in ("0", "-1", "x", "4611686018427387904"):
+        assert daemon.stokectl("tenant", "restore", "third", str(daemon.root / "file"), "--above", wrong, check=False).returncode == 2
+    with control(daemon) as c:
+        for begin in ({"above": -1}, {"above": 2**62}, {"deletion_policy": "Keep"}):
+            with pytest.raises(grpc.RpcError) as e:
+                list(c.restore(iter([c.messages.RestoreTenantRequest(begin={"name": "third", **begin})])))
+            assert e.value.code() == grpc.StatusCode.INVALID_ARGUMENT, begin
+    assert "third" not in tenants(daemon)
+
+
 @pytest.mark.parametrize("driver", ["PostgreSQL", "MySQL"])
 def test_a_restore_reaches_the_clients_of_every_daemon(pool, driver):
     """Those that are connected to a daemon which has no part in it, too."""

@@ -58,11 +58,25 @@ static void times_have_units(void **state) {
                 assert_int_equal(ctl_parse_time(wrong[i], &ns), -EINVAL);
 }
 
+static void revisions(void **state) {
+        const char *wrong[] = {"", "0", "-1", "+1", "1k", " 1", "4611686018427387904", "18446744073709551617"};
+        int64_t revision = 0;
+
+        (void)state;
+        assert_int_equal(ctl_parse_revision("1", &revision), 0);
+        assert_int_equal(revision, 1);
+        assert_int_equal(ctl_parse_revision("4611686018427387903", &revision), 0);
+        assert_int_equal(revision, INT64_MAX / 2);
+        for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
+                assert_true(ctl_parse_revision(wrong[i], &revision) < 0);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(sizes_mean_what_kubernetes_means),
                 cmocka_unit_test(wrong_sizes_are_refused),
                 cmocka_unit_test(times_have_units),
+                cmocka_unit_test(revisions),
         };
 
         return cmocka_run_group_tests_name("ctl-parse", tests, NULL, NULL);
