@@ -27,6 +27,22 @@ static void *take(struct arena *arena, size_t size) {
         return p;
 }
 
+void *answer_list_add(struct answer_list *list, size_t size) {
+        void *item = arena_alloc0(list->arena, size), **items;
+
+        check(item);
+        if (list->n_items == list->n_allocated) {
+                items = arena_alloc0(list->arena, (list->n_allocated * 2 + 4) * sizeof(*items));
+                check(items);
+                if (list->n_items)
+                        memcpy(items, list->items, list->n_items * sizeof(*items));
+                list->items = items;
+                list->n_allocated = list->n_allocated * 2 + 4;
+        }
+        list->items[list->n_items++] = item;
+        return item;
+}
+
 char *answer_text(struct arena *arena, const char *s) {
         char *copy = arena_string(arena, s ? s : "", s ? strlen(s) : 0);
 

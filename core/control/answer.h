@@ -16,6 +16,14 @@ Stokehold__Control__V1__ListTenantsResponse *answer_tenants(struct fleet *fleet,
 /* NULL: there is none of this name. */
 Stokehold__Control__V1__Tenant *answer_tenant(struct fleet *fleet, const char *name, struct arena *arena);
 Stokehold__Control__V1__ListDriversResponse *answer_drivers(struct fleet *fleet, struct arena *arena);
+/* Messages that come one by one, for a repeated field. Zeroed before first use, but for the arena. */
+struct answer_list {
+        struct arena *arena;
+        void **items;
+        size_t n_items, n_allocated;
+};
+/* A new message of this size at its end, to be initialised. */
+void *answer_list_add(struct answer_list *list, size_t size);
 /* A copy; NULL: "". */
 char *answer_text(struct arena *arena, const char *s);
 /* NULL: "". */

@@ -16,25 +16,10 @@ typedef Stokehold__Control__V1__Migration Migration;
 
 /* ---- as messages */
 
-struct list {
-        struct arena *arena;
-        Migration **items;
-        size_t n_items, n_allocated;
-};
-
 static void on_view(void *userdata, const struct fleet_migration_view *view) {
-        struct list *list = userdata;
-        Migration *m = arena_alloc0(list->arena, sizeof(*m)), **items;
+        struct answer_list *list = userdata;
+        Migration *m = answer_list_add(list, sizeof(*m));
 
-        check(m);
-        if (list->n_items == list->n_allocated) {
-                items = arena_alloc0(list->arena, (list->n_allocated * 2 + 4) * sizeof(Migration *));
-                check(items);
-                if (list->n_items)
-                        memcpy(items, list->items, list->n_items * sizeof(Migration *));
-                list->items = items;
-                list->n_allocated = list->n_allocated * 2 + 4;
-        }
         stokehold__control__v1__migration__init(m);
         m->id = answer_uuid(list->arena, view->id);
         m->tenant = answer_text(list->arena, view->tenant);
@@ -57,12 +42,11 @@ static void on_view(void *userdata, const struct fleet_migration_view *view) {
         m->hold_ms = (double)view->hold_ns / 1e6;
         m->former = answer_text(list->arena, view->former);
         m->former_until = answer_time(list->arena, view->former_until);
-        list->items[list->n_items++] = m;
 }
 
 /* NULL: it was never moved, or is not there. */
 static Migration *migration_of(struct fleet *fleet, const char *tenant, struct arena *arena) {
-        struct list list = {.arena = arena};
+        struct answer_list list = {.arena = arena};
 
         return fleet_find_migration(fleet, tenant, on_view, &list) ? list.items[0] : NULL;
 }
@@ -128,12 +112,12 @@ void method_migrate_tenant(struct grpc_call *call, struct bytes data) {
 void method_list_migrations(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ListMigrationsResponse response =
                 STOKEHOLD__CONTROL__V1__LIST_MIGRATIONS_RESPONSE__INIT;
-        struct list list = {.arena = grpc_call_arena(call)};
+        struct answer_list list = {.arena = grpc_call_arena(call)};
 
         if (!method_enter(call, data, &stokehold__control__v1__list_migrations_request__descriptor, PEER_VIEW))
                 return;
         fleet_each_migration(method_fleet(call), on_view, &list);
-        response.migrations = list.items;
+        response.migrations = (Migration **)list.items;
         response.n_migrations = list.n_items;
         grpc_call_reply(call, protobuf_pack(&response.base));
 }

@@ -17,25 +17,10 @@ typedef Stokehold__Control__V1__Transfer Transfer;
 
 /* ---- as messages */
 
-struct list {
-        struct arena *arena;
-        Transfer **items;
-        size_t n_items, n_allocated;
-};
-
 static void on_view(void *userdata, const struct fleet_transfer_view *view) {
-        struct list *list = userdata;
-        Transfer *t = arena_alloc0(list->arena, sizeof(*t)), **items;
+        struct answer_list *list = userdata;
+        Transfer *t = answer_list_add(list, sizeof(*t));
 
-        check(t);
-        if (list->n_items == list->n_allocated) {
-                items = arena_alloc0(list->arena, (list->n_allocated * 2 + 4) * sizeof(Transfer *));
-                check(items);
-                if (list->n_items)
-                        memcpy(items, list->items, list->n_items * sizeof(Transfer *));
-                list->items = items;
-                list->n_allocated = list->n_allocated * 2 + 4;
-        }
         stokehold__control__v1__transfer__init(t);
         t->tenant = answer_text(list->arena, view->tenant);
         t->direction = view->is_import ? "import" : "export";
@@ -52,17 +37,16 @@ static void on_view(void *userdata, const struct fleet_transfer_view *view) {
         t->events = view->status->n_events;
         t->revision = view->status->revision;
         t->source_revision = view->status->source_revision;
-        list->items[list->n_items++] = t;
 }
 
 static struct blob *pack(struct fleet *fleet, const char *name, bool running) {
         struct blob *packed = NULL;
         struct arena arena;
-        struct list list = {.arena = &arena};
+        struct answer_list list = {.arena = &arena};
 
         arena_init(&arena, 0);
-        if (fleet_find_transfer(fleet, name, on_view, &list) && !(running && list.items[0]->ended))
-                packed = protobuf_pack(&list.items[0]->base);
+        if (fleet_find_transfer(fleet, name, on_view, &list) && !(running && ((Transfer *)list.items[0])->ended))
+                packed = protobuf_pack(list.items[0]);
         arena_done(&arena);
         return packed;
 }
@@ -224,7 +208,7 @@ void method_abort_transfer(struct grpc_call *call, struct bytes data) {
 void method_list_transfers(struct grpc_call *call, struct bytes data) {
         Stokehold__Control__V1__ListTransfersResponse response = STOKEHOLD__CONTROL__V1__LIST_TRANSFERS_RESPONSE__INIT;
         Stokehold__Control__V1__ListTransfersRequest *request;
-        struct list list = {.arena = grpc_call_arena(call)};
+        struct answer_list list = {.arena = grpc_call_arena(call)};
 
         request = method_enter(call, data, &stokehold__control__v1__list_transfers_request__descriptor, PEER_VIEW);
         if (!request)
@@ -235,7 +219,7 @@ void method_list_transfers(struct grpc_call *call, struct bytes data) {
                 grpc_call_finish(call, GRPC_NOT_FOUND, "no import or export of this tenant is known to this daemon");
                 return;
         }
-        response.transfers = list.items;
+        response.transfers = (Transfer **)list.items;
         response.n_transfers = list.n_items;
         grpc_call_reply(call, protobuf_pack(&response.base));
 }

@@ -271,9 +271,12 @@ def shared():
 
 
 @contextlib.contextmanager
-def real_etcd():
+def real_etcd(prepare=None):
+    """prepare(data directory, peer URL) puts something there first."""
     with scratch() as directory:
         port, peer = free_port(), free_port()
+        if prepare:
+            prepare(directory / "data", f"http://127.0.0.1:{peer}")
         with open(directory / "log", "wb") as log:
             process = subprocess.Popen(
                 [program("etcd"), "--name", "e", "--data-dir", str(directory / "data"), "--log-level", "error",

@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 import servers
-from conftest import Daemon, etcdctl, free_port, program, real_etcd, running, scratch, wait_for
+from conftest import Daemon, etcdctl, program, real_etcd, running, wait_for
 from proto import Proto
 from servers_mariadb import MariaDB
 from test_history import span
@@ -77,26 +77,12 @@ def read(file):
     return [" ".join(line.split(" ")[:7]) for line in lines]
 
 
-@contextlib.contextmanager
 def restored(file):
     """A real etcd on what is restored from the file."""
-    with scratch() as directory:
-        port, peer = free_port(), free_port()
-        run(program("etcdutl"), "snapshot", "restore", file, "--data-dir", directory / "data", "--name", "e", "--initial-cluster",
-            f"e=http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}")
-        with open(directory / "log", "wb") as log:
-            process = subprocess.Popen(
-                [program("etcd"), "--name", "e", "--data-dir", str(directory / "data"), "--log-level", "error",
-                 "--listen-client-urls", f"http://127.0.0.1:{port}", "--advertise-client-urls", f"http://127.0.0.1:{port}",
-                 "--listen-peer-urls", f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
-                 "--initial-cluster", f"e=http://127.0.0.1:{peer}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            endpoint = f"http://127.0.0.1:{port}"
-            wait_for("etcd answers", lambda: etcdctl(endpoint, "get", "x", check=False).returncode == 0, 60, 0.2)
-            yield endpoint
-        finally:
-            process.terminate()
-            process.wait(20)
+    def restore(data, peer):
+        run(program("etcdutl"), "snapshot", "restore", file, "--data-dir", data, "--name", "e", "--initial-cluster", f"e={peer}",
+            "--initial-advertise-peer-urls", peer)
+    return real_etcd(restore)
 
 
 class Api:

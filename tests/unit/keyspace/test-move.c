@@ -896,24 +896,11 @@ static void add(struct stream_piece *p, struct stoke_record r) {
         assert_int_equal(stream_piece_add(p, &r), 0);
 }
 
-/* A restore over a living tenant: another log, which goes on above all that was served. Who watches what is gone is told so, and who waits for
- * what is to come gets it. */
-static void restored(void **state) {
-        struct world *w = *state;
+/* A log of another history at the target: "/k" of revision 2, and a mark at 1000. */
+static void install_of_old(struct world *w) {
         struct install_config c = {.datastore = w->target, .name = "t", .loop = w->e.loop, .userdata = w};
-        struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
-        struct recorder *present = new0(struct recorder), *future = new0(struct recorder);
         struct stream_piece *piece = stream_piece_new();
         struct install *install;
-        struct begun put;
-        struct answer a;
-
-        for (int i = 0; i < 10; i++)
-                engine_put(&w->e, w->ks, "/k", "served");
-        engine_watch(&w->e, w->ks, present, "/", 0, false);
-        engine_watch(&w->e, w->ks, future, "/", 1002, false);
-        seal_with(w, w->ks, first_id, keyspace_seal);
-        put_begin(w->ks, &put, "/new", "held", 20000);
 
         add(piece, (struct stoke_record){.seq = 1, .revision = 1, .kind = RECORD_CREATED});
         add(piece,
@@ -938,6 +925,25 @@ static void restored(void **state) {
         install_commit(install, 3, 1000, on_done);
         wait_flag(w);
         install_free(install);
+}
+
+/* A restore over a living tenant: another log, which goes on above all that was served. Who watches what is gone is told so, and who waits for
+ * what is to come gets it. */
+static void restored(void **state) {
+        struct world *w = *state;
+        struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
+        struct recorder *present = new0(struct recorder), *future = new0(struct recorder);
+        struct begun put;
+        struct answer a;
+
+        for (int i = 0; i < 10; i++)
+                engine_put(&w->e, w->ks, "/k", "served");
+        engine_watch(&w->e, w->ks, present, "/", 0, false);
+        engine_watch(&w->e, w->ks, future, "/", 1002, false);
+        seal_with(w, w->ks, first_id, keyspace_seal);
+        put_begin(w->ks, &put, "/new", "held", 20000);
+
+        install_of_old(w);
 
         memcpy(to.incarnation, there, 16);
         keyspace_switch(w->ks, &to);
@@ -968,11 +974,8 @@ static void restored(void **state) {
 /* A value was read where the log was; where it goes on, the record of that number is another one. */
 static void value_of_the_other_log(void **state) {
         struct world *w = *state;
-        struct install_config c = {.datastore = w->target, .name = "t", .loop = w->e.loop, .userdata = w};
         struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
         struct memory_faults slow = {.delay_us = 20000};
-        struct stream_piece *piece = stream_piece_new();
-        struct install *install;
         char *big = xcalloc(1, (2 << 20) + 1);
         const struct kv *prev;
         struct begun put;
@@ -980,28 +983,7 @@ static void value_of_the_other_log(void **state) {
 
         memset(big, 'v', 2 << 20); /* more than the cache takes */
         assert_int_equal(engine_put(&w->e, w->ks, "/k", big).result, KEYSPACE_OK);
-        add(piece, (struct stoke_record){.seq = 1, .revision = 1, .kind = RECORD_CREATED});
-        add(piece,
-                (struct stoke_record){.seq = 2,
-                        .revision = 2,
-                        .kind = RECORD_PUT,
-                        .create_revision = 2,
-                        .version = 1,
-                        .key = "/k",
-                        .key_size = 2,
-                        .value = "of old",
-                        .value_size = 6});
-        add(piece, (struct stoke_record){.seq = 3, .revision = 1000, .kind = RECORD_MARK, .create_revision = 1000});
-        memcpy(c.incarnation, there, 16);
-        memcpy(c.id, first_id, 16);
-        assert_int_equal(install_new(&c, &install), 0);
-        install_begin(install, on_done);
-        wait_flag(w);
-        install_feed(install, piece, on_done);
-        wait_flag(w);
-        install_commit(install, 3, 1000, on_done);
-        wait_flag(w);
-        install_free(install);
+        install_of_old(w);
 
         memory_set_faults("move-source", &slow);
         n = memory_calls("move-source", MEMORY_VALUES);
