@@ -251,8 +251,9 @@ static void rebuild(struct keyspace *ks) {
         }
         ks->open = true;
         ks->foreign = true;
-        /* It may have landed and been compacted away: nobody can tell any more. */
-        if (ks->batch && !ks->batch->landed)
+        /* It may have landed and been compacted away: nobody can tell any more. In another log it is evaluated anew, whatever became of it before: if
+         * it had landed it is void there, as all that the log left had and this one has not. */
+        if (ks->batch && !ks->batch->landed && (!l->other_log || ks->batch->moves))
                 commit_give_up(ks, KEYSPACE_UNAVAILABLE);
         watch_on_rebuilt(ks);
         finish(ks);

@@ -307,6 +307,7 @@ def test_a_restore_above_what_is_said(daemon):
     assert "third" not in tenants(daemon)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("driver", ["PostgreSQL", "MySQL"])
 def test_a_restore_reaches_the_clients_of_every_daemon(pool, driver):
     """Those that are connected to a daemon which has no part in it, too."""

@@ -90,6 +90,7 @@ def postgresql():
         yield server
 
 
+@pytest.mark.sample(1)
 def test_started_at_the_same_moment(server):
     """Daemons that find an empty database together make one registry, whoever is first; what one makes all serve."""
     with several(3, shared(server)) as found:

@@ -971,6 +971,36 @@ static void restored(void **state) {
         arena_done(&put.arena);
 }
 
+/* A write whose outcome nobody knows when the log is another one: void there, whatever it was, so it is made where the tenant goes on. */
+static void write_in_doubt_before_another_log(void **state) {
+        struct world *w = *state;
+        struct keyspace_switch to = {.datastore = w->target, .other_log = true, .done = on_done, .userdata = w};
+        struct keyspace *other = engine_keyspace(&w->e, 2);
+        struct begun put;
+
+        engine_put(&w->e, w->ks, "/k", "served");
+        assert_int_equal(engine_get(&w->e, other, "/k").count, 1);
+        install_of_old(w);
+        memory_limbo_next("move-source");
+        memory_fail_next("move-source", MEMORY_LOAD, 1000, -EIO);
+        put_begin(w->ks, &put, "/new", "in doubt", 20000);
+        engine_run(&w->e, 100, NULL);
+        assert_true(memory_in_limbo("move-source", "t"));
+        seal_with(w, other, first_id, keyspace_seal);
+        assert_false(put.done);
+        memcpy(to.incarnation, there, 16);
+        keyspace_switch(w->ks, &to);
+        wait_flag(w);
+        assert_int_equal(w->result, 0);
+        engine_run(&w->e, 20000, &put.done);
+        assert_int_equal(put.result, KEYSPACE_OK);
+        assert_int_equal(put.txn.call.revision, 1001);
+        assert_string_equal(engine_get(&w->e, w->ks, "/new").kvs[0].value, "in doubt");
+        memory_fail_next("move-source", MEMORY_LOAD, 0, 0);
+        arena_done(&put.arena);
+        engine_keyspace_close(&w->e, other);
+}
+
 /* A value was read where the log was; where it goes on, the record of that number is another one. */
 static void value_of_the_other_log(void **state) {
         struct world *w = *state;
@@ -1263,6 +1293,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(verified_behind_the_seal, setup, teardown),
                 cmocka_unit_test_setup_teardown(moved, setup, teardown),
                 cmocka_unit_test_setup_teardown(restored, setup, teardown),
+                cmocka_unit_test_setup_teardown(write_in_doubt_before_another_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(value_of_the_other_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(wrong_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(slept_through, setup, teardown),
