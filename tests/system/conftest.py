@@ -305,6 +305,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # What is started in the background of a shell has it ignored, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "long: takes minutes; left out without --long")
     config.addinivalue_line("markers", "sample(n): only n of its cases, chosen by the seed; all with --long, or where a case is named")
     if config.getoption("--seed") is None:
