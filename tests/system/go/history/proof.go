@@ -89,6 +89,10 @@ var proofs = []struct {
 		h.Calls[5].TTL = 1
 		h.Calls[5].Start, h.Calls[5].End = 40, 45
 	}},
+	{"good-revoke-sent-twice", "", func(h *History) {
+		h.Calls = append(h.Calls, Call{What: "keepalive", Lease: h.Calls[5].Lease, TTL: 1, Start: 40, End: 45, Outcome: Done, Header: 4})
+		h.Calls[5].Outcome, h.Calls[5].Error, h.Calls[5].Header = Refused, LeaseNotFound, 0
+	}},
 	{"lease-half", "nobody can have deleted", func(h *History) {
 		h.Calls[4].Then[1].Lease = 0 // k2 is not the lease's, and goes with it
 		for _, r := range []int{4, 5} {
