@@ -185,6 +185,21 @@ void known_logs_free(struct known_logs *logs) {
         free(logs);
 }
 
+static json_t *pack_log(const struct known_log *k) {
+        char incarnation[UUID_TEXT_SIZE], recovery[UUID_TEXT_SIZE], daemon[UUID_TEXT_SIZE];
+
+        uuid_print(k->incarnation, incarnation);
+        uuid_print(k->recovery, recovery);
+        uuid_print(k->known.end.origin.daemon, daemon);
+        return json_pack("{s:s s:s s:I s:s s:I s:I s:I}", "incarnation", incarnation, "recovery", recovery, "seq",
+                (json_int_t)k->known.end.seq, "daemon", daemon, "batch", (json_int_t)k->known.end.origin.batch,
+                "revision", (json_int_t)k->known.revision, "highest", (json_int_t)k->highest);
+}
+
+static json_t *pack_gone(const struct known_log *k) {
+        return json_pack("{s:I s:I}", "highest", (json_int_t)k->highest, "since", (json_int_t)k->gone);
+}
+
 int known_logs_save(struct known_logs *logs, struct error *reterr) {
         cleanup(json_decrefp) json_t *object = NULL;
         cleanup(freep) char *beside = NULL;
@@ -199,26 +214,11 @@ int known_logs_save(struct known_logs *logs, struct error *reterr) {
         gone = json_object_get(object, "gone");
         check(tenants && gone);
         HASH_ITER(hh, logs->table, k, next) {
-                if (k->gone && now - k->gone > KNOWN_GONE_SECONDS) {
+                if (k->gone && now - k->gone > KNOWN_GONE_SECONDS)
                         drop(logs, k);
-                        continue;
-                }
-                if (k->gone) {
-                        check(json_object_set_new(gone, k->name,
-                                      json_pack("{s:I s:I}", "highest", (json_int_t)k->highest, "since",
-                                              (json_int_t)k->gone)) == 0);
-                        continue;
-                }
-                char incarnation[UUID_TEXT_SIZE], recovery[UUID_TEXT_SIZE], daemon[UUID_TEXT_SIZE];
-
-                uuid_print(k->incarnation, incarnation);
-                uuid_print(k->recovery, recovery);
-                uuid_print(k->known.end.origin.daemon, daemon);
-                check(json_object_set_new(tenants, k->name,
-                              json_pack("{s:s s:s s:I s:s s:I s:I s:I}", "incarnation", incarnation, "recovery",
-                                      recovery, "seq", (json_int_t)k->known.end.seq, "daemon", daemon, "batch",
-                                      (json_int_t)k->known.end.origin.batch, "revision", (json_int_t)k->known.revision,
-                                      "highest", (json_int_t)k->highest)) == 0);
+                else
+                        check(json_object_set_new(
+                                      k->gone ? gone : tenants, k->name, k->gone ? pack_gone(k) : pack_log(k)) == 0);
         }
         check(asprintf(&beside, "%s.new", logs->path) > 0);
         if (json_dump_file(object, beside, JSON_INDENT(1) | JSON_SORT_KEYS) < 0 || rename(beside, logs->path) < 0)
