@@ -1,7 +1,7 @@
 #include "control/method.h"
 
 /*
- * Datastores and their drivers: looked at, checked, claimed for this registry.
+ * Datastores and their drivers: looked at, checked, claimed for this registry. Main loop only.
  */
 
 #include <errno.h>

@@ -2,6 +2,7 @@
 
 /*
  * Tenants: looked at, made, deleted, and brought back. What moves them is in migration.c, what brings them from files in restore.c.
+ * Main loop only.
  */
 
 #include <errno.h>
